@@ -1,32 +1,72 @@
+"""Projector: visual tokens back onto the feature map (paper, section 3.3).
+
+Shape suffixes: B batch, C channels of the feature map, H W its height and width, P = H*W pixels, L tokens,
+D channels of a token, h heads, d = C/h channels of a head.
+"""
+
 import math
 
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+__all__ = ["Projector"]
+
 
 class Projector(nn.Module):
-    def __init__(self, feature_dim, token_dim, num_heads, softmax_heads=16, drop_path=0.0, scale=True, bn=False, device=None, dtype=None):
+    """Projector, eq. 5: `X_out = X + bn(softmax_L((X W_Q)(T W_K)^T / sqrt(d)) T W_V)`.
+
+    Each pixel asks (X W_Q) which tokens it needs, by their keys (T W_K), and adds what they hold. Multi-head, so W_Q is
+    block-diagonal; W_V exists only where C != D. The batch norm is ours: it starts at zero, so that a fresh projector
+    leaves the map as it is (see benchmarks/results/design_trials.md).
+
+    Args:
+        feature_dim: C, channels of the feature map.
+        token_dim: D, channels of a token.
+        num_heads: h. C must be a multiple of it.
+        drop_path: probability of dropping the residual branch in training.
+
+    Shapes: X (B, C, H, W) in and out, T (B, L, D), W_Q (h, d, d), W_K and W_V (D, C).
+
+    Raises:
+        ValueError: if `feature_dim` is no multiple of `num_heads`.
+    """
+
+    def __init__(
+        self, feature_dim: int, token_dim: int, num_heads: int, drop_path: float = 0.0, device=None, dtype=None
+    ) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
+        if feature_dim % num_heads:
+            raise ValueError(f"feature_dim={feature_dim} must be a multiple of num_heads={num_heads}")
         self.num_heads = num_heads
-        self.softmax_heads = softmax_heads
-        head_dim = feature_dim // num_heads
-        self.scale = 1 / math.sqrt(feature_dim / softmax_heads) if scale else 1.0
-        self.query = nn.Parameter(torch.empty(num_heads, head_dim, head_dim, **dd))
+        self.head_dim = feature_dim // num_heads
+        self.scale = 1 / math.sqrt(self.head_dim)
+        self.query = nn.Parameter(torch.empty(num_heads, self.head_dim, self.head_dim, **dd))
         self.key = nn.Linear(token_dim, feature_dim, bias=False, **dd)
         self.value = nn.Linear(token_dim, feature_dim, bias=False, **dd) if feature_dim != token_dim else nn.Identity()
-        self.bn = nn.BatchNorm2d(feature_dim, **dd) if bn else nn.Identity()
+        self.attention = nn.Softmax(dim=2)
+        self.bn = nn.BatchNorm2d(feature_dim, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.query, std=1 / math.sqrt(self.head_dim))
+        nn.init.normal_(self.key.weight, std=1 / math.sqrt(self.key.in_features))
+        if isinstance(self.value, nn.Linear):
+            nn.init.normal_(self.value.weight, std=1 / math.sqrt(self.value.in_features))
+        nn.init.zeros_(self.bn.weight)
 
     def forward(self, feature_BCHW: Tensor, tokens_BLD: Tensor) -> Tensor:
         B, C, H, W = feature_BCHW.shape
-        L = tokens_BLD.shape[1]
-        h = self.softmax_heads
-        x_BhdP = feature_BCHW.view(B, h, -1, H * W) if feature_BCHW.is_contiguous() else feature_BCHW.flatten(2).unflatten(1, (h, -1))
-        keys = self.key(tokens_BLD).view(B, L, self.num_heads, -1)
-        keys = torch.einsum("blhe,hde->blhd", keys, self.query).reshape(B, L, h, -1).transpose(1, 2)
-        a_BhLP = (keys @ x_BhdP * self.scale).softmax(dim=2)
-        v_BhdL = self.value(tokens_BLD).view(B, L, h, -1).permute(0, 2, 3, 1)
-        out = (v_BhdL @ a_BhLP).view(B, C, H, W)
-        return feature_BCHW + self.drop_path(self.bn(out))
+        feature_BhdP = feature_BCHW.flatten(2).unflatten(1, (self.num_heads, self.head_dim))
+        key_BLhd = self.key(tokens_BLD).unflatten(2, (self.num_heads, self.head_dim))
+        value_BLhd = self.value(tokens_BLD).unflatten(2, (self.num_heads, self.head_dim))
+        # (X W_Q) K^T = X (K W_Q^T)^T: W_Q meets L keys instead of P pixels, the same product for fewer MACs.
+        # (B, L, h, e) x (h, d, e) -> (B, h, L, d)
+        key_BhLd = torch.einsum("blhe,hde->bhld", key_BLhd, self.query) * self.scale
+        # (B, h, L, d) x (B, h, d, P) -> (B, h, L, P)
+        attention_BhLP = self.attention(key_BhLd @ feature_BhdP)
+        # (B, h, d, L) x (B, h, L, P) -> (B, h, d, P)
+        update_BhdP = value_BLhd.permute(0, 2, 3, 1) @ attention_BhLP
+        return feature_BCHW + self.drop_path(self.bn(update_BhdP.reshape(B, C, H, W)))

@@ -1,7 +1,7 @@
 """Transformer: relations between the visual tokens (paper, section 3.2).
 
-Shape suffixes: B batch, L tokens, D channels of a token, h heads, d = D/h channels of a head, k = d/2 channels of
-its keys and queries.
+Shape suffixes: B batch, L tokens, D channels of a token, h heads, d = D/h channels of a head, k = d/2 channels of a
+head's query or key.
 """
 
 import math
@@ -10,31 +10,58 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-__all__ = ["TokenAttention", "TokenTransformer"]
+__all__ = ["TokenTransformer"]
 
 
 class TokenTransformer(nn.Module):
-    def __init__(self, dim, num_heads, drop_path=0.0, scale=True, norm=False, device=None, dtype=None) -> None:
+    """Transformer, `T' = T + softmax_L((T K)(T Q)^T / sqrt(k)) T` (eq. 3), `T_out = T' + relu(T' F1) F2` (eq. 4).
+
+    Multi-head as in "Attention is all you need": head i reads and mixes its own D/h channels, so K and Q are
+    block-diagonal and there is no value projection. Dense D x D maps would exceed the MACs of Table 8.
+
+    Args:
+        token_dim: D, channels of a token.
+        num_heads: h. D must be a multiple of 2h.
+        drop_path: probability of dropping each residual branch in training.
+
+    Shapes: T (B, L, D) in and out, K and Q (h, d, k), F1 and F2 (D, D).
+
+    Raises:
+        ValueError: if `token_dim` is no multiple of `2 * num_heads`.
+    """
+
+    def __init__(self, token_dim: int, num_heads: int, drop_path: float = 0.0, device=None, dtype=None) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
+        if token_dim % (2 * num_heads):
+            raise ValueError(f"token_dim={token_dim} must be a multiple of 2 * num_heads = {2 * num_heads}")
         self.num_heads = num_heads
-        head_dim = dim // num_heads
-        key_dim = head_dim // 2
-        self.scale = 1 / math.sqrt(key_dim) if scale else 1.0
-        self.qk = nn.Parameter(torch.empty(num_heads, head_dim, 2 * key_dim, **dd))
-        self.f1 = nn.Linear(dim, dim, bias=False, **dd)
-        self.f2 = nn.Linear(dim, dim, bias=False, **dd)
-        self.norm1 = nn.LayerNorm(dim, **dd) if norm else nn.Identity()
-        self.norm2 = nn.LayerNorm(dim, **dd) if norm else nn.Identity()
+        self.head_dim = token_dim // num_heads
+        self.scale = 1 / math.sqrt(self.head_dim / 2)
+        # K and Q side by side, so that one product computes both.
+        self.key_query = nn.Parameter(torch.empty(num_heads, self.head_dim, self.head_dim, **dd))
+        self.attention = nn.Softmax(dim=-1)
+        self.f1 = nn.Linear(token_dim, token_dim, bias=False, **dd)
+        self.f2 = nn.Linear(token_dim, token_dim, bias=False, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.reset_parameters()
 
-    def attend(self, tokens_BLD: Tensor) -> Tensor:
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.key_query, std=1 / math.sqrt(self.head_dim))
+        nn.init.normal_(self.f1.weight, std=1 / math.sqrt(self.f1.in_features))
+        nn.init.zeros_(self.f2.weight)  # eq. 4 starts as the identity, like timm's residual blocks
+
+    def relate(self, tokens_BLD: Tensor) -> Tensor:
+        """The second term of eq. 3: every token gathers from every token."""
         B, L, D = tokens_BLD.shape
-        t_BhLd = tokens_BLD.view(B, L, self.num_heads, -1).transpose(1, 2)
-        q_BhLk, k_BhLk = torch.einsum("bhld,hdk->bhlk", t_BhLd, self.qk).chunk(2, dim=-1)
-        a_BhLL = (q_BhLk @ k_BhLk.transpose(-1, -2) * self.scale).softmax(dim=-1)
-        return (a_BhLL @ t_BhLd).transpose(1, 2).reshape(B, L, D)
+        tokens_BhLd = tokens_BLD.view(B, L, self.num_heads, self.head_dim).transpose(1, 2)
+        # (B, h, L, d) x (h, d, 2k) -> (B, h, L, 2k)
+        key_BhLk, query_BhLk = torch.einsum("bhld,hdk->bhlk", tokens_BhLd, self.key_query).chunk(2, dim=-1)
+        # (B, h, L, k) x (B, h, k, L) -> (B, h, L, L)
+        attention_BhLL = self.attention(key_BhLk @ query_BhLk.transpose(-1, -2) * self.scale)
+        # (B, h, L, L) x (B, h, L, d) -> (B, h, L, d)
+        return (attention_BhLL @ tokens_BhLd).transpose(1, 2).reshape(B, L, D)
 
     def forward(self, tokens_BLD: Tensor) -> Tensor:
-        t = tokens_BLD + self.drop_path(self.attend(self.norm1(tokens_BLD)))
-        return t + self.drop_path(self.f2(self.f1(self.norm2(t)).relu()))
+        tokens_BLD = tokens_BLD + self.drop_path(self.relate(tokens_BLD))
+        return tokens_BLD + self.drop_path(self.f2(self.f1(tokens_BLD).relu()))

@@ -1,96 +1,384 @@
-"""trial version"""
-import math
+"""VT-ResNets: a ResNet whose last stage is visual transformers (paper, section 4 and Table 11).
+
+Stem and stages 1-3 are timm's ResNet under timm's parameter names; `vt_stage` replaces `layer4`.
+"""
+
+from typing import Any, ClassVar
+
 import torch
+from safetensors import SafetensorError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.layers import _assert, global_pool_nlc
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
 from timm.models.resnet import BasicBlock, Bottleneck, make_blocks
-from timm.layers import ConvNormAct
 from torch import Tensor, nn
-from .tokenizers import FilterTokenizer, RecurrentTokenizer
-from .transformer import TokenTransformer
-from .projector import Projector
 
+from .shipped import shipped_cfgs
+from .visual_transformer import VTStage
 
-class VTModule(nn.Module):
-    def __init__(self, C, D, L, heads, first, last, dpr, scale, norm, bn, softmax_heads):
-        super().__init__()
-        self.tokenizer = FilterTokenizer(C, D, L) if first else RecurrentTokenizer(C, D, scale)
-        self.transformer = TokenTransformer(D, heads, dpr, scale, norm)
-        self.projector = None if last else Projector(C, D, heads, softmax_heads, dpr, scale, bn)
+__all__ = ["VTResNet"]
 
-    def forward(self, x, t):
-        t = self.transformer(self.tokenizer(x, t))
-        if self.projector is not None:
-            x = self.projector(x, t)
-        return x, t
+BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+POOLS = ("avg", "max", "avgmax", "")
+MIN_SIZE = 32  # pixels; the smallest image whose map at stride 16 still has more than one pixel each way
 
 
 class VTResNet(nn.Module):
-    def __init__(self, block="basic", layers=(2, 2, 2, 2), channels=(64, 128, 256), vt_channels=512, token_dim=1024,
-                 num_tokens=16, num_heads=16, num_classes=1000, in_chans=3, drop_rate=0.0, drop_path_rate=0.0,
-                 scale=True, norm=False, bn=False, softmax_heads=16, zero_init=False, lift_act=True, token_norm_out=False):
+    """ResNet stem and three stages, then VT modules on the map at stride 16; classifies the mean token (section 4).
+
+    Args:
+        block: residual block of stages 1-3, "basic" or "bottleneck".
+        layers: blocks of stages 1-3, then the number of VT modules.
+        channels: width of the residual blocks of stages 1-3.
+        stem_width: channels of the 7x7 stem.
+        vt_channels: C, channels of the VT stage's feature map.
+        token_dim: channels of a token (the paper's C_T).
+        num_tokens: L, visual tokens.
+        num_heads: heads of the VT modules' transformers and projectors.
+        last_projector: whether the last VT module projects its tokens onto the map. A classifier does not need it;
+            `features_only=True` turns it on.
+        num_classes: classes; 0 for no classifier.
+        in_chans: channels of the image.
+        global_pool: pooling over the tokens, "avg", "max", "avgmax" or "" (none).
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last VT module; it grows linearly from 0 over all blocks and modules.
+
+    Shapes: image (B, in_chans, H, W), H and W from 32 -> logits (B, num_classes).
+
+    Raises:
+        ValueError: for an unknown `block` or `global_pool`, or channels that the heads do not divide.
+        TypeError: for an unknown keyword.
+        AssertionError: in forward, for an image under 32 x 32 pixels.
+    """
+
+    __constants__: ClassVar = ["min_size"]  # so that TorchScript knows it
+
+    def __init__(
+        self,
+        block: str = "basic",
+        layers: tuple[int, ...] = (2, 2, 2, 2),
+        channels: tuple[int, ...] = (64, 128, 256),
+        stem_width: int = 64,
+        vt_channels: int = 512,
+        token_dim: int = 1024,
+        num_tokens: int = 16,
+        num_heads: int = 16,
+        last_projector: bool = False,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        dd = {"device": device, "dtype": dtype}
         super().__init__()
+        if block not in BLOCKS:
+            raise ValueError(f"block={block!r}: choose one of {', '.join(BLOCKS)}")
         self.num_classes = num_classes
-        self.drop_rate = drop_rate
-        fn = BasicBlock if block == "basic" else Bottleneck
-        self.conv1 = nn.Conv2d(in_chans, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.in_chans = in_chans
+        self.grad_checkpointing = False
+        self.min_size = MIN_SIZE
+
+        self.conv1 = nn.Conv2d(in_chans, stem_width, kernel_size=7, stride=2, padding=3, bias=False, **dd)
+        self.bn1 = nn.BatchNorm2d(stem_width, **dd)
         self.act1 = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        stages, _ = make_blocks((fn,) * 3, channels, layers[:3], 64, norm_layer=nn.BatchNorm2d, act_layer=nn.ReLU)
-        for s in stages:
-            self.add_module(*s)
-        C = channels[-1] * fn.expansion
-        self.lift = ConvNormAct(C, vt_channels, 1, apply_act=lift_act) if C != vt_channels else nn.Identity()
-        n = layers[3]
-        self.vt = nn.ModuleList(VTModule(vt_channels, token_dim, num_tokens, num_heads, i == 0, i == n - 1, 0.0, scale, norm, bn, softmax_heads) for i in range(n))
-        self.norm = nn.LayerNorm(token_dim) if token_norm_out or norm else nn.Identity()
+        self.maxpool: nn.Module = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.feature_info: list[dict[str, Any]] = [dict(num_chs=stem_width, reduction=2, module="act1")]
+
+        *repeats, num_modules = layers
+        block_fn = BLOCKS[block]
+        num_blocks = sum(repeats) + num_modules
+        drop_path = [drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
+        stages, stage_info = make_blocks(
+            (block_fn,) * len(repeats),
+            channels,
+            tuple(repeats),
+            stem_width,
+            drop_path_rate=drop_path[sum(repeats) - 1],
+            act_layer=nn.ReLU,
+            norm_layer=nn.BatchNorm2d,
+            **dd,
+        )
+        self.layer1, self.layer2, self.layer3 = (stage for _, stage in stages)
+        self.feature_info.extend(stage_info)
+
+        vt_stage = VTStage(
+            channels[-1] * block_fn.expansion,
+            vt_channels,
+            token_dim,
+            num_tokens,
+            num_heads,
+            drop_path=drop_path[sum(repeats) :],
+            last_projector=last_projector,
+            **dd,
+        )
+        self.vt_stage: VTStage | None = vt_stage  # None once pruned
+        self.feature_info.append(dict(num_chs=vt_channels, reduction=16, module="vt_stage"))
+
         self.num_features = self.head_hidden_size = token_dim
-        self.fc = nn.Linear(token_dim, num_classes)
-        for m in self.modules():
-            if isinstance(m, nn.Conv2d):
+        self.head_drop = nn.Dropout(drop_rate)
+        self.reset_classifier(num_classes, global_pool)
+        self.init_weights()
+
+    @torch.jit.ignore
+    def init_weights(self) -> None:
+        """Initialise the convolutions as timm's ResNet does; VT modules and classifier initialise themselves."""
+        for name, m in self.named_modules():
+            if isinstance(m, nn.Conv2d) and not name.startswith("vt_stage.blocks"):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(m, nn.Linear):
-                nn.init.normal_(m.weight, std=m.in_features ** -0.5)
-                if m.bias is not None: nn.init.zeros_(m.bias)
-            elif isinstance(m, FilterTokenizer):
-                pass
-            if hasattr(m, "zero_init_last"):
+            elif isinstance(m, (BasicBlock, Bottleneck)):
                 m.zero_init_last()
-        for m in self.modules():
-            if isinstance(m, FilterTokenizer):
-                nn.init.normal_(m.filters.weight, std=m.filters.in_channels ** -0.5)
-            if isinstance(m, TokenTransformer):
-                nn.init.normal_(m.qk, std=m.qk.shape[1] ** -0.5)
-                if zero_init: nn.init.zeros_(m.f2.weight)
-            if isinstance(m, Projector):
-                nn.init.normal_(m.query, std=m.query.shape[1] ** -0.5)
-                if bn: nn.init.zeros_(m.bn.weight)
-        nn.init.normal_(self.fc.weight, std=0.01)
 
-    def get_classifier(self): return self.fc
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Groups for layer-wise learning-rate decay: stem, residual blocks (stages if coarse), lift, VT modules."""
+        return dict(
+            stem=r"^conv1|bn1",
+            blocks=r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)",
+            lift=r"^vt_stage\.lift",
+            vt=r"^vt_stage\.blocks" if coarse else r"^vt_stage\.blocks\.(\d+)",
+        )
 
-    def forward(self, x):
-        x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        x = self.lift(x)
-        t = None
-        for m in self.vt:
-            x, t = m(x, t)
-        return self.fc(self.norm(t).mean(1))
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        return set()
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+        if self.vt_stage is not None:
+            self.vt_stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier; `global_pool=None` keeps the pooling."""
+        if global_pool is not None:
+            if global_pool not in POOLS:
+                raise ValueError(f"global_pool={global_pool!r}: choose one of {', '.join(map(repr, POOLS))}")
+            self.global_pool = global_pool
+        self.num_classes = num_classes
+        if num_classes > 0:
+            like = self.conv1.weight
+            self.fc: nn.Module = nn.Linear(self.head_hidden_size, num_classes, device=like.device, dtype=like.dtype)
+            nn.init.normal_(self.fc.weight, std=0.01)
+            nn.init.zeros_(self.fc.bias)
+        else:
+            self.fc = nn.Identity()
+        self.fc.train(self.training)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Feature maps beside the tokens: stem, stages 1-3 and the VT stage's map, at strides 2, 4, 8, 16, 16.
+
+        Args:
+            x: image (B, in_chans, H, W).
+            indices: the last n maps if an int, all if None, else these.
+            norm: accepted for timm's interface; there is no final norm to apply.
+            stop_early: stop after the last map asked for.
+            output_fmt: "NCHW", nothing else.
+            intermediates_only: return the maps alone.
+
+        Returns:
+            (tokens (B, L, D), maps), or the maps. Stopped early or pruned before the VT stage, the last map stands
+            in for the tokens.
+        """
+        _assert(output_fmt == "NCHW", "output_fmt must be NCHW")
+        take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
+        intermediates = []
+
+        x = self._stem(x)
+        if 0 in take_indices:
+            intermediates.append(x)
+        x = self.maxpool(x)
+        for i, layer in enumerate((self.layer1, self.layer2, self.layer3), start=1):
+            if stop_early and i > max_index:
+                break
+            x = checkpoint_seq(layer, x) if self.grad_checkpointing else layer(x)
+            if i in take_indices:
+                intermediates.append(x)
+        if self.vt_stage is not None and not (stop_early and max_index < 4):
+            feature_map, x = self.vt_stage(x)
+            if 4 in take_indices:
+                intermediates.append(feature_map)
+
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what the feature maps `indices` do not need; the model then ends in the last of them."""
+        take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
+        prune_end = max_index < 4
+        if max_index == 0:
+            self.maxpool = nn.Identity()
+        for i, name in enumerate(("layer1", "layer2", "layer3"), start=1):
+            if i > max_index:
+                setattr(self, name, nn.Sequential())
+        if prune_end:
+            self.vt_stage = None
+            self.num_features = self.head_hidden_size = self.feature_info[max_index]["num_chs"]
+        if prune_head or prune_end:
+            self.reset_classifier(0, "")
+        return take_indices
+
+    def _stem(self, x: Tensor) -> Tensor:
+        _assert(x.shape[-2] >= self.min_size, "the image is too small: VT-ResNets need at least 32 x 32 pixels")
+        _assert(x.shape[-1] >= self.min_size, "the image is too small: VT-ResNets need at least 32 x 32 pixels")
+        return self.act1(self.bn1(self.conv1(x)))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Image (B, in_chans, H, W) -> visual tokens (B, L, D); a pruned model returns its last map (B, C, H, W)."""
+        x = self.maxpool(self._stem(x))
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            x = checkpoint_seq([self.layer1, self.layer2, self.layer3], x, flatten=True)
+        else:
+            x = self.layer3(self.layer2(self.layer1(x)))
+        if self.vt_stage is not None:
+            _, x = self.vt_stage(x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Tokens (B, L, D) -> pooled tokens (B, D) if `pre_logits`, else logits (B, num_classes)."""
+        if self.vt_stage is None and self.global_pool:  # pruned: pool the pixels of the last map instead
+            x = x.flatten(2).transpose(1, 2)
+        x = global_pool_nlc(x, pool_type=self.global_pool, num_prefix_tokens=0)
+        x = self.head_drop(x)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
 
 
-def _cfg(**kwargs):
-    return {"num_classes": 1000, "input_size": (3, 224, 224), "pool_size": None, "crop_pct": 0.875,
-            "interpolation": "bicubic", "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD,
-            "first_conv": "conv1", "classifier": "fc", **kwargs}
+def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: VTResNet) -> dict[str, Tensor]:
+    """Refuse weights that do not fit, since timm loads non-strictly when the head changes and would say nothing.
 
-default_cfgs = generate_default_cfgs({"vt_resnet18.untrained": _cfg(), "vt_resnet50.untrained": _cfg()})
+    May differ: classifier and first convolution (timm adapts them), and the last projector (a backbone has one, a
+    classifier has none; a new one starts as the identity).
+
+    Raises:
+        RuntimeError: naming what is missing or has another shape.
+    """
+    assert model.vt_stage is not None
+    last_projector = f"vt_stage.blocks.{len(model.vt_stage.blocks) - 1}.projector."
+    expected = model.state_dict()
+    state_dict = {k: v for k, v in state_dict.items() if k in expected or not k.startswith(last_projector)}
+    missing = [k for k in expected if k not in state_dict and not k.startswith(("fc.", last_projector))]
+    misshapen = [
+        k
+        for k, v in expected.items()
+        if k in state_dict and state_dict[k].shape != v.shape and not k.startswith(("fc.", "conv1."))
+    ]
+    if missing or misshapen:
+        raise RuntimeError(
+            f"these weights are not of this model: {len(missing)} tensors are missing and {len(misshapen)} have "
+            f"another shape, the first is {(missing + misshapen)[0]}; check the model name and its options against "
+            "the config.json beside the weights"
+        )
+    return state_dict
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "min_input_size": (3, MIN_SIZE, MIN_SIZE),
+        "pool_size": None,
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "conv1",
+        "classifier": "fc",
+        "license": "apache-2.0",
+        "paper_ids": "arXiv:2006.03677",
+        "paper_name": "Visual Transformers: Token-based Image Representation and Processing for Computer Vision",
+        **kwargs,
+    }
+
+
+# The tag that ends in "*" is the default, so that a model without weights has the paper's 1000 classes at 224 px,
+# whatever the shipped weights were trained on. `pretrained=True` without a tag takes the first tag with weights.
+default_cfgs = generate_default_cfgs(
+    {
+        **shipped_cfgs(),
+        "vt_resnet18.untrained*": _cfg(),
+        "vt_resnet34.untrained*": _cfg(),
+        "vt_resnet50.untrained*": _cfg(),
+        "vt_resnet101.untrained*": _cfg(),
+        "vt_resnet_micro.untrained*": _cfg(input_size=(3, 160, 160)),
+    }
+)
+
+
+def _create_vt_resnet(variant: str, pretrained: bool, **kwargs: Any) -> VTResNet:
+    if pretrained and _is_default(kwargs.get("pretrained_cfg")) and not kwargs.get("pretrained_cfg_overlay"):
+        with_weights = [tag for tag in default_cfgs[variant].tags if default_cfgs[variant].cfgs[tag].has_weights]
+        kwargs["pretrained_cfg"] = next(iter(with_weights), None)
+    if kwargs.get("features_only"):
+        kwargs.setdefault("last_projector", True)
+        feature_cls = kwargs.setdefault("feature_cls", "getter")
+        if feature_cls != "getter":
+            raise ValueError(f"{variant} supports feature_cls='getter' only, not {feature_cls!r}")
+    try:
+        return build_model_with_cfg(VTResNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise RuntimeError(
+            f"the weights of {variant} are missing or damaged ({error or 'no such file'}): "
+            "reinstall vt_timm, or fetch the model folder again"
+        ) from error
+
+
+def _is_default(pretrained_cfg: Any) -> bool:
+    """Whether the caller named no weights: no cfg, or (some of timm's helpers) the default tag's cfg as a dict."""
+    if pretrained_cfg is None:
+        return True
+    return isinstance(pretrained_cfg, dict) and not any(
+        pretrained_cfg.get(source) for source in ("file", "url", "hf_hub_id", "state_dict")
+    )
+
 
 @register_model
-def vt_resnet18(pretrained=False, **kwargs):
-    return build_model_with_cfg(VTResNet, "vt_resnet18", pretrained, **dict(dict(block="basic"), **kwargs))
+def vt_resnet18(pretrained: bool = False, **kwargs: Any) -> VTResNet:
+    args = dict(block="basic", layers=(2, 2, 2, 2), vt_channels=512)
+    return _create_vt_resnet("vt_resnet18", pretrained, **dict(args, **kwargs))
+
 
 @register_model
-def vt_resnet50(pretrained=False, **kwargs):
-    return build_model_with_cfg(VTResNet, "vt_resnet50", pretrained, **dict(dict(block="bottleneck", layers=(3,4,6,3), vt_channels=1024), **kwargs))
+def vt_resnet34(pretrained: bool = False, **kwargs: Any) -> VTResNet:
+    args = dict(block="basic", layers=(3, 4, 6, 3), vt_channels=512)
+    return _create_vt_resnet("vt_resnet34", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vt_resnet50(pretrained: bool = False, **kwargs: Any) -> VTResNet:
+    args = dict(block="bottleneck", layers=(3, 4, 6, 3), vt_channels=1024)
+    return _create_vt_resnet("vt_resnet50", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vt_resnet101(pretrained: bool = False, **kwargs: Any) -> VTResNet:
+    args = dict(block="bottleneck", layers=(3, 4, 23, 3), vt_channels=1024)
+    return _create_vt_resnet("vt_resnet101", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vt_resnet_micro(pretrained: bool = False, **kwargs: Any) -> VTResNet:
+    """Not of the paper: under a million parameters, for tests."""
+    args = dict(
+        block="basic", layers=(1, 1, 1, 2), channels=(32, 64, 128), stem_width=32,
+        vt_channels=128, token_dim=192, num_heads=8,
+    )  # fmt: skip
+    return _create_vt_resnet("vt_resnet_micro", pretrained, **dict(args, **kwargs))

@@ -1,0 +1,74 @@
+"""Top-1 and top-5 of a pretrained model on an image folder, with timm's own data pipeline and metrics.
+
+    python -m benchmarks.accuracy DATA/imagenette2-224/val --write
+
+The same figures as timm's `validate.py DATA --model NAME --pretrained --use-train-size`, on what the model's config
+says: input size, crop, interpolation.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from timm.data import create_dataset, create_loader, resolve_data_config
+from timm.utils import AverageMeter, accuracy
+from tqdm import tqdm
+
+import vt_timm  # noqa: F401  registers the models
+
+from .records import RESULTS, facts, write_json
+
+__all__ = ["evaluate"]
+
+
+def evaluate(name: str, folder: str, batch_size: int = 64, workers: int = 1) -> dict:
+    """Top-1 and top-5 in percent over every image of an ImageFolder, the last partial batch counted by its size."""
+    model = timm.create_model(name, pretrained=True).eval()
+    config = resolve_data_config({}, model=model, use_test_size=True)
+    loader = create_loader(
+        create_dataset("", root=folder),
+        batch_size=batch_size,
+        use_prefetcher=False,
+        num_workers=workers,
+        **{k: config[k] for k in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")},
+    )
+    top1, top5 = AverageMeter(), AverageMeter()
+    with torch.inference_mode():
+        for images, targets in tqdm(loader, disable=None):
+            for meter, value in zip((top1, top5), accuracy(model(images), targets, topk=(1, 5)), strict=True):
+                meter.update(value.item(), len(targets))
+    return {
+        "model": f"{name}.{model.pretrained_cfg['tag']}" if "." not in name else name,
+        "images": top1.count,
+        "top1": round(top1.avg, 3),
+        "top5": round(top5.avg, 3),
+        "input_size": list(config["input_size"]),
+        "crop_pct": config["crop_pct"],
+        "interpolation": config["interpolation"],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", help="validation images, one folder a class")
+    parser.add_argument("--models", nargs="+", default=["vt_resnet18", "vt_resnet_micro"])
+    parser.add_argument("--write", action="store_true", help="record as benchmarks/results/accuracy_MODEL.json")
+    args = parser.parse_args()
+    if not Path(args.folder).is_dir():
+        parser.error(f"{args.folder}: no such folder")
+    for name in args.models:
+        result = evaluate(name, args.folder)
+        print(
+            f"{result['model']}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, {result['images']} images"
+        )
+        if args.write:
+            write_json(
+                RESULTS / f"accuracy_{result['model']}.json", {**facts(), "data": Path(args.folder).name, **result}
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""The command line as a user meets it: what it prints, what it writes, how it fails."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vt_timm import cli
+
+MICRO = ["--model", "vt_resnet_micro"]
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def run(capsys, *arguments):
+    status = cli.main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_models_lists_every_model_with_its_cost_and_weights(capsys):
+    status, out, _ = run(capsys, "models", "--json")
+    rows = {row["model"]: row for row in json.loads(out)}
+    assert status == 0
+    assert rows["vt_resnet18.basic_imagenette"]["weights"] == "shipped"
+    assert rows["vt_resnet18.basic_imagenette"]["classes"] == 10
+    assert rows["vt_resnet50.untrained"]["weights"] == "none"
+    assert rows["vt_resnet18.untrained"]["macs"] == pytest.approx(1569e6, rel=0.03)
+    _, table, _ = run(capsys, "models")
+    assert all(name in table for name in rows)
+
+
+def test_classify_prints_class_names(capsys, photo):
+    status, out, err = run(capsys, "classify", photo, *MICRO, "--topk", 3)
+    assert (status, err) == (0, "")
+    name, *rows = out.splitlines()
+    assert name == str(photo) and len(rows) == 3
+    assert all(" %  " in row for row in rows)
+
+
+def test_classify_agrees_with_timm(capsys, photo):
+    import timm
+    import torch
+
+    _, out, _ = run(capsys, "classify", photo, *MICRO, "--topk", 10, "--json")
+    ((result,)) = json.loads(out)
+    model = timm.create_model("vt_resnet_micro", pretrained=True).eval()
+    config = timm.data.resolve_data_config({}, model=model, use_test_size=True)
+    image = timm.data.create_transform(**config)(Image.open(photo)).unsqueeze(0)
+    with torch.no_grad():
+        probabilities = model(image).softmax(-1)[0]
+    for top in result["top"]:
+        assert top["probability"] == pytest.approx(probabilities[top["index"]].item(), abs=1e-5)
+        assert top["class"] == list(model.pretrained_cfg["label_descriptions"].values())[top["index"]]
+
+
+def test_a_folder_and_batches_give_what_single_files_give(capsys, photo):
+    photo.with_name("b.png").write_bytes(b"")
+    Image.open(photo).rotate(90).save(photo.with_name("b.png"))
+    _, together, _ = run(capsys, "classify", photo.parent, *MICRO, "--json")
+    _, one_by_one, _ = run(capsys, "classify", photo.parent, *MICRO, "--json", "--batch-size", 1)
+    together, one_by_one = json.loads(together), json.loads(one_by_one)
+    assert [r["image"] for r in together] == sorted(str(p) for p in photo.parent.iterdir())
+    for a, b in zip(together, one_by_one, strict=True):
+        assert [t["index"] for t in a["top"]] == [t["index"] for t in b["top"]]
+
+
+def test_a_bad_file_among_good_ones_is_skipped_with_a_line(capsys, photo):
+    text = photo.with_name("notes.jpg")
+    text.write_text("not a photo")
+    truncated = photo.with_name("cut.jpg")
+    truncated.write_bytes(photo.read_bytes()[:1500])
+    status, out, err = run(capsys, "classify", photo, text, truncated, *MICRO)
+    assert status == 1
+    assert out.startswith(str(photo)) and "notes" not in out
+    lines = err.splitlines()
+    assert len(lines) == 2
+    assert f"skipped {text}: cannot read this image (not an image)" in lines[0]
+    assert f"skipped {truncated}: cannot read this image" in lines[1]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "I;16", "LA", "1"])
+def test_every_colour_mode_is_read(capsys, tmp_path, mode):
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    Image.new(mode, (50, 40)).save(path)
+    assert run(capsys, "classify", path, *MICRO)[0] == 0
+
+
+def test_a_sideways_photo_is_turned_upright(tmp_path):
+    from vt_timm.images import read_image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by a quarter
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").size == (40, 60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["classify", "nowhere.jpg"], "nowhere.jpg: no such file or folder"),
+        (["classify", "EMPTY"], "no images in this folder"),
+        (["classify", "PHOTO", "--model", "vt_resnet19"], "Unknown model (vt_resnet19); did you mean vt_resnet18"),
+        (["classify", "PHOTO", "--model", "vt_resnet50"], "No pretrained weights exist for vt_resnet50"),
+        (["classify", "PHOTO", "--model", "local-dir:nowhere"], "cannot load local-dir:nowhere"),
+        (["classify", "PHOTO", *MICRO, "--device", "toaster"], "cannot load vt_resnet_micro"),
+        (["attention", "PHOTO", "-o", "nowhere/a.png", *MICRO], "the folder nowhere does not exist"),
+        (["attention", "PHOTO", "-o", "EMPTY/a.xyz", *MICRO], "xyz"),
+        (["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--module", "3"], "has VT modules 1 to 2"),
+        (["attention", "nowhere.jpg", "-o", "EMPTY/a.png", *MICRO], "nowhere.jpg: no such file or folder"),
+    ],
+)
+def test_failures_are_one_clear_line(capsys, tmp_path, photo, arguments, message):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    status, out, err = run(capsys, *(a.replace("PHOTO", str(photo)).replace("EMPTY", str(empty)) for a in arguments))
+    assert (status, out) == (2, "")
+    assert message in err and len(err.splitlines()) == 1 and err.startswith("vt-timm: ")
+    assert not list(empty.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["classify"], ["classify", "x", "--topk", "0"], ["nothing"], ["models", "--no"]])
+def test_wrong_usage_exits_with_2(capsys, arguments):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)
+    assert exit_.value.code == 2
+    assert "vt-timm" in capsys.readouterr().err
+
+
+def test_attention_writes_a_picture(capsys, tmp_path, photo):
+    for module in (1, 2):
+        output = tmp_path / f"attention{module}.png"
+        status, out, _ = run(capsys, "attention", photo, "-o", output, *MICRO, "--module", module)
+        assert (status, out.strip()) == (0, str(output))
+        assert Image.open(output).width > 1000
+    assert (tmp_path / "attention1.png").read_bytes() != (tmp_path / "attention2.png").read_bytes()
+
+
+def test_attention_needs_a_model_with_tokens(capsys, tmp_path, photo, monkeypatch):
+    import timm
+
+    monkeypatch.setattr(cli, "load_model", lambda *_: timm.create_model("test_resnet").eval())
+    status, _, err = run(capsys, "attention", photo, "-o", tmp_path / "a.png")
+    assert status == 2 and "has no VT module" in err and not (tmp_path / "a.png").exists()
+
+
+def test_sample_photo(capsys):
+    status, out, _ = run(capsys, "classify", "sample", *MICRO)
+    assert status == 0 and "china.jpg" in out
+
+
+def test_both_names_of_the_command():
+    for command in ([sys.executable, "-m", "vt_timm"], ["vt-timm"]):
+        result = subprocess.run([*command, "--version"], capture_output=True, text=True)
+        assert result.stdout.startswith("vt_timm ")

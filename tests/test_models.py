@@ -1,0 +1,243 @@
+"""What every VT-ResNet must do beyond timm's own tests (those run by `tests/timm_suite.py`)."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from timm.layers import convert_sync_batchnorm
+from timm.models import checkpoint
+
+import vt_timm
+from tests.conftest import fill
+from vt_timm.transformer import TokenTransformer
+
+MODELS = ["vt_resnet18", "vt_resnet34", "vt_resnet50", "vt_resnet101", "vt_resnet_micro"]
+STORED = Path(__file__).parent / "stored_outputs.json"
+
+
+def build(name="vt_resnet_micro", **kwargs):
+    return timm.create_model(name, **kwargs)
+
+
+def images(size=64, batch=2, chans=3):
+    height, width = size if isinstance(size, tuple) else (size, size)
+    return torch.randn(batch, chans, height, width, generator=torch.Generator().manual_seed(3))
+
+
+def test_all_are_registered():
+    assert set(timm.list_models("vt_resnet*")) == set(MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_output_has_not_changed_in_silence(name):
+    """Regenerate the file with `python -m tests.store_outputs` when a change is meant, and say so in the commit."""
+    with torch.no_grad():
+        logits = fill(build(name, num_classes=8)).eval()(images(64, batch=1))[0]
+    torch.testing.assert_close(logits, torch.tensor(json.loads(STORED.read_text())[name]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("features_only", [False, True])
+def test_every_parameter_learns(name, features_only):
+    """Gradients that are present and not zero: no layer unused, no output thrown away."""
+    model = fill(build(name, features_only=features_only)).train()
+    output = model(images())
+    loss = sum(f.square().sum() for f in output) if features_only else output.square().sum()
+    loss.backward()
+    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not dead
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_block_is_shared(name):
+    model = build(name, device="meta")
+    modules = [m for m in model.modules()]
+    assert sum(1 for _ in model.named_modules(remove_duplicate=False)) == len(modules)
+    parameters = [n for n, _ in model.named_parameters(remove_duplicate=False)]
+    assert len(parameters) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_stage_follows_table_11(name):
+    """Filter tokenizer first, recurrent after; 16 tokens; no projector that would feed nothing."""
+    model = build(name, device="meta")
+    *first, last = model.vt_stage.blocks
+    kinds = [type(block.tokenizer).__name__ for block in model.vt_stage.blocks]
+    assert kinds == ["FilterTokenizer"] + ["RecurrentTokenizer"] * len(first)
+    assert last.projector is None and all(block.projector is not None for block in first)
+    tokens = model.eval().forward_features(torch.empty(2, 3, 224, 224, device="meta"))
+    assert tokens.shape == (2, 16, 192 if name == "vt_resnet_micro" else 1024)
+
+
+@pytest.mark.parametrize(
+    ("name", "modules", "channels"),
+    [("vt_resnet18", 2, 512), ("vt_resnet34", 3, 512), ("vt_resnet50", 3, 1024), ("vt_resnet101", 3, 1024)],
+)
+def test_depth_and_width_follow_table_11(name, modules, channels):
+    model = build(name, device="meta")
+    assert len(model.vt_stage.blocks) == modules
+    assert model.feature_info[-1] == dict(num_chs=channels, reduction=16, module="vt_stage")
+    trunk = timm.create_model(name.removeprefix("vt_"), device="meta").state_dict()
+    ours = model.state_dict()
+    for key, value in trunk.items():  # stem and stages 1-3 are timm's, name by name
+        if not key.startswith(("layer4", "fc")):
+            assert ours[key].shape == value.shape
+
+
+def test_micro_is_small():
+    assert sum(p.numel() for p in build().parameters()) < 1e6
+
+
+@pytest.mark.parametrize("size", [32, (32, 47), (65, 33), 160])
+def test_any_size_from_32(size):
+    model = build(num_classes=7).eval()
+    assert model(images(size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("size", [31, (64, 16), (8, 64)])
+def test_too_small_an_image_is_refused(size):
+    with pytest.raises(AssertionError, match="at least 32 x 32"):
+        build()(images(size))
+
+
+@pytest.mark.parametrize("in_chans", [1, 4])
+def test_in_chans(in_chans):
+    assert build(in_chans=in_chans).eval()(images(chans=in_chans)).shape == (2, 1000)
+
+
+def test_without_classifier():
+    model = build(num_classes=0).eval()
+    tokens = model.forward_features(images())
+    torch.testing.assert_close(model(images()), tokens.mean(dim=1))
+
+
+def test_head_is_mean_then_linear():
+    model = fill(build(num_classes=5)).eval()
+    tokens = model.forward_features(images())
+    expected = tokens.mean(dim=1) @ model.fc.weight.T + model.fc.bias
+    torch.testing.assert_close(model(images()), expected)
+
+
+def test_thousand_classes_unless_pretrained():
+    assert build("vt_resnet18").num_classes == 1000
+    assert build("vt_resnet18", num_classes=3).num_classes == 3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_unknown_keyword_is_a_type_error(name):
+    with pytest.raises(TypeError, match="not_an_option"):
+        build(name, device="meta", not_an_option=1)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(block="fancy"), "block='fancy': choose one of basic, bottleneck"),
+        (dict(global_pool="token"), "global_pool='token': choose one of 'avg', 'max', 'avgmax', ''"),
+        (dict(token_dim=100), "token_dim=100 must be a multiple of 2 \\* num_heads"),
+        (dict(features_only=True, feature_cls="hook"), "supports feature_cls='getter' only, not 'hook'"),
+    ],
+)
+def test_wrong_options_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        build(**kwargs)
+
+
+def test_drop_path_grows_over_blocks_and_modules():
+    model = build("vt_resnet18", drop_path_rate=0.1, device="meta")
+    rates = [m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"]
+    # Five residual blocks after the first, which drops nothing; then transformer and projector, and a transformer.
+    expected = [0.1 * i / 7 for i in (1, 2, 3, 4, 5, 6, 6, 7)]
+    assert rates == pytest.approx(expected)
+
+
+def test_drop_rate_acts_in_training_only():
+    model = fill(build(drop_rate=0.5))
+    tokens = torch.ones(1, 16, 192)
+    assert (model.train().forward_head(tokens, pre_logits=True) == 0).any()
+    assert (model.eval().forward_head(tokens, pre_logits=True) == 1).all()
+
+
+def test_features_have_five_levels():
+    model = build("vt_resnet18", features_only=True).eval()
+    assert model.feature_info.reduction() == [2, 4, 8, 16, 16]
+    assert model.feature_info.channels() == [64, 64, 128, 256, 512]
+    maps = model(images((64, 96)))
+    assert [tuple(m.shape[1:]) for m in maps] == [(64, 32, 48), (64, 16, 24), (128, 8, 12), (256, 4, 6), (512, 4, 6)]
+
+
+def test_last_level_is_the_vt_stage_map():
+    """A backbone built from a classifier's weights starts with the map that the last module read."""
+    classifier = fill(build()).eval()
+    backbone = build(features_only=True, pretrained=True, pretrained_cfg_overlay=dict(
+        state_dict=classifier.state_dict())).eval()  # fmt: skip
+    stage = classifier.vt_stage
+    x = classifier.forward_intermediates(images(), indices=[3], intermediates_only=True)[0]
+    expected, _ = stage.blocks[0](stage.lift(x), None)
+    torch.testing.assert_close(backbone(images())[-1], expected)
+
+
+def test_checkpointing_leaves_gradients_unchanged():
+    gradients = []
+    for enable in (False, True):
+        model = fill(build(num_classes=5)).train()
+        model.set_grad_checkpointing(enable)
+        model(images()).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(checkpointed, plain)
+    assert checkpoint is not None
+
+
+def test_layer_decay_groups_go_from_stem_to_head():
+    from timm.optim import param_groups_layer_decay
+
+    model = build("vt_resnet18", device="meta")
+    groups = param_groups_layer_decay(model, weight_decay=0.1, layer_decay=0.5)
+    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    order = ["conv1.weight", "layer1.0.conv1.weight", "layer3.1.conv1.weight", "vt_stage.lift.conv.weight",
+             "vt_stage.blocks.0.transformer.f1.weight", "vt_stage.blocks.1.transformer.f1.weight",
+             "fc.weight"]  # fmt: skip
+    scales = [scale[id(model.get_parameter(name))] for name in order]
+    assert scales == sorted(scales) and len(set(scales)) == len(scales)
+
+
+def test_sync_batchnorm_conversion_reaches_every_norm():
+    model = convert_sync_batchnorm(build("vt_resnet18", features_only=True))
+    norms = [type(m).__name__ for m in model.modules() if "BatchNorm" in type(m).__name__]
+    assert norms and all("Sync" in name for name in norms)
+
+
+def test_trace_and_export_agree():
+    model = fill(build(num_classes=5)).eval()
+    x = images()
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(torch.jit.trace(model, x)(x), expected)
+        torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), expected)
+
+
+def test_reset_parameters_reaches_the_grouped_weights():
+    """Weights that torch does not know how to initialise: none is left as it was allocated."""
+    module = TokenTransformer(64, 4)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.fill_(float("nan"))
+    module.reset_parameters()
+    assert all(p.isfinite().all() for p in module.parameters())
+
+
+def test_config_rebuilds_the_model(tmp_path):
+    from timm.models import save_for_hf
+
+    model = fill(build(num_classes=5, num_tokens=9)).eval()
+    save_for_hf(model, tmp_path, safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    torch.testing.assert_close(again(images()), model(images()), rtol=0, atol=0)
+    assert again.forward_features(images()).shape[1] == 9
+
+
+def test_version_is_a_string():
+    assert vt_timm.__version__.count(".") == 2

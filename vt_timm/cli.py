@@ -1,0 +1,227 @@
+"""Command line: `vt-timm models | classify | attention` (also `python -m vt_timm`)."""
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
+from timm.models import PretrainedCfg
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from . import __version__, record_attention
+from .images import ImageError, display_view, find_images, model_input, read_image
+
+OK, SOME_SKIPPED, FAILED = 0, 1, 2  # exit status
+DEFAULT_MODEL = "vt_resnet18"
+
+
+class CommandError(Exception):
+    """What the user has to know, in one line."""
+
+
+def load_model(name: str, device: str = "cpu") -> nn.Module:
+    """A pretrained model in eval mode; every way it can fail becomes one line."""
+    try:
+        return timm.create_model(name, pretrained=True).eval().to(device)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = ""
+        if reason.startswith("Unknown model"):
+            close = difflib.get_close_matches(name, timm.list_models(), n=3)
+            hint = f"; did you mean {', '.join(close)}?" if close else ""
+        elif "No pretrained weights" in reason:
+            hint = " `vt-timm models` lists the models that have weights."
+        raise CommandError(f"cannot load {name}: {reason}{hint}") from error
+
+
+def class_names(model: nn.Module) -> list[str]:
+    """What the classes are called: from the model's own config, or ImageNet's names by class count, or numbers."""
+    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    num_classes: int = model.num_classes  # type: ignore[assignment]
+    info: CustomDatasetInfo | ImageNetInfo | None = None
+    if config.get("label_names"):
+        info = CustomDatasetInfo(config["label_names"], config.get("label_descriptions"))
+    elif subset := infer_imagenet_subset({"num_classes": num_classes}):
+        info = ImageNetInfo(subset)
+    if info is None:
+        return [f"class {i}" for i in range(num_classes)]
+    return [info.index_to_description(i) for i in range(num_classes)]
+
+
+def predict(model: nn.Module, batch: torch.Tensor, topk: int) -> list[list[dict[str, Any]]]:
+    names = class_names(model)
+    with torch.inference_mode():
+        values, indices = model(batch).softmax(dim=-1).topk(min(topk, len(names)))
+    return [
+        [{"class": names[i], "index": i, "probability": round(p, 6)} for p, i in zip(row, columns, strict=True)]
+        for row, columns in zip(values.tolist(), indices.tolist(), strict=True)
+    ]
+
+
+def models(args: argparse.Namespace) -> int:
+    """A table of our models: name and tag, parameters, MACs, input, and where the weights come from."""
+    rows = []
+    for name in timm.list_models(module="vt_resnet"):
+        for tagged in timm.list_models(name, include_tags=True, module="vt_resnet"):
+            config: PretrainedCfg = timm.get_pretrained_cfg(tagged)  # type: ignore[assignment]
+            model = timm.create_model(tagged, device="meta").eval()
+            channels, height, width = config.input_size
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                model(torch.empty(1, channels, height, width, device="meta"))
+            rows.append(
+                {
+                    "model": tagged,
+                    "classes": config.num_classes,
+                    "parameters": sum(p.numel() for p in model.parameters()),
+                    "macs": counter.get_total_flops() // 2,  # the counter counts two FLOPs a multiply-accumulate
+                    "input": f"{height} x {width}",
+                    "weights": _weights_source(config),
+                }
+            )
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return OK
+    print(f"{'model':<36}{'classes':>8}{'params (M)':>12}{'MACs (M)':>10}{'input':>12}  weights")
+    for row in rows:
+        print(
+            f"{row['model']:<36}{row['classes']:>8}{row['parameters'] / 1e6:>12.2f}{row['macs'] / 1e6:>10.0f}"
+            f"{row['input']:>12}  {row['weights']}"
+        )
+    return OK
+
+
+def _weights_source(config: PretrainedCfg) -> str:
+    if config.file:
+        return "shipped" if Path(config.file).is_file() else f"missing: {config.file}"
+    return f"hf-hub:{config.hf_hub_id}" if config.hf_hub_id else "none"
+
+
+def classify(args: argparse.Namespace) -> int:
+    """Top classes of every image; what cannot be read is named on stderr and skipped."""
+    paths = find_images(args.images)
+    model = load_model(args.model, args.device)
+    results, skipped = [], 0
+    for start in tqdm(range(0, len(paths), args.batch_size), unit="batch", disable=None, leave=False):
+        inputs, names = [], []
+        for path in paths[start : start + args.batch_size]:
+            try:
+                inputs.append(model_input(model, read_image(path)))
+                names.append(str(path))
+            except ImageError as error:
+                tqdm.write(f"vt-timm: skipped {error}", file=sys.stderr)
+                skipped += 1
+        if inputs:
+            predictions = predict(model, torch.cat(inputs).to(args.device), args.topk)
+            results += [{"image": n, "top": p} for n, p in zip(names, predictions, strict=True)]
+    if args.json:
+        print(json.dumps(results, indent=2))
+    else:
+        for result in results:
+            print(result["image"])
+            for top in result["top"]:
+                print(f"  {100 * top['probability']:5.1f} %  {top['class']}")
+    if not results:
+        raise CommandError("none of the images could be read")
+    return SOME_SKIPPED if skipped else OK
+
+
+def attention(args: argparse.Namespace) -> int:
+    """Figure 5 of the paper for one photo: what each token of one VT module looks at."""
+    if util.find_spec("matplotlib") is None:
+        raise CommandError("drawing needs matplotlib: pip install 'vt_timm[plots]'")
+    from .figures import draw_attention, save_figure
+
+    output = Path(args.output)
+    if not output.parent.is_dir():
+        raise CommandError(f"{output}: the folder {output.parent} does not exist")
+    image = read_image(find_images([args.image])[0])
+    model = load_model(args.model, args.device)
+    try:
+        with record_attention(model) as maps:
+            (top,) = predict(model, model_input(model, image).to(args.device), topk=1)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    if not 1 <= args.module <= len(maps):
+        raise CommandError(f"--module {args.module}: {args.model} has VT modules 1 to {len(maps)}")
+    figure = draw_attention(
+        display_view(model, image),
+        maps[args.module - 1][0],
+        title=f"{args.model}, VT module {args.module} of {len(maps)}: where each visual token looks",
+        caption=f"{top[0]['class']} {100 * top[0]['probability']:.0f} %",
+    )
+    try:
+        save_figure(figure, output)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"cannot write {output}: {error}") from error
+    print(output)
+    return OK
+
+
+def parser() -> argparse.ArgumentParser:
+    main_parser = argparse.ArgumentParser(prog="vt-timm", description="Visual Transformers for timm.")
+    main_parser.add_argument("--version", action="version", version=f"vt_timm {__version__}")
+    commands = main_parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser("models", help="list the models, their cost and their weights")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=models)
+
+    command = commands.add_parser("classify", help="name what is on photos")
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or `sample`")
+    command.add_argument("--topk", type=_positive, default=5, metavar="N", help="classes an image (default: 5)")
+    command.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="images at a time (default: 16)")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    _add_model_arguments(command)
+    command.set_defaults(run=classify)
+
+    command = commands.add_parser("attention", help="draw where each visual token looks (Figure 5 of the paper)")
+    command.add_argument("image", metavar="IMAGE", help="a file, or `sample`")
+    command.add_argument("-o", "--output", required=True, metavar="FILE", help="picture to write (.png, .pdf, .svg)")
+    command.add_argument("--module", type=_positive, default=1, metavar="N", help="which VT module (default: 1)")
+    _add_model_arguments(command)
+    command.set_defaults(run=attention)
+    return main_parser
+
+
+def _add_model_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="NAME",
+        help=f"a timm model with weights, local-dir:FOLDER or hf-hub:ORG/NAME (default: {DEFAULT_MODEL})",
+    )
+    command.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, mps, ... (default: cpu)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+_positive.__name__ = "positive number"  # argparse prints it: "invalid positive number value: '0'"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (CommandError, ImageError) as error:
+        print(f"vt-timm: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

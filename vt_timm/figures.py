@@ -1,0 +1,76 @@
+"""Pictures of the tokens' attention, as in the paper's Figures 5 and 7. Needs matplotlib (`vt_timm[plots]`)."""
+
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_attention", "save_figure"]
+
+COLUMNS = 6
+
+
+def draw_attention(photo: Image.Image, maps_LHW: Tensor, title: str, caption: str = "photo") -> "Figure":
+    """One panel a token: its spatial attention over the photo, red high and blue low (Figure 5).
+
+    Args:
+        photo: what the model saw, at the size to draw.
+        maps_LHW: one map a token at feature resolution, (L, H, W); upsampled bicubically, each panel scaled to its
+            own range.
+        title: headline of the picture.
+        caption: under the plain photo.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure
+
+    size = (photo.height, photo.width)
+    maps = interpolate(maps_LHW[None].float().cpu(), size, mode="bicubic", align_corners=False)[0]
+    rows = math.ceil((len(maps) + 1) / COLUMNS)
+    panel = 1.7  # inches
+    figure = Figure(figsize=(COLUMNS * panel + 0.8, rows * (panel * photo.height / photo.width + 0.25) + 0.5), dpi=160)
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
+    for axis in axes:
+        axis.axis("off")
+        axis.title.set_fontsize(8)
+    axes[0].imshow(photo)
+    axes[0].set_title(caption)
+    for token, (axis, attention) in enumerate(zip(axes[1:], maps, strict=False), start=1):
+        axis.imshow(photo)
+        axis.imshow(attention, cmap="jet", alpha=0.5)
+        axis.set_title(f"token {token}")
+    figure.suptitle(title, fontsize=10)
+    figure.subplots_adjust(left=0.01, right=0.92, top=1 - 0.55 / figure.get_figheight(), bottom=0.02, wspace=0.04)
+    bar = figure.colorbar(ScalarMappable(cmap="jet"), cax=figure.add_axes((0.935, 0.25, 0.012, 0.5)), ticks=[0, 1])
+    bar.ax.set_yticklabels(["low", "high"], fontsize=8)
+    return figure
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write the picture whole or not at all; the ending says the format.
+
+    Raises:
+        OSError: if the folder is missing or cannot be written to.
+        ValueError: for an ending that matplotlib does not know.
+    """
+    handle, temporary = tempfile.mkstemp(suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        figure.savefig(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
