@@ -42,11 +42,9 @@ def export(run: Path, name: str, class_folders: Path, test_size: int) -> None:
         "interpolation": args["train_interpolation"],
         "license": "apache-2.0",
     }
-    model.pretrained_cfg.update(pretrained_cfg)
-    model._model_args = {}  # all of them are the architecture's defaults, and transformers rejects num_classes here
     save_for_hf(
         model.half(),
-        HUB / name,
+        str(HUB / name),
         safe_serialization=True,
         model_config={
             "label_names": wordnet_ids,
@@ -64,7 +62,8 @@ def keep_record(run: Path, name: str, log: Path) -> None:
         args[key] = Path(args[key]).name if args.get(key) else args.get(key)
     (record / "args.yaml").write_text(yaml.safe_dump(args))
     (record / "summary.csv").write_text((run / "summary.csv").read_text())
-    lines = [line for line in log.read_text().splitlines() if re.match(r"(Train|Test|\*{3}|Model|Scheduled|Created)", line)]
+    kept = re.compile(r"Train|Test|\*{3}|Model|Scheduled|Created")
+    lines = [line for line in log.read_text().splitlines() if kept.match(line)]
     (record / "train.log").write_text("\n".join(lines) + "\n")
 
 

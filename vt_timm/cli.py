@@ -109,7 +109,8 @@ def classify(args: argparse.Namespace) -> int:
     """Top classes of every image; what cannot be read is named on stderr and skipped."""
     paths = find_images(args.images)
     model = load_model(args.model, args.device)
-    results, skipped = [], 0
+    results: list[dict[str, Any]] = []
+    skipped = 0
     for start in tqdm(range(0, len(paths), args.batch_size), unit="batch", disable=None, leave=False):
         inputs, names = [], []
         for path in paths[start : start + args.batch_size]:
