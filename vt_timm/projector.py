@@ -14,11 +14,11 @@ __all__ = ["Projector"]
 
 
 class Projector(nn.Module):
-    """Projector, eq. 5: `X_out = X + bn(softmax_L((X W_Q)(T W_K)^T / sqrt(d)) T W_V)`.
+    """Projector, eq. 5: `X_out = X + softmax_L((X W_Q)(T W_K)^T / sqrt(d)) bn(T W_V)`.
 
     Each pixel asks (X W_Q) which tokens it needs, by their keys (T W_K), and adds what they hold. Multi-head, so W_Q is
-    block-diagonal; W_V exists only where C != D. The batch norm is ours: it starts at zero, so that a fresh projector
-    leaves the map as it is (see benchmarks/results/design_trials.md).
+    block-diagonal; W_V exists only where C != D. The batch norm is ours: its gain starts at zero, so that a fresh
+    projector leaves the map as it is (see benchmarks/results/design_trials.md).
 
     Args:
         feature_dim: C, channels of the feature map.
@@ -45,8 +45,8 @@ class Projector(nn.Module):
         self.query = nn.Parameter(torch.empty(num_heads, self.head_dim, self.head_dim, **dd))
         self.key = nn.Linear(token_dim, feature_dim, bias=False, **dd)
         self.value = nn.Linear(token_dim, feature_dim, bias=False, **dd) if feature_dim != token_dim else nn.Identity()
+        self.bn = nn.BatchNorm1d(feature_dim, **dd)
         self.attention = nn.Softmax(dim=2)
-        self.bn = nn.BatchNorm2d(feature_dim, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.reset_parameters()
 
@@ -61,7 +61,8 @@ class Projector(nn.Module):
         B, C, H, W = feature_BCHW.shape
         feature_BhdP = feature_BCHW.flatten(2).unflatten(1, (self.num_heads, self.head_dim))
         key_BLhd = self.key(tokens_BLD).unflatten(2, (self.num_heads, self.head_dim))
-        value_BLhd = self.value(tokens_BLD).unflatten(2, (self.num_heads, self.head_dim))
+        # Over the tokens of the batch: L rows an image instead of P, and the same affine map once trained.
+        value_BLhd = self.bn(self.value(tokens_BLD).flatten(0, 1)).view(key_BLhd.shape)
         # (X W_Q) K^T = X (K W_Q^T)^T: W_Q meets L keys instead of P pixels, the same product for fewer MACs.
         # (B, L, h, e) x (h, d, e) -> (B, h, L, d)
         key_BhLd = torch.einsum("blhe,hde->bhld", key_BLhd, self.query) * self.scale
@@ -69,4 +70,6 @@ class Projector(nn.Module):
         attention_BhLP = self.attention(key_BhLd @ feature_BhdP)
         # (B, h, d, L) x (B, h, L, P) -> (B, h, d, P)
         update_BhdP = value_BLhd.permute(0, 2, 3, 1) @ attention_BhLP
-        return feature_BCHW + self.drop_path(self.bn(update_BhdP.reshape(B, C, H, W)))
+        update_BCHW = self.drop_path(update_BhdP.view(B, C, H, W))
+        update_BCHW += feature_BCHW
+        return update_BCHW
