@@ -44,6 +44,9 @@ def main() -> int:
             f"{name:<14}{paper.macs:>8.0f}{macs:>9.0f}{macs / paper.macs - 1:>+9.1%}"
             f"  {paper.params:>8.1f}{params:>9.1f}{params / paper.params - 1:>+9.1%}"
         )
+    macs, params = count("vt_resnet_micro")
+    rows.append({"model": "vt_resnet_micro", "macs_millions": round(macs, 1), "params_millions": round(params, 2)})
+    print(f"vt_resnet_micro (not of the paper): {macs:.0f} M MACs, {params:.2f} M parameters")
     if args.write:
         write_json(RESULTS / "complexity.json", {**facts(), "rows": rows})
     return 0

@@ -105,7 +105,7 @@ def card(name: str) -> str:
         macs=macs,
         test_size=accuracy["input_size"][-1],
         sizes=" to ".join(str(s) for s in dict.fromkeys((sizes[0], sizes[-1]))),
-        recipe=args["config"],
+        recipe=name.partition(".")[2] + ".yaml",
         **{k: accuracy[k] for k in ("images", "date", "command", "top1", "top5", "crop_pct", "interpolation")},
         **{k: args[k] for k in ("seed", "epochs", "opt", "lr", "batch_size")},
     )

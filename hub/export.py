@@ -9,6 +9,7 @@ Writes `hub/NAME/config.json` and `model.safetensors` (16-bit floats, EMA weight
 """
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ import vt_timm  # noqa: F401  registers the models
 from benchmarks.records import RESULTS
 
 HUB = Path(__file__).parent
-PATH_ARGUMENTS = ("data_dir", "output", "config")
+PATH_ARGUMENTS = ("data_dir", "output")
 
 
 def export(run: Path, name: str, class_folders: Path, test_size: int) -> None:
@@ -48,10 +49,14 @@ def export(run: Path, name: str, class_folders: Path, test_size: int) -> None:
         safe_serialization=True,
         model_config={
             "label_names": wordnet_ids,
-            "label_descriptions": {w: imagenet.label_name_to_description(w, detailed=False) for w in wordnet_ids},
+            "label_descriptions": {w: imagenet.label_name_to_description(w).split(",")[0] for w in wordnet_ids},
             "pretrained_cfg": pretrained_cfg,
         },
     )
+    config = HUB / name / "config.json"
+    contents = json.loads(config.read_text())
+    del contents["model_args"]  # the architecture's defaults; transformers' AutoModel chokes on num_classes in it
+    config.write_text(json.dumps(contents, indent=2) + "\n")
 
 
 def keep_record(run: Path, name: str, log: Path) -> None:

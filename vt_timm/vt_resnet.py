@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import _assert, global_pool_nlc
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import PretrainedCfg, build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models.resnet import BasicBlock, Bottleneck, make_blocks
 from torch import Tensor, nn
@@ -324,7 +324,9 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_vt_resnet(variant: str, pretrained: bool, **kwargs: Any) -> VTResNet:
-    if pretrained and _is_default(kwargs.get("pretrained_cfg")) and not kwargs.get("pretrained_cfg_overlay"):
+    if pretrained and not any(
+        map(_names_weights, (kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")))
+    ):
         with_weights = [tag for tag in default_cfgs[variant].tags if default_cfgs[variant].cfgs[tag].has_weights]
         kwargs["pretrained_cfg"] = next(iter(with_weights), None)
     if kwargs.get("features_only"):
@@ -336,18 +338,16 @@ def _create_vt_resnet(variant: str, pretrained: bool, **kwargs: Any) -> VTResNet
         return build_model_with_cfg(VTResNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
     except (SafetensorError, FileNotFoundError) as error:
         raise RuntimeError(
-            f"the weights of {variant} are missing or damaged ({error or 'no such file'}): "
+            f"the weights of {variant} are missing or damaged ({str(error) or 'no such file'}): "
             "reinstall vt_timm, or fetch the model folder again"
         ) from error
 
 
-def _is_default(pretrained_cfg: Any) -> bool:
-    """Whether the caller named no weights: no cfg, or (some of timm's helpers) the default tag's cfg as a dict."""
-    if pretrained_cfg is None:
-        return True
-    return isinstance(pretrained_cfg, dict) and not any(
-        pretrained_cfg.get(source) for source in ("file", "url", "hf_hub_id", "state_dict")
-    )
+def _names_weights(cfg: str | dict[str, Any] | PretrainedCfg | None) -> bool:
+    """Whether the caller said which weights: by a tag, or by a cfg with a source, not the default tag's cfg."""
+    if isinstance(cfg, dict):
+        return any(cfg.get(source) for source in ("file", "url", "hf_hub_id", "state_dict"))
+    return bool(cfg.has_weights if isinstance(cfg, PretrainedCfg) else cfg)
 
 
 @register_model

@@ -1,0 +1,59 @@
+"""The tables of README.md and MODEL_CARD.md, from the records: `python -m benchmarks.readme_tables` prints them.
+
+A test holds the pages to what this prints.
+"""
+
+import json
+
+from .records import RESULTS
+
+__all__ = ["models_table", "speed_table", "weights_table"]
+
+MODELS = ["vt_resnet18", "vt_resnet34", "vt_resnet50", "vt_resnet101", "vt_resnet_micro"]
+
+
+def _accuracy(model: str) -> dict | None:
+    records = sorted(RESULTS.glob(f"accuracy_{model}.*.json"))
+    return json.loads(records[0].read_text()) if records else None
+
+
+def models_table() -> str:
+    """README: cost, and top-1 of the shipped weights."""
+    cost = {row["model"]: row for row in json.loads((RESULTS / "complexity.json").read_text())["rows"]}
+    lines = []
+    for name in MODELS:
+        accuracy = _accuracy(name)
+        resnet = cost.get(name.removeprefix("vt_"))
+        share = f"{cost[name]['macs_millions'] / resnet['macs_millions']:.2f}" if resnet else ""
+        top1 = f"{accuracy['top1']:.2f} % at {accuracy['input_size'][-1]} px" if accuracy else "none"
+        row = cost[name]
+        lines.append(f"| `{name}` | {row['params_millions']:.1f} | {row['macs_millions']:.0f} | {share} | {top1} |")
+    return "\n".join(lines)
+
+
+def speed_table() -> str:
+    """README: ratio of images per second over the ResNet of the same depth."""
+    rows = json.loads((RESULTS / "throughput_cpu_1thread_float32.json").read_text())["rows"]
+    cells: dict[str, list[str]] = {}
+    for row in rows:
+        low, high = row["middle_half"]
+        cells.setdefault(row["model"], []).append(f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})")
+    return "\n".join(f"| `{model}` | {' | '.join(values)} |" for model, values in cells.items())
+
+
+def weights_table() -> str:
+    """MODEL_CARD: the shipped weights."""
+    lines = []
+    for name in MODELS:
+        if accuracy := _accuracy(name):
+            full = accuracy["model"]
+            lines.append(
+                f"| `{full}` | {accuracy['top1']:.2f} % | {accuracy['input_size'][-1]} px | 1 | "
+                f"[card](hub/{full}/README.md) |"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    for table in (models_table, speed_table, weights_table):
+        print(f"{table.__doc__}\n{table()}\n")
