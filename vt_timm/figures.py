@@ -26,7 +26,7 @@ def draw_attention(photo: Image.Image, maps_LHW: Tensor, title: str, caption: st
         maps_LHW: one map a token at feature resolution, (L, H, W); upsampled bicubically, each panel scaled to its
             own range.
         title: headline of the picture.
-        caption: under the plain photo.
+        caption: over the plain photo.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
@@ -35,19 +35,18 @@ def draw_attention(photo: Image.Image, maps_LHW: Tensor, title: str, caption: st
     maps = interpolate(maps_LHW[None].float().cpu(), size, mode="bicubic", align_corners=False)[0]
     rows = math.ceil((len(maps) + 1) / COLUMNS)
     panel = 1.7  # inches
-    figure = Figure(figsize=(COLUMNS * panel + 0.8, rows * (panel * photo.height / photo.width + 0.25) + 0.5), dpi=160)
+    figure = Figure(figsize=(COLUMNS * panel + 0.8, rows * (panel * photo.height / photo.width + 0.25) + 0.6), dpi=160)
     axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
     for axis in axes:
         axis.axis("off")
-        axis.title.set_fontsize(8)
     axes[0].imshow(photo)
-    axes[0].set_title(caption)
+    axes[0].set_title(caption, fontsize=9)
     for token, (axis, attention) in enumerate(zip(axes[1:], maps, strict=False), start=1):
         axis.imshow(photo)
         axis.imshow(attention, cmap="jet", alpha=0.5)
-        axis.set_title(f"token {token}")
-    figure.suptitle(title, fontsize=10)
-    figure.subplots_adjust(left=0.01, right=0.92, top=1 - 0.55 / figure.get_figheight(), bottom=0.02, wspace=0.04)
+        axis.set_title(f"token {token}", fontsize=9)
+    figure.suptitle(f"{title} (each map scaled to its own range)", fontsize=10)
+    figure.subplots_adjust(left=0.01, right=0.92, top=1 - 0.62 / figure.get_figheight(), bottom=0.02, wspace=0.04)
     bar = figure.colorbar(ScalarMappable(cmap="jet"), cax=figure.add_axes((0.935, 0.25, 0.012, 0.5)), ticks=[0, 1])
     bar.ax.set_yticklabels(["low", "high"], fontsize=8)
     return figure
