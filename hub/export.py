@@ -32,7 +32,7 @@ def export(run: Path, name: str, class_folders: Path, test_size: int) -> None:
     wordnet_ids = sorted(p.name for p in class_folders.iterdir() if p.is_dir())
     imagenet = ImageNetInfo("imagenet-1k")
 
-    model = timm.create_model(architecture, num_classes=len(wordnet_ids))
+    model = timm.create_model(architecture, num_classes=len(wordnet_ids), **(args["model_kwargs"] or {}))
     model.load_state_dict(load_state_dict(str(run / "last.pth.tar"), weights_only=True))
     size = args["img_size"]
     pretrained_cfg = {
@@ -55,7 +55,7 @@ def export(run: Path, name: str, class_folders: Path, test_size: int) -> None:
     )
     config = HUB / name / "config.json"
     contents = json.loads(config.read_text())
-    del contents["model_args"]  # the architecture's defaults; transformers' AutoModel chokes on num_classes in it
+    del contents["model_args"]["num_classes"]  # said at the top level; transformers' AutoModel chokes on it here
     config.write_text(json.dumps(contents, indent=2) + "\n")
 
 
