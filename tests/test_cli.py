@@ -161,3 +161,9 @@ def test_both_names_of_the_command():
     for command in ([sys.executable, "-m", "vt_timm"], ["vt-timm"]):
         result = subprocess.run([*command, "--version"], capture_output=True, text=True)
         assert result.stdout.startswith("vt_timm ")
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    command = f"{sys.executable} -m vt_timm models | true"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert "Error" not in result.stderr and "Traceback" not in result.stderr

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib import util
@@ -216,10 +217,15 @@ _positive.__name__ = "positive number"  # argparse prints it: "invalid positive 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
     except (CommandError, ImageError) as error:
         print(f"vt-timm: {error}", file=sys.stderr)
         return FAILED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except KeyboardInterrupt:
         return 130
 
