@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 def facts() -> dict[str, Any]:
     module = getattr(sys.modules["__main__"], "__spec__", None)
     return {
-        "command": " ".join(["python", "-m", module.name if module else sys.argv[0], *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", module.name if module else sys.argv[0], *map(_portable, sys.argv[1:])]),
         "date": datetime.date.today().isoformat(),
         "versions": {
             "python": platform.python_version(),
@@ -30,6 +30,12 @@ def facts() -> dict[str, Any]:
         },
         "machine": f"{_processor()}, {torch.get_num_threads()} torch threads",
     }
+
+
+def _portable(argument: str) -> str:
+    """An absolute path names a folder of this machine: keep its last two parts."""
+    path = Path(argument)
+    return "/".join(["DATA", *path.parts[-2:]]) if path.is_absolute() else argument
 
 
 def _processor() -> str:

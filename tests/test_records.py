@@ -23,6 +23,7 @@ def test_readme_and_card_hold_the_recorded_tables():
 def test_a_record_names_command_versions_machine_and_date(path):
     record = json.loads(path.read_text())
     assert record["command"].startswith("python -m benchmarks.")
+    assert " /" not in record["command"], "a path of somebody's machine"
     assert {"torch", "timm", "python", "vt_timm"} <= record["versions"].keys()
     assert record["machine"] and record["date"]
 
