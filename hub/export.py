@@ -46,6 +46,7 @@ def export(run: Path, name: str, class_folders: Path, test_size: int) -> None:
     save_for_hf(
         model.half(),
         str(HUB / name),
+        model_args=args["model_kwargs"] or None,
         safe_serialization=True,
         model_config={
             "label_names": wordnet_ids,
@@ -55,7 +56,9 @@ def export(run: Path, name: str, class_folders: Path, test_size: int) -> None:
     )
     config = HUB / name / "config.json"
     contents = json.loads(config.read_text())
-    del contents["model_args"]["num_classes"]  # said at the top level; transformers' AutoModel chokes on it here
+    contents.get("model_args", {}).pop(
+        "num_classes", None
+    )  # said at the top level; transformers' AutoModel chokes on it here
     config.write_text(json.dumps(contents, indent=2) + "\n")
 
 

@@ -230,7 +230,7 @@ def test_config_rebuilds_the_model(tmp_path):
     from timm.models import save_for_hf
 
     model = fill(build(num_classes=5, num_tokens=9)).eval()
-    save_for_hf(model, tmp_path, safe_serialization=True)
+    save_for_hf(model, tmp_path, model_args=dict(num_tokens=9), safe_serialization=True)
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     torch.testing.assert_close(again(images()), model(images()), rtol=0, atol=0)
     assert again.forward_features(images()).shape[1] == 9
