@@ -167,3 +167,12 @@ def test_a_reader_that_stops_early_is_no_error():
     command = f"{sys.executable} -m vt_timm models | true"
     result = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert "Error" not in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("classes", "first"), [(1000, "tench"), (7, "class 0")])
+def test_class_names_of_models_without_labels(classes, first):
+    """ImageNet's names where the number of classes says so, numbers otherwise."""
+    import timm
+
+    names = cli.class_names(timm.create_model("vt_resnet_micro", num_classes=classes))
+    assert len(names) == classes and names[0].startswith(first)
