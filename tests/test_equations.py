@@ -6,8 +6,15 @@ import pytest
 import torch
 
 from vt_timm.projector import Projector
-from vt_timm.tokenizers import FilterTokenizer, RecurrentTokenizer
-from vt_timm.transformer import TokenTransformer
+from vt_timm.tokenizers import (
+    ClusteringTokenizer,
+    FilterTokenizer,
+    PoolingTokenizer,
+    RecurrentTokenizer,
+    kmeans,
+    token_grid,
+)
+from vt_timm.transformer import GraphConvolution, TokenTransformer
 
 B, C, H, W, L, HEADS = 2, 6, 2, 3, 5, 2
 P = H * W
@@ -87,6 +94,136 @@ def test_recurrent_tokenizer_is_equation_2(token_dim):
         torch.testing.assert_close(actual[b], torch.tensor(expected, dtype=torch.float64))
 
 
+def cell(index, size, cells):
+    """Pixels of a cell when `size` pixels are cut into `cells`: from floor(i n / c) to ceil((i + 1) n / c)."""
+    return range(index * size // cells, -(-(index + 1) * size // cells))
+
+
+def pooled(feature, b, num_tokens, grid):
+    """The mean pixel of each cell, (L, C)."""
+    rows, columns = grid
+    _, channels, height, width = feature.shape
+    means = []
+    for token in range(num_tokens):
+        members = [(i, j) for i in cell(token // columns, height, rows) for j in cell(token % columns, width, columns)]
+        means.append([sum(feature[b, c, i, j].item() for i, j in members) / len(members) for c in range(channels)])
+    return means
+
+
+GRIDS = [(1, (1, 1)), (4, (2, 2)), (5, (1, 5)), (6, (2, 3)), (8, (2, 4)), (16, (4, 4)), (32, (4, 8)), (64, (8, 8))]
+
+
+@pytest.mark.parametrize(("num_tokens", "grid"), GRIDS)
+def test_tokens_are_laid_out_as_square_as_can_be(num_tokens, grid):
+    assert token_grid(num_tokens) == grid
+
+
+@pytest.mark.parametrize("token_dim", [C, 8])
+@pytest.mark.parametrize(("num_tokens", "grid"), GRIDS[:6])
+def test_pooling_tokenizer_averages_cells(token_dim, num_tokens, grid):
+    tokenizer = randomize(PoolingTokenizer(C, token_dim, num_tokens))
+    feature = torch.randn(B, C, 5, 7, dtype=torch.float64)
+    actual = tokenizer(feature)
+    for b in range(B):
+        expected = embed(pooled(feature, b, num_tokens, grid), tokenizer)
+        torch.testing.assert_close(actual[b], torch.tensor(expected, dtype=torch.float64))
+
+
+def unit(vector):
+    length = math.sqrt(sum(v * v for v in vector))
+    return [v / length for v in vector]
+
+
+def lloyd(points, centroids, iterations):
+    """K-means by Euclidean distance on unit vectors; the first of equally near clusters wins, an empty one stays."""
+    points, centroids = [unit(p) for p in points], [unit(c) for c in centroids]
+    for _ in range(iterations):
+        members = [[] for _ in centroids]
+        for point in points:
+            distances = [math.dist(point, centroid) for centroid in centroids]
+            members[distances.index(min(distances))].append(point)
+        centroids = [
+            unit([sum(column) / len(cluster) for column in zip(*cluster, strict=True)]) if cluster else centroid
+            for cluster, centroid in zip(members, centroids, strict=True)
+        ]
+    return centroids, [len(cluster) for cluster in members]
+
+
+@pytest.mark.parametrize("token_dim", [C, 8])
+@pytest.mark.parametrize(("size", "num_tokens"), [((4, 4), 4), ((5, 7), 6), ((3, 8), 7), ((2, 4), 8)])
+def test_clustering_tokenizer_is_appendix_c(token_dim, size, num_tokens):
+    """k-means in plain loops, then eq. 6; also where the pixels are no multiple of the tokens."""
+    tokenizer = randomize(ClusteringTokenizer(C, token_dim, num_tokens))
+    feature = torch.randn(B, C, *size, dtype=torch.float64)
+    actual = tokenizer(feature)
+    for b in range(B):
+        x = feature[b].flatten(1).T.tolist()
+        centroids, _ = lloyd(x, pooled(feature, b, num_tokens, token_grid(num_tokens)), tokenizer.iterations)
+        a = attention_over_pixels(matmul(x, transpose(centroids)))
+        expected = embed(matmul(transpose(a), x), tokenizer)
+        torch.testing.assert_close(actual[b], torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 2, 10])
+def test_kmeans_is_lloyds_algorithm(iterations):
+    pixels = torch.randn(B, C, 50, dtype=torch.float64)
+    seeds = pixels[:, :, :L].transpose(1, 2)
+    actual = kmeans(pixels, seeds, iterations)
+    for b in range(B):
+        expected = [unit(s) for s in seeds[b].tolist()]
+        if iterations:
+            expected, _ = lloyd(pixels[b].T.tolist(), seeds[b].tolist(), iterations)
+        torch.testing.assert_close(actual[b], torch.tensor(expected, dtype=torch.float64))
+
+
+def test_an_empty_cluster_keeps_its_centroid():
+    pixels = torch.tensor([[[1.0, 0.9, 0.0, 0.1], [0.0, 0.1, 1.0, 0.9]]]).double()  # near the two axes
+    seeds = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [-2.0, -2.0]]]).double()
+    centroids, sizes = lloyd(pixels[0].T.tolist(), seeds[0].tolist(), 3)
+    assert sizes == [2, 2, 0]
+    actual = kmeans(pixels, seeds, 3)
+    torch.testing.assert_close(actual[0], torch.tensor(centroids, dtype=torch.float64))
+    assert actual[0, 2].tolist() == pytest.approx([-math.sqrt(0.5)] * 2)
+
+
+@pytest.mark.parametrize("feature", [torch.zeros(1, C, 4, 4), torch.ones(1, C, 4, 4)], ids=["zeros", "all alike"])
+def test_clustering_stays_finite_where_pixels_tell_nothing(feature):
+    feature.requires_grad_()
+    tokens = ClusteringTokenizer(C, 8, 9)(feature)
+    tokens.sum().backward()
+    assert tokens.isfinite().all() and feature.grad.isfinite().all()
+
+
+def test_clustering_is_deterministic_and_constant_to_the_gradient():
+    tokenizer = ClusteringTokenizer(C, C, 4)
+    feature = torch.randn(B, C, 5, 5, dtype=torch.float64, requires_grad=True)
+    tokens = tokenizer(feature)
+    assert torch.equal(tokens, tokenizer(feature))
+    (gradient,) = torch.autograd.grad(tokens.square().sum(), feature)
+    # The same tokens from centroids that are plain numbers have the same gradient.
+    seeds = torch.nn.functional.adaptive_avg_pool2d(feature, (2, 2)).flatten(2).transpose(1, 2)
+    centroids = torch.tensor(kmeans(feature.flatten(2), seeds, tokenizer.iterations).tolist(), dtype=torch.float64)
+    attention = (centroids @ feature.flatten(2)).softmax(dim=2)
+    (expected,) = torch.autograd.grad((attention @ feature.flatten(2).transpose(1, 2)).square().sum(), feature)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_clustering_says_that_the_map_is_too_small():
+    with pytest.raises(AssertionError, match="fewer pixels than tokens"):
+        ClusteringTokenizer(C, C, 16)(torch.randn(1, C, 3, 5))
+
+
+def test_graph_convolution_adds_neighbours():
+    graph = randomize(GraphConvolution(L))
+    _, tokens = inputs(8)
+    actual = graph(tokens)
+    for b in range(B):
+        t = tokens[b].tolist()
+        mixed = matmul(graph.adjacency.tolist(), t)
+        expected = [[u + v for u, v in zip(*rows, strict=True)] for rows in zip(t, mixed, strict=True)]
+        torch.testing.assert_close(actual[b], torch.tensor(expected, dtype=torch.float64))
+
+
 def test_transformer_is_equations_3_and_4():
     token_dim, d, k = 8, 4, 2
     transformer = randomize(TokenTransformer(token_dim, HEADS))
@@ -145,8 +282,9 @@ def test_channels_last_changes_nothing():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: TokenTransformer(20, 8), "token_dim=20 must be a multiple of 2 \\* num_heads = 16"),
-        (lambda: Projector(20, 32, 8), "feature_dim=20 must be a multiple of num_heads=8"),
+        (lambda: TokenTransformer(20, 8), "token_dim=20 must be a multiple of 2 \\* num_heads = 16, such as 16 or 32"),
+        (lambda: TokenTransformer(8, 8), "token_dim=8 must be a multiple of 2 \\* num_heads = 16, such as 16$"),
+        (lambda: Projector(20, 32, 8), "feature_dim=20, must be a multiple of num_heads=8"),
     ],
 )
 def test_channels_that_heads_do_not_divide_are_refused(build, message):

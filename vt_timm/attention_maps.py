@@ -1,11 +1,11 @@
-"""Where the tokens look: the tokenizers' spatial attention A of eqs. 1 and 2, as in the paper's Figures 5 and 7."""
+"""Where the tokens look: the tokenizers' spatial attention A of eqs. 1, 2 and 6, as in the paper's Figures 5 and 7."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from .tokenizers import SpatialAttention
+from .tokenizers import GridAttention, SpatialAttention
 
 __all__ = ["record_attention"]
 
@@ -23,7 +23,7 @@ def record_attention(model: nn.Module) -> Iterator[list[Tensor]]:
     Raises:
         ValueError: if the model has no tokenizer with spatial attention.
     """
-    attentions = [m for m in model.modules() if isinstance(m, SpatialAttention)]
+    attentions = [m for m in model.modules() if isinstance(m, (SpatialAttention, GridAttention))]
     if not attentions:
         raise ValueError(f"{type(model).__name__} has no VT module whose attention could be recorded")
     maps: list[Tensor] = []

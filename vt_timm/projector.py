@@ -38,7 +38,9 @@ class Projector(nn.Module):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
         if feature_dim % num_heads:
-            raise ValueError(f"feature_dim={feature_dim} must be a multiple of num_heads={num_heads}")
+            raise ValueError(
+                f"the feature map's channels, feature_dim={feature_dim}, must be a multiple of num_heads={num_heads}"
+            )
         self.num_heads = num_heads
         self.head_dim = feature_dim // num_heads
         self.scale = 1 / math.sqrt(self.head_dim)

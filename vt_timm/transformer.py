@@ -1,4 +1,4 @@
-"""Transformer: relations between the visual tokens (paper, section 3.2).
+"""Relations between the visual tokens: the transformer (paper, section 3.2), and Table 5's graph convolution.
 
 Shape suffixes: B batch, L tokens, D channels of a token, h heads, d = D/h channels of a head, k = d/2 channels of a
 head's query or key.
@@ -10,7 +10,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-__all__ = ["TokenTransformer"]
+__all__ = ["GraphConvolution", "TokenTransformer"]
 
 
 class TokenTransformer(nn.Module):
@@ -34,7 +34,11 @@ class TokenTransformer(nn.Module):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
         if token_dim % (2 * num_heads):
-            raise ValueError(f"token_dim={token_dim} must be a multiple of 2 * num_heads = {2 * num_heads}")
+            below = token_dim // (2 * num_heads) * 2 * num_heads
+            nearest = f"{below} or {below + 2 * num_heads}" if below else str(2 * num_heads)
+            raise ValueError(
+                f"token_dim={token_dim} must be a multiple of 2 * num_heads = {2 * num_heads}, such as {nearest}"
+            )
         self.num_heads = num_heads
         self.head_dim = token_dim // num_heads
         self.scale = 1 / math.sqrt(self.head_dim / 2)
@@ -65,3 +69,30 @@ class TokenTransformer(nn.Module):
     def forward(self, tokens_BLD: Tensor) -> Tensor:
         tokens_BLD = tokens_BLD + self.drop_path(self.relate(tokens_BLD))
         return tokens_BLD + self.drop_path(self.f2(self.f1(tokens_BLD).relu()))
+
+
+class GraphConvolution(nn.Module):
+    """Graph convolution of Table 5, the baseline of GloRe and LatentGNN: `T_out = T + A T`.
+
+    A is learned and the same for every image, so that token l must mean the same everywhere. GloRe's D x D state
+    update is left out, since Table 5's graph convolution has no more parameters than no relation at all.
+
+    Args:
+        num_tokens: L.
+        drop_path: probability of dropping the residual branch in training.
+
+    Shapes: T (B, L, D) in and out, A (L, L).
+    """
+
+    def __init__(self, num_tokens: int, drop_path: float = 0.0, device=None, dtype=None) -> None:
+        super().__init__()
+        self.adjacency = nn.Parameter(torch.empty(num_tokens, num_tokens, device=device, dtype=dtype))
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.adjacency)  # starts as the identity, like the transformer's eq. 4
+
+    def forward(self, tokens_BLD: Tensor) -> Tensor:
+        # (L, L) x (B, L, D) -> (B, L, D)
+        return tokens_BLD + self.drop_path(self.adjacency @ tokens_BLD)

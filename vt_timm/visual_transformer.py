@@ -3,16 +3,32 @@
 Shape suffixes: B batch, C channels of the feature map, H W its height and width, L tokens, D channels of a token.
 """
 
+from collections.abc import Collection
+
 import torch
 from timm.layers import ConvNormAct
 from timm.models import checkpoint
 from torch import Tensor, nn
 
 from .projector import Projector
-from .tokenizers import FilterTokenizer, RecurrentTokenizer
-from .transformer import TokenTransformer
+from .tokenizers import ClusteringTokenizer, FilterTokenizer, PoolingTokenizer, RecurrentTokenizer
+from .transformer import GraphConvolution, TokenTransformer
 
-__all__ = ["VTModule", "VTStage"]
+__all__ = ["RELATIONS", "TOKENIZERS", "VTModule", "VTStage", "check_choice"]
+
+TOKENIZERS = {"filter": FilterTokenizer, "cluster": ClusteringTokenizer, "pool": PoolingTokenizer}
+RELATIONS = ("transformer", "graph", "none")
+
+
+def check_choice(option: str, value: object, allowed: Collection[str]) -> None:
+    """Raise a ValueError that names the option, the value and what is allowed."""
+    if value not in allowed:
+        raise ValueError(f"{option}={value!r}: choose one of {', '.join(map(repr, allowed))}")
+
+
+def check_positive(option: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{option}={value!r} must be a whole number of at least 1")
 
 
 class VTModule(nn.Module):
@@ -23,7 +39,9 @@ class VTModule(nn.Module):
         token_dim: D, channels of a token.
         num_tokens: L.
         num_heads: heads of transformer and projector.
-        recurrent: recurrent tokenizer (eq. 2), which needs tokens of a module before, or filter tokenizer (eq. 1).
+        tokenizer: "filter" (eq. 1), "cluster" (eq. 6), "pool" (Table 3), or "recurrent" (eq. 2), which needs the
+            tokens of a module before.
+        relation: between the tokens, "transformer" (eqs. 3, 4), "graph" or "none" (Table 5).
         projector: whether the tokens go back onto the map (eq. 5); without, the map passes unchanged.
         drop_path: probability of dropping a residual branch in training.
 
@@ -36,7 +54,8 @@ class VTModule(nn.Module):
         token_dim: int,
         num_tokens: int,
         num_heads: int,
-        recurrent: bool,
+        tokenizer: str,
+        relation: str,
         projector: bool,
         drop_path: float = 0.0,
         device=None,
@@ -45,11 +64,17 @@ class VTModule(nn.Module):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
         self.tokenizer: nn.Module
-        if recurrent:
+        if tokenizer == "recurrent":
             self.tokenizer = RecurrentTokenizer(feature_dim, token_dim, **dd)
         else:
-            self.tokenizer = FilterTokenizer(feature_dim, token_dim, num_tokens, **dd)
-        self.transformer = TokenTransformer(token_dim, num_heads, drop_path, **dd)
+            self.tokenizer = TOKENIZERS[tokenizer](feature_dim, token_dim, num_tokens, **dd)
+        self.transformer: nn.Module  # whatever relates the tokens, under Figure 1's name for it
+        if relation == "transformer":
+            self.transformer = TokenTransformer(token_dim, num_heads, drop_path, **dd)
+        elif relation == "graph":
+            self.transformer = GraphConvolution(num_tokens, drop_path, **dd)
+        else:
+            self.transformer = nn.Identity()
         self.projector = Projector(feature_dim, token_dim, num_heads, drop_path, **dd) if projector else None
 
     def forward(self, feature_BCHW: Tensor, previous_BLD: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -70,10 +95,17 @@ class VTStage(nn.Module):
         num_tokens: L.
         num_heads: heads of transformer and projector.
         drop_path: one probability a module; their number is the number of modules.
-        last_projector: whether the last module has a projector. A classifier reads the tokens alone, so there it
+        tokenizer: of the first module, "filter", "cluster" or "pool" (Table 3).
+        recurrent: whether the later modules' tokenizers are recurrent, or all are of the first's kind (Table 4).
+        relation: between the tokens, "transformer", "graph" or "none" (Table 5).
+        projector: whether tokens go back onto the map (Table 7).
+        last_projector: whether they do in the last module too. A classifier reads the tokens alone, so there it
             would be an unused parameter; a backbone hands out the map and has it.
 
     Shapes: (B, in_chans, H, W) -> feature map (B, C, H, W), tokens (B, L, D).
+
+    Raises:
+        ValueError: for an option that is none of the above, or two that cannot go together.
     """
 
     def __init__(
@@ -84,12 +116,30 @@ class VTStage(nn.Module):
         num_tokens: int,
         num_heads: int,
         drop_path: list[float],
-        last_projector: bool,
+        tokenizer: str = "filter",
+        recurrent: bool = True,
+        relation: str = "transformer",
+        projector: bool = True,
+        last_projector: bool = False,
         device=None,
         dtype=None,
     ) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
+        check_choice("tokenizer", tokenizer, TOKENIZERS)
+        check_choice("relation", relation, RELATIONS)
+        for option, flag in (("recurrent", recurrent), ("projector", projector), ("last_projector", last_projector)):
+            if not isinstance(flag, bool):
+                raise ValueError(f"{option}={flag!r} must be True or False")
+        for option, number in (("num_tokens", num_tokens), ("token_dim", token_dim), ("num_heads", num_heads)):
+            check_positive(option, number)
+        if not projector and last_projector:
+            raise ValueError("projector=False and last_projector=True: the last module cannot have what none has")
+        if not projector and not recurrent and len(drop_path) > 1:
+            raise ValueError(
+                "projector=False and recurrent=False: nothing would read the tokens of any module but the last; "
+                "set one of the two to True"
+            )
         self.grad_checkpointing = False
         self.lift = ConvNormAct(in_chans, feature_dim, 1, **dd) if in_chans != feature_dim else nn.Identity()
         last = len(drop_path) - 1
@@ -99,8 +149,9 @@ class VTStage(nn.Module):
                 token_dim,
                 num_tokens,
                 num_heads,
-                recurrent=i > 0,
-                projector=i < last or last_projector,
+                tokenizer="recurrent" if recurrent and i > 0 else tokenizer,
+                relation=relation,
+                projector=projector and (i < last or last_projector),
                 drop_path=rate,
                 **dd,
             )

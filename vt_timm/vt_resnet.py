@@ -15,7 +15,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, make_blocks
 from torch import Tensor, nn
 
 from .shipped import shipped_cfgs
-from .visual_transformer import VTStage
+from .visual_transformer import VTStage, check_choice
 
 __all__ = ["VTResNet"]
 
@@ -34,10 +34,14 @@ class VTResNet(nn.Module):
         stem_width: channels of the 7x7 stem.
         vt_channels: C, channels of the VT stage's feature map.
         token_dim: channels of a token (the paper's C_T).
-        num_tokens: L, visual tokens.
+        num_tokens: L, visual tokens (Table 6).
         num_heads: heads of the VT modules' transformers and projectors.
-        last_projector: whether the last VT module projects its tokens onto the map. A classifier does not need it;
-            `features_only=True` turns it on.
+        tokenizer: of the first VT module, "filter", "cluster" or "pool" (Table 3).
+        recurrent: whether the later modules' tokenizers are recurrent, or all are of the first's kind (Table 4).
+        relation: between the tokens, "transformer", "graph" or "none" (Table 5).
+        projector: whether the VT modules project their tokens onto the map (Table 7).
+        last_projector: whether the last VT module does. A classifier does not need it; `features_only=True` turns
+            it on.
         num_classes: classes; 0 for no classifier.
         in_chans: channels of the image.
         global_pool: pooling over the tokens, "avg", "max", "avgmax" or "" (none).
@@ -47,9 +51,11 @@ class VTResNet(nn.Module):
     Shapes: image (B, in_chans, H, W), H and W from 32 -> logits (B, num_classes).
 
     Raises:
-        ValueError: for an unknown `block` or `global_pool`, or channels that the heads do not divide.
+        ValueError: for a value that is none of those named, channels that the heads do not divide, or two options
+            that cannot go together.
         TypeError: for an unknown keyword.
-        AssertionError: in forward, for an image under 32 x 32 pixels.
+        AssertionError: in forward, for an image under 32 x 32 pixels, or one whose map at stride 16 has fewer pixels
+            than there are clusters.
     """
 
     __constants__: ClassVar = ["min_size"]  # so that TorchScript knows it
@@ -64,6 +70,10 @@ class VTResNet(nn.Module):
         token_dim: int = 1024,
         num_tokens: int = 16,
         num_heads: int = 16,
+        tokenizer: str = "filter",
+        recurrent: bool = True,
+        relation: str = "transformer",
+        projector: bool = True,
         last_projector: bool = False,
         num_classes: int = 1000,
         in_chans: int = 3,
@@ -75,8 +85,7 @@ class VTResNet(nn.Module):
     ) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
-        if block not in BLOCKS:
-            raise ValueError(f"block={block!r}: choose one of {', '.join(BLOCKS)}")
+        check_choice("block", block, BLOCKS)
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.grad_checkpointing = False
@@ -112,6 +121,10 @@ class VTResNet(nn.Module):
             num_tokens,
             num_heads,
             drop_path=drop_path[sum(repeats) :],
+            tokenizer=tokenizer,
+            recurrent=recurrent,
+            relation=relation,
+            projector=projector,
             last_projector=last_projector,
             **dd,
         )
@@ -159,8 +172,7 @@ class VTResNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier; `global_pool=None` keeps the pooling."""
         if global_pool is not None:
-            if global_pool not in POOLS:
-                raise ValueError(f"global_pool={global_pool!r}: choose one of {', '.join(map(repr, POOLS))}")
+            check_choice("global_pool", global_pool, POOLS)
             self.global_pool = global_pool
         self.num_classes = num_classes
         if num_classes > 0:
@@ -269,23 +281,24 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: VTResNet) -> dict
     classifier has none; a new one starts as the identity).
 
     Raises:
-        RuntimeError: naming what is missing or has another shape.
+        RuntimeError: naming what is missing, has another shape or is left over.
     """
     assert model.vt_stage is not None
     last_projector = f"vt_stage.blocks.{len(model.vt_stage.blocks) - 1}.projector."
     expected = model.state_dict()
     state_dict = {k: v for k, v in state_dict.items() if k in expected or not k.startswith(last_projector)}
     missing = [k for k in expected if k not in state_dict and not k.startswith(("fc.", last_projector))]
+    left_over = [k for k in state_dict if k not in expected and not k.startswith("fc.")]
     misshapen = [
         k
         for k, v in expected.items()
         if k in state_dict and state_dict[k].shape != v.shape and not k.startswith(("fc.", "conv1."))
     ]
-    if missing or misshapen:
+    if missing or misshapen or left_over:
         raise RuntimeError(
-            f"these weights are not of this model: {len(missing)} tensors are missing and {len(misshapen)} have "
-            f"another shape, the first is {(missing + misshapen)[0]}; check the model name and its options against "
-            "the config.json beside the weights"
+            f"these weights are not of this model: {len(missing)} tensors are missing, {len(misshapen)} have another "
+            f"shape and {len(left_over)} are left over, the first is {(missing + misshapen + left_over)[0]}; check the "
+            "model name and its options against the config.json beside the weights"
         )
     return state_dict
 
@@ -330,6 +343,10 @@ def _create_vt_resnet(variant: str, pretrained: bool, **kwargs: Any) -> VTResNet
         with_weights = [tag for tag in default_cfgs[variant].tags if default_cfgs[variant].cfgs[tag].has_weights]
         kwargs["pretrained_cfg"] = next(iter(with_weights), None)
     if kwargs.get("features_only"):
+        if not kwargs.get("projector", True):
+            raise ValueError(
+                "features_only=True and projector=False: without projectors the tokens never reach the feature maps"
+            )
         kwargs.setdefault("last_projector", True)
         feature_cls = kwargs.setdefault("feature_cls", "getter")
         if feature_cls != "getter":
