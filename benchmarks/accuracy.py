@@ -39,8 +39,12 @@ def evaluate(name: str, folder: str, batch_size: int = 64, workers: int = 1) -> 
         for images, targets in tqdm(loader, disable=None):
             for meter, value in zip((top1, top5), accuracy(model(images), targets, topk=(1, 5)), strict=True):
                 meter.update(value.item(), len(targets))
+    pretrained_cfg: dict = model.pretrained_cfg  # type: ignore[assignment]
     return {
-        "model": f"{name}.{config_tag(model)}" if "." not in name else name,
+        "model": f"{pretrained_cfg['architecture']}.{pretrained_cfg['tag']}",
+        "architecture": pretrained_cfg["architecture"],
+        "tag": pretrained_cfg["tag"],
+        "options": getattr(model, "_model_args", {}),  # what timm was given to build it
         "images": top1.count,
         "top1": round(top1.avg, 3),
         "top5": round(top5.avg, 3),
@@ -48,11 +52,6 @@ def evaluate(name: str, folder: str, batch_size: int = 64, workers: int = 1) -> 
         "crop_pct": config["crop_pct"],
         "interpolation": config["interpolation"],
     }
-
-
-def config_tag(model: torch.nn.Module) -> str:
-    pretrained_cfg: dict = model.pretrained_cfg  # type: ignore[assignment]
-    return pretrained_cfg["tag"]
 
 
 def main() -> int:

@@ -1,54 +1,289 @@
-"""MACs and parameters of the VT-ResNets and the ResNets they replace, beside the paper's Table 8.
+"""Every row of the paper's Tables 1 to 8 beside ours: MACs, parameters, and how much smaller stage 5 becomes.
 
     python -m benchmarks.complexity            # print
-    python -m benchmarks.complexity --write    # and record under benchmarks/results/
+    python -m benchmarks.complexity --write    # and record as complexity.csv and complexity.md in benchmarks/results/
 
-Counted at 224 x 224 with torch's FlopCounterMode (convolutions and matrix products), halved to multiply-accumulates.
+Counted with torch's FlopCounterMode (convolutions and matrix products), halved to multiply-accumulates (MACs).
 """
 
 import argparse
+import csv
+import functools
+import inspect
+import itertools
+import json
 import sys
+from typing import Any, NamedTuple
 
 import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import vt_timm  # noqa: F401  registers the models
+import vt_timm
 
-from .paper_tables import TABLE_8
-from .records import RESULTS, facts, write_json
+from .paper_tables import ABLATIONS, TABLE_1, TABLES, Row
+from .records import RESULTS, facts
 
-__all__ = ["count"]
+__all__ = ["Comparison", "Cost", "ablation_changes", "compare", "count", "count_stage5"]
+
+ABLATED = ("tokenizer", "recurrent", "relation", "num_tokens", "projector")  # Tables 3 to 7
+MARK_OVER = 0.05  # differences from the paper over this share of its value are marked
+TITLES = {
+    1: "Table 1: how many times less than the ResNet, in all and in stage 5",
+    2: "Table 2: VT-ResNets and ResNets, basic recipe",
+    3: "Table 3: tokenizer of the first module",
+    4: "Table 4: recurrent tokenizers (RT) in the later modules",
+    5: "Table 5: relations between the tokens",
+    6: "Table 6: number of tokens",
+    7: "Table 7: projector",
+    8: "Table 8: VT-ResNets, advanced recipe, and ResNets with other attention",
+}
+# Our test model, and attention ResNets of timm that Table 8 does not have: options, and pixels, 224 where they take it.
+NOT_IN_THE_PAPER: list[tuple[str, dict[str, Any], int]] = [
+    ("vt_resnet_micro", {}, 224),
+    ("skresnet18", {}, 224),
+    ("skresnet34", {}, 224),
+    ("gcresnet50t", {}, 224),
+    ("resnet50", {"block_args": {"attn_layer": "nl"}}, 224),
+    ("lambda_resnet26t", {}, 224),
+    ("haloregnetz_b", {}, 224),
+    ("halonet26t", {}, 256),
+    ("botnet26t_256", {}, 256),
+]
 
 
-def count(name: str) -> tuple[float, float]:
-    """MACs and parameters of a timm model at 224 x 224, both in millions."""
-    model = timm.create_model(name, device="meta").eval()
+class Cost(NamedTuple):
+    """Both in millions."""
+
+    macs: float
+    params: float
+
+
+class Comparison(NamedTuple):
+    """One number of the paper and ours for the same model; None where one of the two has none."""
+
+    table: int
+    row: str
+    model: str
+    quantity: str
+    paper: float | None
+    ours: float | None
+
+    @property
+    def difference(self) -> str:
+        """Ours from the paper's, in percent of the paper's; not for accuracies, which need runs and a spread."""
+        if self.paper is None or self.ours is None or "top-1" in self.quantity:
+            return ""
+        share = self.ours / self.paper - 1
+        return f"{share:+.1%}" + (" !" if abs(share) > MARK_OVER else "")
+
+
+def count(name: str, size: int = 224, **options: Any) -> Cost:
+    """MACs and parameters of a timm model for an image of size x size pixels."""
+    return _count(name, size, json.dumps(options))[0]
+
+
+def count_stage5(name: str) -> Cost:
+    """The same for a ResNet's last stage alone, or for the VT stage in its place."""
+    return _count(name, 224, "{}")[1]
+
+
+@functools.cache
+def _count(name: str, size: int, options: str) -> tuple[Cost, Cost]:
+    model = timm.create_model(name, device="meta", **json.loads(options)).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, 224, 224, device="meta"))
-    return counter.get_total_flops() / 2e6, sum(p.numel() for p in model.parameters()) / 1e6
+        model(torch.empty(1, 3, size, size, device="meta"))
+    by_module = counter.get_flop_counts()
+    stage5 = "vt_stage" if hasattr(model, "vt_stage") else "layer4"
+    return (
+        Cost(counter.get_total_flops() / 2e6, _millions(model)),
+        Cost(
+            sum(by_module.get(f"{type(model).__name__}.{stage5}", {}).values()) / 2e6,
+            _millions(getattr(model, stage5, torch.nn.Identity())),
+        ),
+    )
+
+
+def _millions(module: torch.nn.Module) -> float:
+    return sum(p.numel() for p in module.parameters()) / 1e6
+
+
+def compare(table: int) -> list[Comparison]:
+    """Every number of one of the paper's Tables 1 to 8 with ours."""
+    if table == 1:
+        return [c for depth in TABLE_1 for c in _compare_reduction(depth)]
+    return [c for row in TABLES[table] for c in _compare_row(table, row)]
+
+
+def _compare_reduction(depth: int) -> list[Comparison]:
+    resnet, vt = f"resnet{depth}", f"vt_resnet{depth}"
+    macs, params = (a / b for a, b in zip(count(resnet), count(vt), strict=True))
+    stage5_macs, stage5_params = (a / b for a, b in zip(count_stage5(resnet), count_stage5(vt), strict=True))
+    paper = TABLE_1[depth]
+    return [
+        Comparison(1, f"R{depth}", vt, "MACs, total (x)", paper.macs, round(macs, 2)),
+        Comparison(1, f"R{depth}", vt, "MACs, stage 5 (x)", paper.stage5_macs, round(stage5_macs, 2)),
+        Comparison(1, f"R{depth}", vt, "parameters, total (x)", paper.params, round(params, 2)),
+        Comparison(1, f"R{depth}", vt, "parameters, stage 5 (x)", paper.stage5_params, round(stage5_params, 2)),
+    ]
+
+
+def _compare_row(table: int, row: Row) -> list[Comparison]:
+    macs, params = _rounded(count(row.model, **row.options)) if row.model else (None, None)
+    model = _call(row.model, row.options) if row.model else "not in timm"
+    comparisons = [
+        Comparison(table, row.label, model, "top-1 (%)", row.top1, _our_top1(table, row)),
+        Comparison(table, row.label, model, "MACs (M)", row.macs, macs),
+        Comparison(table, row.label, model, "parameters (M)", row.params, params),
+    ]
+    if row.train_top1 is not None:
+        comparisons.insert(1, Comparison(table, row.label, model, "training top-1 (%)", row.train_top1, None))
+    return comparisons
+
+
+def _our_top1(table: int, row: Row) -> float | None:
+    """On ImageNet-1k, from a record of ours of that model, options and recipe; None until there is one."""
+    if table == 8 and "(ours)" not in row.label:
+        return None
+    recipe = "advanced_in1k" if table == 8 else "basic_in1k"
+    for path in sorted(RESULTS.glob("accuracy_*.json")):
+        record = json.loads(path.read_text())
+        same_model = (record["architecture"], record["tag"]) == (row.model, recipe)
+        if same_model and _ablated(record["options"]) == _ablated(row.options):
+            return record["top1"]
+    return None
+
+
+def _ablated(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of Tables 3 to 7, defaults filled in."""
+    parameters = inspect.signature(vt_timm.VTResNet).parameters
+    return {name: options.get(name, parameters[name].default) for name in ABLATED}
+
+
+def _call(model: str, options: dict[str, Any]) -> str:
+    return " ".join([model, *(f"{k}={v}" for k, v in options.items())])
+
+
+class Change(NamedTuple):
+    """What one option changes, in millions: MACs or parameters of one row less those of another."""
+
+    table: int
+    start: str
+    end: str
+    quantity: str
+    paper: float
+    ours: float
+
+    @property
+    def verdict(self) -> str:
+        if abs(self.paper) < 0.05:
+            return "none in the paper"
+        if self.paper * self.ours <= 0:
+            return "other sign !" if self.ours else "no change !"
+        share = self.ours / self.paper - 1
+        return f"{share:+.0%}" + (" !" if abs(share) > 0.3 else "")
+
+
+def ablation_changes() -> list[Change]:
+    """The changes of Tables 3 to 7; those over 30 % from the paper's are marked."""
+    changes = []
+    for table, pairs in ABLATIONS.items():
+        rows = [list(group) for _, group in itertools.groupby(compare(table), key=lambda c: c.row)]
+        for start, end in pairs:
+            for before, after in zip(rows[start], rows[end], strict=True):
+                numbers = (before.paper, after.paper, before.ours, after.ours)
+                if "top-1" not in before.quantity and None not in numbers:
+                    paper, ours = after.paper - before.paper, after.ours - before.ours  # type: ignore[operator]
+                    quantity = before.quantity
+                    changes.append(Change(table, before.row, after.row, quantity, round(paper, 1), round(ours, 2)))
+    return changes
+
+
+INTRODUCTION = """\
+At 224 x 224 pixels. Differences are in percent of the paper's number; those over 5 % are marked `!`. The accuracy
+columns are of ImageNet-1k: ours stay empty until a run of ours fills them. Models that timm does not have keep the
+paper's numbers alone. Why some differ, and where the paper contradicts itself:
+[reading_the_paper.md](../reading_the_paper.md)."""
+NOTE_ON_TABLE_8 = """\
+The paper took the MACs of SE and CBAM on R50 and R101 from another source, whose ResNets have fewer (its footnote), as
+timm's `legacy_seresnet101` has: the stride sits in the first 1x1 convolution there, in the 3x3 in timm's others."""
+
+
+def markdown_page() -> str:
+    """All tables, as Markdown."""
+    parts = ["# The paper's Tables 1 to 8 beside ours", INTRODUCTION]
+    for table, title in TITLES.items():
+        parts += [f"## {title}", _side_by_side(compare(table))]
+    others = [
+        [_call(name, options), size, *_rounded(count(name, size, **options))]
+        for name, options, size in NOT_IN_THE_PAPER
+    ]
+    changes = [
+        [c.table, c.start, c.end, c.quantity, f"{c.paper:+g}", f"{c.ours:+g}", c.verdict] for c in ablation_changes()
+    ]
+    parts += [
+        NOTE_ON_TABLE_8,
+        "## Models that the paper does not have",
+        _grid(["timm model", "size (px)", "MACs (M)", "parameters (M)"], others),
+        "`halonet26t` and `botnet26t_256` take no image of 224 px.",
+        "## What each ablation changes",
+        "From one row of Tables 3 to 7 to another. Changes over 30 % from the paper's are marked `!`.",
+        _grid(["table", "from", "to", "quantity", "paper", "ours", "ours from the paper's"], changes),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _rounded(cost: Cost) -> tuple[float, float]:
+    return round(cost.macs, 1), round(cost.params, 2)
+
+
+def _side_by_side(comparisons: list[Comparison]) -> str:
+    rows = [list(group) for _, group in itertools.groupby(comparisons, key=lambda c: c.row)]
+    header = ["row", "timm model"]
+    for c in rows[0]:
+        header += [f"{c.quantity}, paper", "ours"] + ([] if "top-1" in c.quantity else ["difference"])
+    body = []
+    for row in rows:
+        cells = [row[0].row, row[0].model]
+        for c in row:
+            cells += [_cell(c.paper), _cell(c.ours)] + ([] if "top-1" in c.quantity else [c.difference])
+        body.append(cells)
+    return _grid(header, body)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}" if value >= 500 else f"{value:g}"
+
+
+def _grid(header: list[str], rows: list[list[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def write() -> None:
+    page, table = RESULTS / "complexity.md", RESULTS / "complexity.csv"
+    measured = "\n".join(f"- {key}: {value}" for key, value in facts().items())
+    page.write_text(f"{markdown_page()}\n## How this was measured\n\n{measured}\n")
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*Comparison._fields, "difference"])
+        for number in TITLES:
+            writer.writerows([*c, c.difference] for c in compare(number))
+        for name, options, size in NOT_IN_THE_PAPER:
+            for quantity, value in zip(
+                ("MACs (M)", "parameters (M)"), _rounded(count(name, size, **options)), strict=True
+            ):
+                writer.writerow(["", f"{size} px", _call(name, options), quantity, "", value, ""])
+    print(f"wrote {page} and {table}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="record the numbers under benchmarks/results/")
+    parser.add_argument("--write", action="store_true", help="record the tables under benchmarks/results/")
     args = parser.parse_args()
-
-    rows = []
-    print(f"{'':<14}{'MACs (M)':^28}{'parameters (M)':^28}")
-    print(f"{'model':<14}{'paper':>8}{'ours':>9}{'diff':>9}  {'paper':>8}{'ours':>9}{'diff':>9}")
-    for name, paper in TABLE_8.items():
-        macs, params = count(name)
-        rows.append({"model": name, "macs_millions": round(macs, 1), "params_millions": round(params, 2)})
-        print(
-            f"{name:<14}{paper.macs:>8.0f}{macs:>9.0f}{macs / paper.macs - 1:>+9.1%}"
-            f"  {paper.params:>8.1f}{params:>9.1f}{params / paper.params - 1:>+9.1%}"
-        )
-    macs, params = count("vt_resnet_micro")
-    rows.append({"model": "vt_resnet_micro", "macs_millions": round(macs, 1), "params_millions": round(params, 2)})
-    print(f"vt_resnet_micro (not of the paper): {macs:.0f} M MACs, {params:.2f} M parameters")
+    print(markdown_page())
     if args.write:
-        write_json(RESULTS / "complexity.json", {**facts(), "rows": rows})
+        write()
     return 0
 
 

@@ -3,6 +3,7 @@
 A test holds the pages to what this prints.
 """
 
+import csv
 import json
 
 from .records import RESULTS
@@ -19,15 +20,16 @@ def _accuracy(model: str) -> dict | None:
 
 def models_table() -> str:
     """README: cost, and top-1 of the shipped weights."""
-    cost = {row["model"]: row for row in json.loads((RESULTS / "complexity.json").read_text())["rows"]}
+    with (RESULTS / "complexity.csv").open() as file:
+        cost = {(row["model"], row["quantity"]): float(row["ours"]) for row in csv.DictReader(file) if row["ours"]}
     lines = []
     for name in MODELS:
         accuracy = _accuracy(name)
-        resnet = cost.get(name.removeprefix("vt_"))
-        share = f"{cost[name]['macs_millions'] / resnet['macs_millions']:.2f}" if resnet else ""
+        macs, params = cost[name, "MACs (M)"], cost[name, "parameters (M)"]
+        resnet_macs = cost.get((name.removeprefix("vt_"), "MACs (M)"))
+        share = f"{macs / resnet_macs:.2f}" if resnet_macs else ""
         top1 = f"{accuracy['top1']:.2f} % at {accuracy['input_size'][-1]} px" if accuracy else "none"
-        row = cost[name]
-        lines.append(f"| `{name}` | {row['params_millions']:.1f} | {row['macs_millions']:.0f} | {share} | {top1} |")
+        lines.append(f"| `{name}` | {params:.1f} | {macs:.0f} | {share} | {top1} |")
     return "\n".join(lines)
 
 
