@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .shipped import shipped_cfgs
 from .visual_transformer import VTStage, check_choice
+from .warm_start import BackboneSource, load_backbone
 
 __all__ = ["VTResNet"]
 
@@ -59,6 +60,7 @@ class VTResNet(nn.Module):
     """
 
     __constants__: ClassVar = ["min_size"]  # so that TorchScript knows it
+    __jit_unused_properties__: ClassVar = ["_model_args"]
 
     def __init__(
         self,
@@ -135,6 +137,15 @@ class VTResNet(nn.Module):
         self.head_drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
         self.init_weights()
+
+    @property
+    def _model_args(self) -> dict[str, Any]:
+        """What timm keeps to rebuild a saved model: not where its first weights came from."""
+        return self.__dict__.get("_kept_args", {})
+
+    @_model_args.setter
+    def _model_args(self, args: dict[str, Any]) -> None:
+        self.__dict__["_kept_args"] = {k: v for k, v in args.items() if k != "pretrained_backbone"}
 
     @torch.jit.ignore
     def init_weights(self) -> None:
@@ -336,7 +347,13 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_vt_resnet(variant: str, pretrained: bool, **kwargs: Any) -> VTResNet:
+def _create_vt_resnet(
+    variant: str, pretrained: bool, pretrained_backbone: BackboneSource | None = None, **kwargs: Any
+) -> VTResNet:
+    if pretrained and pretrained_backbone is not None:
+        raise ValueError(
+            "pretrained=True and pretrained_backbone: the first fills the whole model; choose one of the two"
+        )
     if pretrained and not any(
         map(_names_weights, (kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")))
     ):
@@ -352,12 +369,15 @@ def _create_vt_resnet(variant: str, pretrained: bool, **kwargs: Any) -> VTResNet
         if feature_cls != "getter":
             raise ValueError(f"{variant} supports feature_cls='getter' only, not {feature_cls!r}")
     try:
-        return build_model_with_cfg(VTResNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
+        model = build_model_with_cfg(VTResNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
     except (SafetensorError, FileNotFoundError) as error:
         raise RuntimeError(
             f"the weights of {variant} are missing or damaged ({str(error) or 'no such file'}): "
             "reinstall vt_timm, or fetch the model folder again"
         ) from error
+    if pretrained_backbone is not None:
+        load_backbone(model, pretrained_backbone)
+    return model
 
 
 def _names_weights(cfg: str | dict[str, Any] | PretrainedCfg | None) -> bool:
