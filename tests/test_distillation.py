@@ -1,0 +1,164 @@
+"""The teacher, and the loss of section 5.2 by hand."""
+
+import copy
+import math
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models import save_for_hf
+from timm.task import LogitDistillationTask
+from torch import nn
+
+import vt_timm
+from tests.conftest import fill
+from vt_timm.distillation import Teacher, create_teacher, distillation_task
+
+
+class Logits(nn.Module):
+    """A classifier whose logits are given."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits, dtype=torch.float64))
+        self.num_classes, self.in_chans = self.logits.shape[1], 3
+        self.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+    def forward(self, x):
+        return self.logits
+
+
+def softmax(values):
+    exponentials = [math.exp(v) for v in values]
+    return [e / sum(exponentials) for e in exponentials]
+
+
+@pytest.fixture
+def teacher_folder(tmp_path):
+    """A teacher with its own size, normalisation and classes, as a Hub folder."""
+    model = fill(timm.create_model("resnet10t", num_classes=5))
+    model.pretrained_cfg |= {"input_size": (3, 80, 80), "test_input_size": None, "pool_size": None}
+    model.pretrained_cfg |= {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bicubic"}
+    save_for_hf(model, tmp_path, safe_serialization=True)
+    return f"local-dir:{tmp_path}"
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_the_loss_is_section_5_2_by_hand(temperature):
+    student_logits, teacher_logits, labels = (
+        [[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]],
+        [[2.0, 0.0, -1.0], [1.0, 1.0, 0.0]],
+        [2, 1],
+    )
+    student, teacher = Logits(student_logits), Logits(teacher_logits)
+    task = distillation_task(student, teacher, temperature=temperature, verbose=False)
+    result = task(torch.zeros(2, 3, 4, 4), torch.tensor(labels))
+
+    divergence = cross_entropy = 0.0
+    for s, t, label in zip(student_logits, teacher_logits, labels, strict=True):
+        p = softmax([v / temperature for v in t])
+        q = softmax([v / temperature for v in s])
+        divergence += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True)) / 2
+        cross_entropy -= math.log(softmax(s)[label]) / 2
+    expected = 0.8 * temperature**2 * divergence + 0.2 * cross_entropy
+    assert result["loss"].item() == pytest.approx(expected)
+    result["loss"].backward()
+    assert student.logits.grad.any() and teacher.logits.grad is None
+
+
+def test_the_teacher_sees_its_own_size_and_normalisation(teacher_folder):
+    """Inside timm's task its logits are those of the teacher run alone on the same photo, prepared for it."""
+    student = timm.create_model("vt_resnet_micro", num_classes=5)
+    task = distillation_task(student, teacher_folder, verbose=False)
+    photo = torch.rand(2, 3, 64, 96)  # values as after decoding
+    mean, std = (torch.tensor(student.pretrained_cfg[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
+    given = (photo - mean) / std
+    seen = task.teacher(task.teacher.normalize_input(given, task.student_mean, task.student_std))
+
+    alone = timm.create_model(teacher_folder, pretrained=True).eval()
+    resized = F.interpolate(photo, (80, 80), mode="bicubic", align_corners=False, antialias=True)
+    prepared = (resized - torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)) / torch.tensor([0.4, 0.5, 0.6]).view(
+        1, 3, 1, 1
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(seen, alone(prepared), rtol=1e-4, atol=1e-4)
+
+
+def test_images_of_the_teachers_size_are_left_alone(teacher_folder):
+    teacher = create_teacher(teacher_folder)
+    images = torch.randn(2, 3, 80, 80)
+    with torch.no_grad():
+        assert torch.equal(teacher(images), teacher.model(images))
+
+
+def test_the_teacher_is_frozen_and_stays_in_eval_mode(teacher_folder):
+    teacher = create_teacher(teacher_folder)
+    nn.Sequential(teacher).train()
+    assert not any(m.training for m in teacher.modules())
+    assert not any(p.requires_grad for p in teacher.parameters())
+    before = copy.deepcopy(teacher.state_dict())
+    assert not teacher(torch.randn(2, 3, 80, 80)).requires_grad
+    for name, value in teacher.state_dict().items():  # also the batch norms' statistics
+        assert torch.equal(value, before[name])
+
+
+def test_the_teacher_runs_under_autocast(teacher_folder):
+    task = distillation_task(timm.create_model("vt_resnet_micro", num_classes=5), teacher_folder, verbose=False)
+    seen = []
+    task.teacher.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = task(torch.randn(2, 3, 64, 64), torch.tensor([0, 1]))["loss"]
+    loss.backward()
+    assert seen == [torch.bfloat16] and loss.isfinite()
+
+
+def test_checkpoint_and_ema_are_the_students_alone(teacher_folder):
+    student = timm.create_model("vt_resnet_micro", num_classes=5)
+    task = distillation_task(student, teacher_folder, verbose=False)
+    task.setup_ema(decay=0.9)
+    task(torch.randn(2, 3, 64, 64), torch.tensor([0, 1]))["loss"].backward()
+    task.update_ema(step=1)
+    state = {**task.get_checkpoint_state(), **task.get_checkpoint_state(ema=True)}
+    assert state["state_dict"].keys() == state["state_dict_ema"].keys() == student.state_dict().keys()
+    assert not any(isinstance(m, Teacher) for m in task.get_trainable_module(ema=True).modules())
+
+
+def test_stock_timm_takes_the_teacher_by_name(teacher_folder, monkeypatch):
+    """As train.py does with `--kd-model-name vt_teacher`."""
+    monkeypatch.setenv("VT_TIMM_TEACHER", teacher_folder)
+    student = timm.create_model("vt_resnet_micro", num_classes=5)
+    task = LogitDistillationTask(student, "vt_teacher", criterion=nn.CrossEntropyLoss(), verbose=False)
+    assert isinstance(task.teacher.model, Teacher) and task.teacher.model.size == (80, 80)
+    torch.testing.assert_close(task.teacher.mean_kd.flatten(), torch.tensor([0.1, 0.2, 0.3]))
+    assert task(torch.randn(2, 3, 64, 64), torch.tensor([0, 1]))["kd_loss"].isfinite()
+
+
+def test_the_default_teacher_is_the_papers(monkeypatch):
+    asked = []
+
+    def create_model(name, **kwargs):
+        asked.append((name, kwargs["pretrained"]))
+        return Logits([[0.0] * 1000])
+
+    monkeypatch.setattr(vt_timm.distillation.timm, "create_model", create_model)
+    create_teacher()
+    assert asked == [("fbnetv3_g.ra2_in1k", True)]
+    assert timm.get_pretrained_cfg("fbnetv3_g.ra2_in1k").input_size == (3, 240, 240)
+
+
+def test_a_teacher_of_other_classes_is_refused(teacher_folder):
+    with pytest.raises(ValueError, match="has 5 classes and the student 10; distillation needs the same classes"):
+        distillation_task(timm.create_model("vt_resnet_micro", num_classes=10), teacher_folder)
+
+
+@pytest.mark.parametrize("source", ["fbnetv3_g.ra2_in1k", "local-dir:/nowhere", "no_such_model", "resnet10t.untrained"])
+def test_a_teacher_out_of_reach_is_one_clear_line(source):
+    with pytest.raises(RuntimeError, match=f"the teacher {source} cannot be loaded: .*name another") as error:
+        create_teacher(source)
+    assert "\n" not in str(error.value)
+
+
+def test_an_untrained_teacher_is_refused():
+    with pytest.raises(ValueError, match="vt_teacher is a trained teacher"):
+        timm.create_model("vt_teacher", pretrained=False)

@@ -1,0 +1,142 @@
+"""Distillation (section 5.2): a frozen teacher that sees images at its own size, for timm's `LogitDistillationTask`.
+
+`loss = 0.8 T^2 KL(softmax(teacher / T) || softmax(student / T)) + 0.2 cross_entropy(student, label)`, the paper's
+weights; it gives no temperature T, and 1 leaves the two terms on one scale (timm's default, 4, multiplies the first by
+16).
+"""
+
+import os
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models import register_model
+from timm.task import LogitDistillationTask
+from torch import Tensor, nn
+
+__all__ = ["FBNETV3_G", "Teacher", "create_teacher", "distillation_task", "vt_teacher"]
+
+FBNETV3_G = "fbnetv3_g.ra2_in1k"  # the paper's teacher
+TEACHER_VARIABLE = "VT_TIMM_TEACHER"
+DISTILL_WEIGHT, TASK_WEIGHT, TEMPERATURE = 0.8, 0.2, 1.0
+
+
+class Teacher(nn.Module):
+    """A frozen classifier, always in eval mode, that resizes what it is given to its own input size.
+
+    timm's distillation hands its teacher the student's images in the teacher's normalisation, which it reads from
+    `pretrained_cfg`, but at the student's size.
+
+    Args:
+        model: a classifier; the input size and interpolation of its `pretrained_cfg` count, without one images keep
+            their size.
+
+    Shapes: images (B, C, H, W), normalised as `pretrained_cfg` says -> logits (B, num_classes).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        config: dict[str, Any] = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
+        self.model = model.eval().requires_grad_(False)
+        self.pretrained_cfg = config
+        self.num_classes, self.in_chans = model.num_classes, getattr(model, "in_chans", 3)
+        self.size = tuple(config["input_size"][-2:]) if "input_size" in config else None
+        self.interpolation = "bicubic" if config.get("interpolation") == "bicubic" else "bilinear"
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stays in eval mode, whatever the task that holds it is set to."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        if self.size is not None and images.shape[-2:] != self.size:
+            images = F.interpolate(images, self.size, mode=self.interpolation, align_corners=False, antialias=True)
+        return self.model(images)
+
+
+def create_teacher(
+    source: str = FBNETV3_G,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **kwargs: Any,
+) -> Teacher:
+    """A pretrained teacher by any name that timm takes: a model and tag, `local-dir:FOLDER`, `hf-hub:ORG/NAME`.
+
+    Args:
+        source: the name.
+        num_classes: the student's classes; the teacher must have as many of its own, since timm would give it a new,
+            random head otherwise.
+        in_chans: channels of the image; timm adapts the teacher's first convolution.
+        device, dtype: of the teacher.
+        kwargs: more for `timm.create_model`.
+
+    Raises:
+        ValueError: if the teacher's classes are not the student's in number.
+        RuntimeError: if the teacher cannot be loaded.
+    """
+    try:
+        model = timm.create_model(source, pretrained=True, in_chans=in_chans, device=device, dtype=dtype, **kwargs)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        raise RuntimeError(
+            f"the teacher {source} cannot be loaded: {reason}; name another, for instance local-dir:FOLDER with the "
+            "config.json and model.safetensors of a model on this machine"
+        ) from error
+    if num_classes is not None and model.num_classes != num_classes:
+        raise ValueError(
+            f"the teacher {source} has {model.num_classes} classes and the student {num_classes}; distillation needs "
+            "the same classes in the same order: choose a teacher that was trained on them"
+        )
+    return Teacher(model)
+
+
+def distillation_task(
+    student: nn.Module,
+    teacher: str | nn.Module = FBNETV3_G,
+    criterion: nn.Module | None = None,
+    distill_loss_weight: float = DISTILL_WEIGHT,
+    task_loss_weight: float = TASK_WEIGHT,
+    temperature: float = TEMPERATURE,
+    device: torch.device | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """timm's `LogitDistillationTask` with the paper's weights and a teacher at its own size.
+
+    Args:
+        student: the model to train.
+        teacher: a name for `create_teacher`, or a module.
+        criterion: the other loss, cross entropy if not given.
+        distill_loss_weight, task_loss_weight: weights of the two terms.
+        temperature: T, divides the logits of both.
+        device: of teacher and task.
+        kwargs: more for timm's task.
+
+    Returns:
+        A module that takes images and labels and returns a dict of "loss", "output", "task_loss" and "kd_loss".
+    """
+    if isinstance(teacher, str):
+        teacher = create_teacher(teacher, student.num_classes, student.in_chans, device)  # type: ignore[arg-type]
+    elif not isinstance(teacher, Teacher):
+        teacher = Teacher(teacher)
+    return LogitDistillationTask(
+        student,
+        teacher,
+        criterion=criterion or nn.CrossEntropyLoss(),
+        distill_loss_weight=distill_loss_weight,
+        task_loss_weight=task_loss_weight,
+        temperature=temperature,
+        device=device,
+        **kwargs,
+    )
+
+
+@register_model
+def vt_teacher(pretrained: bool = True, num_classes: int | None = None, **kwargs: Any) -> Teacher:
+    """`create_teacher` under a name for `--kd-model-name` of timm's `train.py`; VT_TIMM_TEACHER says another source."""
+    if not pretrained:
+        raise ValueError("vt_teacher is a trained teacher: create it with pretrained=True")
+    kwargs = {k: v for k, v in kwargs.items() if v is not None}
+    return create_teacher(os.environ.get(TEACHER_VARIABLE, FBNETV3_G), num_classes, **kwargs)
