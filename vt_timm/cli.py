@@ -1,4 +1,4 @@
-"""Command line: `vt-timm models | classify | attention` (also `python -m vt_timm`)."""
+"""Command line: `vt-timm models | classify | attention | recipes | run` (also `python -m vt_timm`)."""
 
 import argparse
 import difflib
@@ -20,6 +20,8 @@ from tqdm import tqdm
 
 from . import __version__, record_attention
 from .images import ImageError, display_view, find_images, model_input, read_image
+from .recipes import find_recipe, list_recipes
+from .timm_scripts import SCRIPTS, ScriptError
 
 OK, SOME_SKIPPED, FAILED = 0, 1, 2  # exit status
 DEFAULT_MODEL = "vt_resnet18"
@@ -168,6 +170,29 @@ def attention(args: argparse.Namespace) -> int:
     return OK
 
 
+def recipes(args: argparse.Namespace) -> int:
+    """The training recipes, a line each, or one of them whole."""
+    if args.name:
+        try:
+            print(find_recipe(args.name).read_text(), end="")
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+        return OK
+    summaries = list_recipes()
+    width = max(map(len, summaries))
+    for name, summary in summaries.items():
+        print(f"{name:<{width}}  {summary}")
+    return OK
+
+
+def run_timm_script(args: argparse.Namespace) -> int:
+    """One of timm's own scripts, in this process."""
+    from .run import run_script
+
+    run_script(args.script, args.arguments, args.given)
+    return OK
+
+
 def parser() -> argparse.ArgumentParser:
     main_parser = argparse.ArgumentParser(prog="vt-timm", description="Visual Transformers for timm.")
     main_parser.add_argument("--version", action="version", version=f"vt_timm {__version__}")
@@ -191,6 +216,20 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--module", type=_positive, default=1, metavar="N", help="which VT module (default: 1)")
     _add_model_arguments(command)
     command.set_defaults(run=attention)
+
+    command = commands.add_parser("recipes", help="list the training recipes, or print one")
+    command.add_argument("name", nargs="?", metavar="NAME", help="the recipe to print")
+    command.set_defaults(run=recipes)
+
+    command = commands.add_parser(
+        "run",
+        help="run timm's own train.py and other scripts with these models",
+        usage="vt-timm run [--from PATH] SCRIPT [ARGUMENT ...]",
+    )
+    command.add_argument("--from", dest="given", metavar="PATH", help="timm's repository, or the script")
+    command.add_argument("script", metavar="SCRIPT", help=", ".join(SCRIPTS))
+    command.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="the script's own arguments")
+    command.set_defaults(run=run_timm_script)
     return main_parser
 
 
@@ -220,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = args.run(args)
         sys.stdout.flush()
         return status
-    except (CommandError, ImageError) as error:
+    except (CommandError, ImageError, ScriptError) as error:
         print(f"vt-timm: {error}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:  # the reader, such as `head`, has seen enough

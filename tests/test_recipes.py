@@ -1,0 +1,138 @@
+"""The recipes: every key is one of timm's, and the numbers are the paper's."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+
+from vt_timm import cli
+from vt_timm.recipes import FOLDER, find_recipe, list_recipes
+
+RECIPES = sorted(FOLDER.glob("*.yaml"))
+# Names of the arguments of timm's train.py (August 2026), so that a mistyped key fails without a checkout at hand.
+ARGUMENTS = (Path(__file__).parent / "train_arguments.txt").read_text().split()
+CHECKOUT = os.environ.get("VT_TIMM_SCRIPTS")
+
+
+def settings(name):
+    return yaml.safe_load(find_recipe(name).read_text())
+
+
+def test_they_are_all_there():
+    assert set(list_recipes()) == {
+        "basic_in1k", "advanced_in1k", "advanced_nokd_in1k", "finetune", "basic_imagenette", "distillation_imagenette",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_key_is_an_argument_of_train_py(path):
+    assert set(yaml.safe_load(path.read_text())) <= set(ARGUMENTS)
+
+
+@pytest.mark.skipif(not CHECKOUT, reason="needs timm's train.py: set VT_TIMM_SCRIPTS to a clone of its repository")
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_train_py_parses_it(path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("timm_train", Path(CHECKOUT) / "train.py")
+    train = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(path), "--data-dir", "x"])
+    args, _ = train._parse_args()
+    known = {action.dest: action for action in train.parser._actions}
+    for key, value in yaml.safe_load(path.read_text()).items():
+        assert getattr(args, key) == value
+        kind = known[key].type
+        if kind in (int, float):  # argparse converts no defaults, so a text in place of a number would get through
+            for one in value if isinstance(value, list) else [value]:
+                assert isinstance(one, (int, float)) and kind(one) == one, key
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_it_opens_with_the_command_and_what_to_expect(path):
+    text = path.read_text()
+    comment = " ".join(line[1:] for line in text.splitlines() if line.startswith("#"))
+    assert f"run train --config {path.stem} --data-dir" in comment
+    assert "%" in comment or "what it reaches depends" in comment or "no such row" in comment
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def learning_rates(recipe):
+    """Of every epoch, by timm's own optimiser and scheduler."""
+    model = torch.nn.Linear(2, 2)
+    optimizer = create_optimizer_v2(model, opt=recipe["opt"], lr=recipe["lr"], weight_decay=recipe["weight_decay"])
+    scheduler, epochs = create_scheduler_v2(
+        optimizer,
+        sched=recipe["sched"],
+        num_epochs=recipe["epochs"],
+        decay_epochs=recipe["decay_epochs"],
+        decay_rate=recipe["decay_rate"],
+        warmup_epochs=recipe["warmup_epochs"],
+        warmup_lr=recipe.get("warmup_lr", 0),
+        warmup_prefix=recipe.get("warmup_prefix", False),
+    )
+    rates = []
+    for epoch in range(epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        scheduler.step(epoch + 1)
+    return optimizer, rates
+
+
+def test_basic_is_section_5_1():
+    recipe = settings("basic_in1k")
+    optimizer, rates = learning_rates(recipe)
+    assert type(optimizer).__name__ == "SGD" and optimizer.defaults["nesterov"]
+    assert (recipe["momentum"], recipe["weight_decay"]) == (0.9, 4e-5)
+    assert rates == pytest.approx([0.1] * 30 + [0.01] * 30 + [0.001] * 30)
+    assert 8 * recipe["batch_size"] == 256  # on the paper's 8 GPUs
+    assert recipe["smoothing"] == 0 and "aa" not in recipe and "model_ema" not in recipe
+
+
+def test_advanced_is_section_5_2():
+    recipe = settings("advanced_in1k")
+    optimizer, rates = learning_rates(recipe)
+    assert "RMSprop" in type(optimizer).__name__
+    assert len(rates) == 400
+    assert rates[:6] == pytest.approx([0.01 + (0.16 - 0.01) * i / 5 for i in range(6)])
+    assert rates[5:] == pytest.approx([0.16 * 0.9875**i for i in range(395)])
+    assert 16 * recipe["batch_size"] == 2048 and recipe["sync_bn"]
+    assert recipe["model_ema"] and recipe["model_ema_decay"] == 0.99985
+    assert (recipe["aa"], recipe["smoothing"], recipe["drop"]) == ("original", 0.1, 0.2)
+    assert 1 - recipe["drop_path"] == pytest.approx(0.9)  # survival
+    assert recipe["kd_model_name"] == "fbnetv3_g.ra2_in1k" and timm.is_model("fbnetv3_g")
+    assert (recipe["distill_loss_weight"], recipe["task_loss_weight"], recipe["kd_temperature"]) == (0.8, 0.2, 1.0)
+
+
+def test_without_distillation_all_else_is_the_same():
+    with_teacher, without = settings("advanced_in1k"), settings("advanced_nokd_in1k")
+    teacher = {"kd_model_name", "kd_distill_type", "kd_temperature", "distill_loss_weight", "task_loss_weight"}
+    assert with_teacher.keys() - without.keys() == teacher
+    assert without == {k: v for k, v in with_teacher.items() if k not in teacher}
+
+
+@pytest.mark.parametrize("name", ["vt_resnet18", "resnet18"])
+def test_models_take_the_recipes_regularisation(name):
+    recipe = settings("advanced_in1k")
+    model = timm.create_model(name, drop_rate=recipe["drop"], drop_path_rate=recipe["drop_path"], device="meta")
+    assert any(getattr(m, "drop_prob", 0) == pytest.approx(0.1) for m in model.modules())
+
+
+def test_the_command_lists_and_prints_them(capsys):
+    assert cli.main(["recipes"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == sorted(list_recipes())
+    assert all(len(line.split()) > 5 for line in listed)
+    assert cli.main(["recipes", "basic_in1k"]) == 0
+    assert capsys.readouterr().out == (FOLDER / "basic_in1k.yaml").read_text()
+
+
+def test_an_unknown_recipe_offers_the_closest(capsys):
+    assert cli.main(["recipes", "basic_in1"]) == 2
+    assert "did you mean basic_in1k" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="there are advanced_in1k, "):
+        find_recipe("zzz")

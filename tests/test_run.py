@@ -1,0 +1,298 @@
+"""`vt-timm run`: finding timm's scripts, and what goes around its train.py."""
+
+import base64
+import csv
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.models import load_state_dict, save_for_hf
+
+from vt_timm import cli, timm_scripts
+from vt_timm.timm_scripts import ScriptError, find_script
+
+STAND_IN = Path(__file__).parent / "stand_in_train.py"
+CHECKOUT = os.environ.get("VT_TIMM_SCRIPTS")
+needs_checkout = pytest.mark.skipif(
+    not CHECKOUT, reason="needs timm's own scripts: set VT_TIMM_SCRIPTS to a clone of its repository"
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two classes of noise, bright and dark, as train/ and val/ folders."""
+    root = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for split, number in (("train", 12), ("val", 4)):
+        for label, low in (("bright", 128), ("dark", 0)):
+            (root / split / label).mkdir(parents=True)
+            for i in range(number):
+                pixels = random.integers(low, low + 127, (48, 48, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / label / f"{i}.png")
+    return root
+
+
+def run_process(*arguments, script="train", given=CHECKOUT):
+    """The command in a process of its own: exit status, stdout, stderr."""
+    command = [sys.executable, "-m", "vt_timm", "run", "--from", given, script, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment)
+    return result.returncode, result.stdout, result.stderr
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """The same in this process, with the stand-in: many times faster."""
+
+    def run_here(*arguments, given=STAND_IN):
+        monkeypatch.setattr(sys, "argv", sys.argv)
+        status = cli.main(["run", "--from", str(given), "train", *map(str, arguments)])
+        return status, *capsys.readouterr()
+
+    return run_here
+
+
+# --- where the scripts are
+
+
+def test_a_path_given_comes_first_then_the_variable(tmp_path, monkeypatch):
+    for folder in ("given", "variable"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train.py").write_text("")
+    monkeypatch.setenv("VT_TIMM_SCRIPTS", str(tmp_path / "variable"))
+    assert find_script("train", str(tmp_path / "given")) == tmp_path / "given" / "train.py"
+    assert find_script("train", str(tmp_path / "given" / "train.py")) == tmp_path / "given" / "train.py"
+    assert find_script("train") == tmp_path / "variable" / "train.py"
+
+
+def test_then_the_checkout_of_an_editable_timm(tmp_path, monkeypatch):
+    monkeypatch.delenv("VT_TIMM_SCRIPTS", raising=False)
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "version.py").write_text("__version__ = '9.9.9'\n")
+    (tmp_path / "train.py").write_text("")
+    monkeypatch.setattr(timm_scripts.timm, "__file__", str(tmp_path / "timm" / "__init__.py"))
+    assert find_script("train") == tmp_path / "train.py"
+    assert timm_scripts.script_version(tmp_path / "train.py") == "9.9.9"
+
+
+class GitHub(BaseHTTPRequestHandler):
+    """Answers as GitHub's contents interface does, as long as `files` has the path."""
+
+    files: dict[str, bytes] = {}  # noqa: RUF012
+    asked: list[str] = []  # noqa: RUF012
+    damage = False
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        name = self.path.partition("?")[0].lstrip("/")
+        if name not in self.files:
+            return self.send_error(404, "Not Found")
+        content = self.files[name]
+        sha = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        sent = content[:-1] if self.damage else content
+        body = json.dumps({"sha": sha, "content": base64.encodebytes(sent).decode()}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def github(tmp_path, monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), GitHub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    GitHub.files, GitHub.asked, GitHub.damage = {"train.py": b"print('timm')\n"}, [], False
+    monkeypatch.delenv("VT_TIMM_SCRIPTS", raising=False)
+    monkeypatch.setenv("VT_TIMM_SCRIPTS_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield GitHub
+    server.shutdown()
+    server.server_close()
+
+
+def test_then_a_download_of_the_installed_versions_tag_that_is_kept(github):
+    path = find_script("train")
+    assert path.read_bytes() == b"print('timm')\n"
+    assert github.asked == [f"/train.py?ref=v{timm.__version__}"]
+    assert timm_scripts.script_version(path) == timm.__version__
+    assert find_script("train") == path and len(github.asked) == 1
+
+
+def test_a_damaged_download_is_not_kept(github):
+    github.damage = True
+    with pytest.raises(ScriptError, match="damaged file; try again, or run `git clone --branch v"):
+        find_script("train")
+    github.damage = False
+    assert find_script("train").read_bytes() == b"print('timm')\n"
+
+
+def test_a_damaged_cache_is_fetched_again(github):
+    path = find_script("train")
+    path.write_bytes(b"print('ti")
+    assert find_script("train").read_bytes() == b"print('timm')\n" and len(github.asked) == 2
+
+
+def test_nothing_reachable_says_what_to_run(github, monkeypatch, capsys):
+    version = timm.__version__
+    clone = f"git clone --branch v{version} https://github.com/huggingface/pytorch-image-models"
+    for url in (None, "http://127.0.0.1:1"):  # a server without the file, no server
+        if url:
+            monkeypatch.setenv("VT_TIMM_SCRIPTS_URL", url)
+        assert cli.main(["run", "validate", "--help"]) == 2
+        error = capsys.readouterr().err
+        assert clone in error and "VT_TIMM_SCRIPTS=pytorch-image-models" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "given"), [("distributed_train", None), ("train", "/nowhere")])
+def test_a_wrong_name_or_path_is_one_line(name, given, capsys):
+    assert cli.main(["run", *(["--from", given] if given else []), name]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and ("choose one of train, validate" in error or "/nowhere: there is no" in error)
+
+
+def test_another_version_is_warned_of(run, tmp_path, photos):
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "version.py").write_text("__version__ = '0.0.1'\n")
+    (tmp_path / "train.py").write_text(STAND_IN.read_text())
+    status, _, err = run("--data-dir", photos, "--num-classes", 2, "--epochs", 0, given=tmp_path)
+    assert status == 0 and f"train.py is of timm 0.0.1, installed is {timm.__version__}" in err
+
+
+def test_a_script_that_wants_another_timm_is_one_line(run, tmp_path):
+    (tmp_path / "train.py").write_text("from timm import not_there_yet\n")
+    status, _, err = run(given=tmp_path)
+    assert status == 2 and "does not run with the installed timm" in err and "Traceback" not in err
+
+
+def test_as_a_module(photos):
+    """As torchrun starts it."""
+    arguments = ("--data-dir", photos, "--num-classes", 2, "--epochs", 1)
+    status, out, err = run_process(*arguments, given=STAND_IN)
+    assert status == 0 and "epoch 0 " in out, err
+
+
+# --- what goes around train.py
+
+
+def epochs(out):
+    return dict(re.findall(r"^epoch (\d+) (.*)$", out, re.MULTILINE))
+
+
+def test_our_models_are_registered_and_recipes_found_by_name(run, photos, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("lr: 0.3\nnum_classes: 2\n")
+    status, out, err = run("--config", recipe, "--data-dir", photos, "--epochs", 1)
+    assert (status, "lr 0.3" in out) == (0, True), err
+    status, _, err = run("--config", "finetune", "--data-dir", photos)  # found, and more than the stand-in knows
+    assert status == 2 and "recipes/finetune.yaml: this train.py has no setting" in err
+
+
+def test_an_epochs_randomness_depends_on_seed_and_epoch_alone(run, photos):
+    common = ("--data-dir", photos, "--num-classes", 2)
+    whole, resumed, other = (
+        epochs(run(*common, *more)[1]) for more in ((), ("--start-epoch", 1), ("--seed", 7, "--epochs", 1))
+    )
+    assert len(set(whole.values())) == 3
+    assert resumed == {k: whole[k] for k in ("1", "2")}  # data order and augmentation too
+    assert other["0"] != whole["0"]
+
+
+def test_resume_auto(run, photos, tmp_path):
+    common = ("--data-dir", photos, "--num-classes", 2, "--epochs", 0, "--output", tmp_path, "--resume", "auto")
+    assert "resume ''" in run(*common, "--experiment", "run")[1]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.pth.tar").touch()
+    assert f"resume '{tmp_path}/run/last.pth.tar'" in run(*common, "--experiment", "run")[1]
+    status, _, err = run(*common)
+    assert status == 2 and "--resume auto needs --experiment" in err
+
+
+def test_any_teacher_is_wrapped(run, photos, tmp_path, monkeypatch):
+    save_for_hf(timm.create_model("resnet10t", num_classes=2), tmp_path, safe_serialization=True)
+    common = ("--data-dir", photos, "--num-classes", 2, "--epochs", 0)
+    monkeypatch.setenv("VT_TIMM_TEACHER", f"local-dir:{tmp_path}")
+    for name in (f"local-dir:{tmp_path}", "vt_teacher"):
+        status, out, err = run(*common, "--kd-model-name", name)
+        assert status == 0 and "teacher Teacher" in out, err
+
+
+TWO = ["--data-dir", "PHOTOS", "--num-classes", "2"]
+HAS_TWO = "the data has 2 classes (bright, dark, ...) and vt_resnet_micro"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "basic_in1"], "no recipe and no file is called basic_in1; did you mean basic_in1k"),
+        (["--config=advanced"], "did you mean advanced_in1k"),
+        (["--data-dir", "/nowhere"], "--data-dir /nowhere: there is no such folder"),
+        ([], "no data: name the folder"),
+        (["--data-dir", str(Path(__file__).parent)], "cannot read the data of split train: Found 0 images"),
+        (["--data-dir", "PHOTOS"], f"{HAS_TWO} 1000: pass --num-classes 2"),
+        (["--data-dir", "PHOTOS", "--num-classes", "10"], f"{HAS_TWO} 10: pass --num-classes 2"),
+        ([*TWO, "--model", "vt_resnet_mini"], "Unknown model (vt_resnet_mini); did you mean vt_resnet_micro"),
+        ([*TWO, "--kd-model-name", "vt_resnet_micro"], "has 10 classes and the student 2"),
+        ([*TWO, "--kd-model-name", "fbnetv3_g.ra2_in1k"], "the teacher fbnetv3_g.ra2_in1k cannot be loaded"),
+    ],
+)
+def test_bad_input_is_one_clear_line_before_training(run, arguments, message, photos):
+    status, out, err = run(*[a.replace("PHOTOS", str(photos)) for a in arguments])
+    assert status == 2 and message in err.splitlines()[-1] and "epoch" not in out
+
+
+def test_a_mistyped_setting_is_named(run, tmp_path, photos):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("num_clases: 2\n")
+    status, _, err = run("--config", recipe, "--data-dir", photos)
+    assert status == 2 and "this train.py has no setting num_clases; did you mean num_classes?" in err
+
+
+# --- the real scripts, where they are at hand
+
+REAL = ("--model", "vt_resnet_micro", "--num-classes", 2, "--img-size", 32, "--device", "cpu", "--workers", 1)
+
+
+@needs_checkout
+def test_real_train_resumes_as_if_it_had_not_stopped(photos, tmp_path):
+    settings = (*REAL, "--config", "advanced_nokd_in1k", "--batch-size", 8, "--lr", 0.01, "--warmup-epochs", 0)
+    settings += ("--model-ema-decay", 0.9, "--data-dir", photos, "--output", tmp_path)
+    for experiment, *more in (("whole", "--epochs", 3), ("parts", "--epochs", 1),
+                              ("parts", "--epochs", 3, "--resume", "auto")):  # fmt: skip
+        status, _, err = run_process(*settings, "--experiment", experiment, *more)
+        assert status == 0, err
+    for use_ema in (False, True):
+        whole, parts = (load_state_dict(str(tmp_path / n / "last.pth.tar"), use_ema) for n in ("whole", "parts"))
+        assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    with (tmp_path / "whole" / "summary.csv").open() as one, (tmp_path / "parts" / "summary.csv").open() as other:
+        last = [list(csv.DictReader(file))[-1] for file in (one, other)]
+    assert last[0] == last[1]
+
+
+@needs_checkout
+def test_real_train_distils(photos, tmp_path):
+    save_for_hf(timm.create_model("resnet10t", num_classes=2), tmp_path / "teacher", safe_serialization=True)
+    settings = (*REAL, "--config", "advanced_in1k", "--batch-size", 8, "--epochs", 1, "--data-dir", photos)
+    teacher = ("--kd-model-name", f"local-dir:{tmp_path}/teacher")
+    status, _, err = run_process(*settings, *teacher, "--output", tmp_path)
+    assert status == 0 and "task_weight=0.2, distill_weight=0.8" in err and "temperature=1.0" in err
+
+
+@needs_checkout
+def test_real_validate_knows_our_models(photos):
+    arguments = ("--data-dir", photos, "--split", "val", *REAL)
+    status, out, err = run_process(*arguments, script="validate")
+    assert status == 0 and '"top1"' in out, err
