@@ -3,16 +3,18 @@
 import datetime
 import json
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+import yaml
 
 import vt_timm
 
-__all__ = ["RESULTS", "facts", "write_json"]
+__all__ = ["RESULTS", "facts", "keep_run", "write_json"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -51,3 +53,29 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n")
     print(f"wrote {path}")
+
+
+def keep_run(run: Path, name: str, log: Path) -> Path:
+    """Keep a run folder of timm's train.py as `benchmarks/results/runs/NAME`, without this machine's paths.
+
+    Args:
+        run: its output folder, with args.yaml and summary.csv.
+        name: what to call it.
+        log: what train.py printed.
+    """
+    record = RESULTS / "runs" / name
+    record.mkdir(parents=True, exist_ok=True)
+    args = yaml.safe_load((run / "args.yaml").read_text())
+    args = {key: _last_part(value) if isinstance(value, str) else value for key, value in args.items()}
+    (record / "args.yaml").write_text(yaml.safe_dump(args))
+    (record / "summary.csv").write_text((run / "summary.csv").read_text())
+    kept = re.compile(r"Train|Test|\*{3}|Model|Scheduled|Created|LogitDistillationTask")
+    lines = [line for line in log.read_text().splitlines() if kept.match(line)]
+    (record / "train.log").write_text("\n".join(lines) + "\n")
+    return record
+
+
+def _last_part(value: str) -> str:
+    """`local-dir:/home/me/model` -> `local-dir:model`."""
+    prefix, colon, path = value.rpartition(":")
+    return f"{prefix}{colon}{Path(path).name}" if path.startswith(("/", "~")) else value

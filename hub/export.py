@@ -10,7 +10,6 @@ Writes `hub/NAME/config.json` and `model.safetensors` (16-bit floats, EMA weight
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -20,10 +19,9 @@ from timm.data import ImageNetInfo
 from timm.models import load_state_dict, save_for_hf, split_model_name_tag
 
 import vt_timm  # noqa: F401  registers the models
-from benchmarks.records import RESULTS
+from benchmarks.records import keep_run
 
 HUB = Path(__file__).parent
-PATH_ARGUMENTS = ("data_dir", "output")
 
 
 def export(run: Path, name: str, class_folders: Path, test_size: int) -> None:
@@ -62,19 +60,6 @@ def export(run: Path, name: str, class_folders: Path, test_size: int) -> None:
     config.write_text(json.dumps(contents, indent=2) + "\n")
 
 
-def keep_record(run: Path, name: str, log: Path) -> None:
-    record = RESULTS / "runs" / name
-    record.mkdir(parents=True, exist_ok=True)
-    args = yaml.safe_load((run / "args.yaml").read_text())
-    for key in PATH_ARGUMENTS:
-        args[key] = Path(args[key]).name if args.get(key) else args.get(key)
-    (record / "args.yaml").write_text(yaml.safe_dump(args))
-    (record / "summary.csv").write_text((run / "summary.csv").read_text())
-    kept = re.compile(r"Train|Test|\*{3}|Model|Scheduled|Created")
-    lines = [line for line in log.read_text().splitlines() if kept.match(line)]
-    (record / "train.log").write_text("\n".join(lines) + "\n")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="train.py's output folder: args.yaml, summary.csv, last.pth.tar")
@@ -87,7 +72,7 @@ def main() -> int:
         if not needed.is_file():
             parser.error(f"{needed}: no such file")
     export(args.run, args.name, args.class_folders, args.test_size)
-    keep_record(args.run, args.name, args.log)
+    keep_run(args.run, args.name, args.log)
     print(HUB / args.name)
     return 0
 

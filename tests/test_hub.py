@@ -7,6 +7,7 @@ import timm
 import torch
 import yaml
 
+from benchmarks import records
 from hub import export
 from tests.conftest import fill
 
@@ -15,7 +16,7 @@ from tests.conftest import fill
 def run(tmp_path, monkeypatch):
     """What train.py leaves behind, for a model with an option and two classes."""
     monkeypatch.setattr(export, "HUB", tmp_path / "hub")
-    monkeypatch.setattr(export, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
     run = tmp_path / "run"
     run.mkdir()
     for wordnet_id in ("n02102040", "n01440764"):
@@ -53,7 +54,7 @@ def test_a_run_becomes_a_folder_that_gives_the_same_logits(run, tmp_path):
 
 def test_the_record_keeps_the_run_without_this_machines_paths(run, tmp_path):
     folder, _ = run
-    export.keep_record(folder, "vt_resnet_micro.trial_two", folder / "log")
+    records.keep_run(folder, "vt_resnet_micro.trial_two", folder / "log")
     record = tmp_path / "results" / "runs" / "vt_resnet_micro.trial_two"
     assert "somebody" not in "".join(p.read_text() for p in record.iterdir())
     assert yaml.safe_load((record / "args.yaml").read_text())["data_dir"] == "imagenette2-224"
