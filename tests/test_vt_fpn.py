@@ -1,0 +1,179 @@
+"""FPN and VT-FPN: cost, wiring, and what every segmenter must do."""
+
+import json
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from benchmarks.complexity import count_segmenter
+from benchmarks.paper_tables import FPN_TABLES
+from tests.conftest import fill
+from vt_timm import Segmenter, create_segmenter
+from vt_timm.vt_fpn import FPN, VTFPN, SemanticHead
+
+SMALL = dict(channels=32, token_dim=64, num_heads=4)
+
+
+def build(neck="vt_fpn", backbone="vt_resnet_micro", num_classes=5, **kwargs):
+    options = {"channels": 32} if neck == "fpn" else SMALL
+    return fill(create_segmenter(neck, backbone, num_classes, **{**options, **kwargs}))
+
+
+def images(height=64, width=96):
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("table", FPN_TABLES)
+@pytest.mark.parametrize("depth", [50, 101])
+def test_cost_is_that_of_tables_9_and_10(table, depth):
+    rows = [row for row in FPN_TABLES[table] if row.backbone == f"resnet{depth}"]
+    fpn, vt_fpn = (count_segmenter(row) for row in rows)
+    assert fpn.neck == pytest.approx(rows[0].neck, rel=0.01)
+    assert vt_fpn.neck == pytest.approx(rows[1].neck, rel=0.05)
+    assert fpn.neck / vt_fpn.neck >= 6.4
+    for cost, row in zip((fpn, vt_fpn), rows, strict=True):
+        assert cost.total_stride_in_1x1 == pytest.approx(row.total, rel=0.01)
+        assert cost.total == pytest.approx(row.total, rel=0.045)
+
+
+def test_vt_fpn_is_figure_4():
+    """Level by level: one transformer relates all tokens, each map gets back its own."""
+    neck = fill(VTFPN([3, 4, 5, 6], channels=8, tokens=[1, 2, 3, 4], token_dim=16, depth=2, num_heads=4)).eval()
+    features = [torch.randn(2, c, 16 // 2**i, 24 // 2**i) for i, c in enumerate((3, 4, 5, 6))]
+    actual = neck(features)
+    levels = [
+        torch.einsum("oc,bchw->bohw", lateral.weight[:, :, 0, 0], f) + lateral.bias[:, None, None]
+        for lateral, f in zip(neck.laterals, features, strict=True)
+    ]
+    tokens = torch.cat([neck.tokenizers[i](level) for i, level in enumerate(levels)], dim=1)
+    assert tokens.shape == (2, 10, 16)
+    tokens = neck.transformer[1](neck.transformer[0](tokens))
+    for i, (start, end) in enumerate([(0, 1), (1, 3), (3, 6), (6, 10)]):
+        torch.testing.assert_close(actual[i], neck.projectors[i](levels[i], tokens[:, start:end]))
+
+
+def test_levels_tell_one_another_through_the_tokens():
+    for neck in (VTFPN([4] * 4, **SMALL), FPN([4] * 4, 32)):
+        fill(neck).eval()
+        features = [torch.randn(1, 4, 16 // 2**i, 16 // 2**i) for i in range(4)]
+        before = neck(features)
+        features[3] = features[3] + 1
+        assert not torch.allclose(before[0], neck(features)[0])
+
+
+def test_a_new_vt_fpn_hands_out_the_laterals():
+    """Its projectors start at zero, so that training starts from a plain pyramid."""
+    neck = VTFPN([4] * 4, **SMALL)
+    features = [torch.randn(2, 4, 8, 8) for _ in range(4)]
+    for level, lateral, feature in zip(neck(features), neck.laterals, features, strict=True):
+        torch.testing.assert_close(level, lateral(feature))
+
+
+def test_head_has_detectrons_shape():
+    head = SemanticHead(32, [4, 8, 16, 32], num_classes=7)
+    assert [len(convolutions) for convolutions in head.scales] == [1, 1, 2, 3]
+    convolutions = [m for m in head.modules() if isinstance(m, nn.Conv2d)]
+    assert [c.kernel_size for c in convolutions] == [(3, 3)] * 7 + [(1, 1)]
+    assert {c.out_channels for c in convolutions} == {128, 7}
+    assert sum(isinstance(m, nn.GroupNorm) for m in head.modules()) == 7
+    levels = [torch.randn(1, 32, *size) for size in ((119, 60), (60, 30), (30, 15), (15, 8))]  # of 473 x 240 pixels
+    assert head(levels).shape == (1, 7, 119, 60)
+
+
+@pytest.mark.parametrize("neck", ["fpn", "vt_fpn"])
+@pytest.mark.parametrize(
+    "backbone", ["resnet18", "vt_resnet_micro", "convnext_atto", "efficientnet_b0", "swin_tiny_patch4_window7_224"]
+)
+def test_any_backbone_with_four_levels(neck, backbone):
+    size = (224, 224) if "swin" in backbone else (64, 96)
+    model = build(neck, backbone).eval()
+    with torch.no_grad():
+        assert model(images(*size)).shape == (2, 5, *size)
+
+
+@pytest.mark.parametrize("neck", ["fpn", "vt_fpn"])
+@pytest.mark.parametrize("size", [(64, 64), (33, 47), (119, 121), (473, 64)])
+def test_any_size(neck, size):
+    with torch.no_grad():
+        assert build(neck).eval()(images(*size)).shape == (2, 5, *size)
+
+
+@pytest.mark.parametrize("options", [dict(), dict(tokens=[2, 3, 4, 5]), dict(depth=3), dict(token_dim=32)], ids=str)
+def test_every_parameter_learns(options):
+    model = build(**options).train()
+    model(images()).square().sum().backward()
+    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any() or not p.grad.isfinite().all()]
+    assert not dead
+
+
+@pytest.mark.parametrize("neck", ["fpn", "vt_fpn"])
+def test_trace_and_export_agree(neck):
+    model, x = build(neck).eval(), images()
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(torch.jit.trace(model, x)(x), expected)
+        torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("neck", "options"), [("fpn", dict(channels=48)), ("vt_fpn", dict(tokens=[2, 2, 4, 4], depth=2))], ids=str
+)
+def test_a_saved_folder_gives_the_same_logits(neck, options, tmp_path):
+    model = build(neck, **options).eval()
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["neck"] == neck
+    assert (tmp_path / "model.safetensors").is_file() and not list(tmp_path.glob("*.bin"))
+    again = Segmenter.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(again(images()), model(images()))
+
+
+def test_a_pretrained_backbone_is_kept_and_not_looked_for_again(tmp_path, monkeypatch):
+    model = create_segmenter("vt_fpn", "vt_resnet_micro", 5, pretrained_backbone=True, **SMALL)
+    trained = timm.create_model("vt_resnet_micro", pretrained=True)
+    assert torch.equal(model.backbone.model.layer3[0].conv1.weight, trained.layer3[0].conv1.weight)
+    model.save_pretrained(tmp_path)
+    create_model = timm.create_model
+    asked = []
+    monkeypatch.setattr(
+        timm, "create_model", lambda *a, **k: asked.append(k.get("pretrained")) or create_model(*a, **k)
+    )
+    again = Segmenter.from_pretrained(tmp_path)
+    assert torch.equal(again.backbone.model.layer3[0].conv1.weight, trained.layer3[0].conv1.weight)
+    assert asked and not any(asked)
+
+
+def test_attention_is_recorded_of_every_level():
+    from vt_timm import record_attention
+
+    model = build(backbone="resnet10t", tokens=[1, 2, 3, 4]).eval()
+    with record_attention(model) as maps, torch.no_grad():
+        model(images(64, 96))
+    assert [tuple(m.shape) for m in maps] == [(2, 1, 16, 24), (2, 2, 8, 12), (2, 3, 4, 6), (2, 4, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(neck="pan"), "neck='pan': choose one of 'fpn', 'vt_fpn'"),
+        (dict(num_classes=0), "num_classes=0 must be a whole number"),
+        (dict(tokens=[8, 8]), r"tokens=\[8, 8\] must be one number, or one for each of the 4 levels"),
+        (dict(tokens=0), "tokens=0 must be a whole number"),
+        (dict(depth=0), "depth=0 must be a whole number"),
+        (dict(token_dim=100), "token_dim=100 must be a multiple of 2 \\* num_heads"),
+        (dict(channels=30), "must be a multiple of num_heads=4"),
+        (dict(backbone="vit_tiny_patch16_224"), r"has feature maps at strides \[16, 16, 16\]; a pyramid needs four"),
+        (dict(backbone="no_such_net"), "backbone='no_such_net' cannot hand out feature maps: Unknown model"),
+    ],
+)
+def test_wrong_options_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        create_segmenter(**{"neck": "vt_fpn", "backbone": "vt_resnet_micro", "num_classes": 5, **SMALL, **arguments})
+
+
+@pytest.mark.parametrize("neck", ["fpn", "vt_fpn"])
+def test_unknown_options_are_type_errors(neck):
+    with pytest.raises(TypeError, match="not_an_option"):
+        create_segmenter(neck, "vt_resnet_micro", 5, not_an_option=1)

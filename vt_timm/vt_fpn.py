@@ -1,0 +1,260 @@
+"""VT-FPN and the panoptic FPN that it replaces, for semantic segmentation (paper, section 4 and Figure 4).
+
+Shape suffixes: B batch, C channels of the pyramid, H W height and width of a level, L tokens of a level, S tokens of
+all levels, D channels of a token.
+"""
+
+import itertools
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from timm.layers import Format
+from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
+
+from .projector import Projector
+from .tokenizers import FilterTokenizer
+from .transformer import TokenTransformer
+from .visual_transformer import check_choice, check_positive
+
+__all__ = ["FPN", "NECKS", "VTFPN", "Segmenter", "SemanticHead", "create_segmenter"]
+
+LEVELS = 4
+HEAD_STRIDE = 4  # of the map that the levels are summed on
+
+
+class FPN(nn.Module):
+    """Feature pyramid network: 1x1 laterals to C channels, added top-down, then a 3x3 convolution a level.
+
+    Args:
+        in_channels: channels of the backbone's levels, finest first.
+        channels: C.
+
+    Shapes: one (B, in_channels[i], H_i, W_i) a level -> one (B, C, H_i, W_i) a level.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
+        super().__init__()
+        self.pyramid = FeaturePyramidNetwork(list(in_channels), channels)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        return list(self.pyramid(OrderedDict((str(i), f) for i, f in enumerate(features))).values())
+
+
+class VTFPN(nn.Module):
+    """VT-FPN, Figure 4 right: tokens of each level, one transformer over all, each level's own tokens projected back.
+
+    `X_i = W_i feature_i`; `T_i = tokenizer_i(X_i)`; `T_1 .. T_4 = transformer(concat(T_1 .. T_4))`;
+    `X_i = projector_i(X_i, T_i)`. The laterals W_i are those of the FPN; nothing is added top-down and there are no 3x3
+    convolutions, since the tokens carry what the levels have to tell one another.
+
+    Args:
+        in_channels: channels of the backbone's levels, finest first.
+        channels: C.
+        tokens: L, of every level, or one number a level.
+        token_dim: D.
+        depth: transformer layers.
+        num_heads: heads of transformer and projectors.
+
+    Shapes: one (B, in_channels[i], H_i, W_i) a level -> one (B, C, H_i, W_i) a level.
+
+    Raises:
+        ValueError: if there are not as many numbers of tokens as levels, or the heads do not divide the channels.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int = 256,
+        tokens: int | Sequence[int] = 8,
+        token_dim: int = 1024,
+        depth: int = 1,
+        num_heads: int = 16,
+    ) -> None:
+        super().__init__()
+        tokens = [tokens] * len(in_channels) if isinstance(tokens, int) else list(tokens)
+        if len(tokens) != len(in_channels):
+            raise ValueError(f"tokens={tokens} must be one number, or one for each of the {len(in_channels)} levels")
+        for number in tokens:
+            check_positive("tokens", number)
+        for option, value in (("token_dim", token_dim), ("depth", depth), ("num_heads", num_heads)):
+            check_positive(option, value)
+        self.tokens = tokens
+        self.laterals = nn.ModuleList(nn.Conv2d(chans, channels, kernel_size=1) for chans in in_channels)
+        self.tokenizers = nn.ModuleList(FilterTokenizer(channels, token_dim, number) for number in tokens)
+        self.transformer = nn.Sequential(*(TokenTransformer(token_dim, num_heads) for _ in range(depth)))
+        self.projectors = nn.ModuleList(Projector(channels, token_dim, num_heads) for _ in in_channels)
+        for m in self.laterals.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_uniform_(m.weight, a=1)  # as torchvision's FPN
+                nn.init.zeros_(m.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        levels_BCHW = [lateral(feature) for lateral, feature in zip(self.laterals, features, strict=True)]
+        tokens_BLD = [tokenize(level) for tokenize, level in zip(self.tokenizers, levels_BCHW, strict=True)]
+        tokens_BSD = self.transformer(torch.cat(tokens_BLD, dim=1))
+        tokens_BLD = list(tokens_BSD.split(self.tokens, dim=1))
+        return [
+            project(level, tokens)
+            for project, level, tokens in zip(self.projectors, levels_BCHW, tokens_BLD, strict=True)
+        ]
+
+
+class SemanticHead(nn.Module):
+    """Head of panoptic FPN, in Detectron2's shape: every level to 128 channels at stride 4, summed, classified.
+
+    A level at stride s passes max(1, log2(s / 4)) times through a 3x3 convolution, group norm and ReLU, each followed
+    by bilinear upsampling by 2 unless it is at stride 4 already.
+
+    Args:
+        channels: C, of the levels.
+        strides: of the levels, finest first, powers of two from 4.
+        num_classes: classes.
+        hidden: channels of the sum.
+
+    Shapes: one (B, C, H_i, W_i) a level -> logits (B, num_classes, H_1, W_1).
+    """
+
+    def __init__(self, channels: int, strides: Sequence[int], num_classes: int, hidden: int = 128) -> None:
+        super().__init__()
+        self.strides = list(strides)
+        self.scales = nn.ModuleList(
+            nn.ModuleList(
+                Conv2dNormActivation(channels if i == 0 else hidden, hidden, norm_layer=_group_norm)
+                for i in range(max(1, self.upsamplings(stride)))
+            )
+            for stride in strides
+        )
+        self.classifier = nn.Conv2d(hidden, num_classes, kernel_size=1)
+
+    @staticmethod
+    def upsamplings(stride: int) -> int:
+        return int(math.log2(stride // HEAD_STRIDE))
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        # By size and not by a factor of 2: an image of 473 px has maps of 119, 60, 30 and 15.
+        size_at = {stride: level.shape[-2:] for stride, level in zip(self.strides, levels, strict=True)}
+        total = torch.zeros((), device=levels[0].device, dtype=levels[0].dtype)
+        for stride, x, convolutions in zip(self.strides, levels, self.scales, strict=True):
+            for convolution in convolutions:  # type: ignore[attr-defined]
+                x = convolution(x)
+                if stride > HEAD_STRIDE:
+                    stride //= 2
+                    x = F.interpolate(x, size_at[stride], mode="bilinear", align_corners=False)
+            total = total + x
+        return self.classifier(total)
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+NECKS = {"fpn": FPN, "vt_fpn": VTFPN}
+
+
+class Segmenter(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="vt_timm",
+    pipeline_tag="image-segmentation",
+    license="apache-2.0",
+    tags=["semantic-segmentation", "visual-transformer"],
+):
+    """Backbone, neck and head: `logits = head(neck(backbone(image)))`, upsampled to the image.
+
+    `save_pretrained(FOLDER)` writes config.json and model.safetensors, `from_pretrained(FOLDER or ORG/NAME)` reads
+    them, `push_to_hub(ORG/NAME)` publishes them. `create_segmenter` also fills the backbone with pretrained weights.
+
+    Args:
+        neck: "fpn" or "vt_fpn".
+        backbone: any timm model with `features_only` whose maps reach four levels from stride 4 on.
+        num_classes: classes.
+        neck_options: more for the neck: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`, `num_heads`.
+        backbone_options: more for `timm.create_model`, such as `in_chans`.
+
+    Shapes: image (B, 3, H, W), normalised -> logits (B, num_classes, H, W).
+
+    Raises:
+        ValueError: for an unknown neck, and for a backbone without four levels.
+    """
+
+    def __init__(
+        self,
+        neck: str = "vt_fpn",
+        backbone: str = "resnet50",
+        num_classes: int = 21,
+        neck_options: dict[str, Any] | None = None,
+        backbone_options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("neck", neck, NECKS)
+        check_positive("num_classes", num_classes)
+        self.backbone, strides = _four_levels(backbone, backbone_options or {})
+        self.num_classes = num_classes
+        self.channels_are_last = getattr(self.backbone, "output_fmt", None) == Format.NHWC  # Swin and its kin
+        options: dict[str, Any] = {"channels": 256, **(neck_options or {})}
+        self.neck = NECKS[neck](self.backbone.feature_info.channels(), **options)  # type: ignore[operator,union-attr]
+        self.head = SemanticHead(options["channels"], strides, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.backbone(images)
+        if self.channels_are_last:
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
+        logits = self.head(self.neck(features))
+        return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[int]]:
+    """A backbone that hands out its four deepest maps, the first at stride 4, and their strides."""
+    try:
+        info: Any = timm.create_model(name, features_only=True, device="meta").feature_info
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
+        raise ValueError(f"backbone={name!r} cannot hand out feature maps: {str(error).splitlines()[0]}") from error
+    reductions = info.reduction()
+    indices = [i for i, stride in enumerate(reductions) if stride >= HEAD_STRIDE][:LEVELS]
+    strides = [reductions[i] for i in indices]
+    doubling = all(b in (a, 2 * a) for a, b in itertools.pairwise(strides))
+    if len(strides) < LEVELS or strides[0] != HEAD_STRIDE or not doubling:
+        raise ValueError(
+            f"backbone={name!r} has feature maps at strides {reductions}; a pyramid needs four, from stride 4 on, each "
+            "at the stride of the one before or twice it, as resnet50, convnext_tiny or vt_resnet18 have"
+        )
+    return timm.create_model(name, features_only=True, out_indices=indices, **options), strides
+
+
+def create_segmenter(
+    neck: str,
+    backbone: str = "resnet50",
+    num_classes: int = 21,
+    pretrained_backbone: bool = False,
+    backbone_options: dict[str, Any] | None = None,
+    **neck_options: Any,
+) -> Segmenter:
+    """Build the panoptic-FPN baseline or VT-FPN on a timm backbone.
+
+        model = vt_timm.create_segmenter("vt_fpn", backbone="resnet50", num_classes=59)
+
+    Args:
+        neck: "fpn" or "vt_fpn".
+        backbone: any timm model with `features_only` and four levels, also `local-dir:FOLDER`.
+        num_classes: classes.
+        pretrained_backbone: whether the backbone starts from its pretrained weights; those are not looked for again
+            when the saved segmenter is loaded.
+        backbone_options: more for `timm.create_model`.
+        neck_options: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`, `num_heads`.
+
+    Raises:
+        ValueError: for an unknown neck or option, and for a backbone without four levels.
+    """
+    model = Segmenter(neck, backbone, num_classes, neck_options, backbone_options)
+    if pretrained_backbone:
+        options = {**(backbone_options or {}), "out_indices": model.backbone.feature_info.out_indices}  # type: ignore[union-attr]
+        weights = timm.create_model(backbone, pretrained=True, features_only=True, **options).state_dict()
+        model.backbone.load_state_dict(weights)
+    return model
