@@ -23,7 +23,7 @@ from vt_timm.tokenizers import grid_attention, kmeans, pool_pixels
 
 from .records import RESULTS, facts, write_json
 
-__all__ = ["listing_1", "ours"]
+__all__ = ["listing_1", "ours", "resident_bytes"]
 
 BATCH, CHANNELS, SIZE, TOKENS, ITERATIONS = 32, 512, 14, 16, 6
 
@@ -72,12 +72,13 @@ def _measure_memory(way: str) -> int:
     x = feature_map()
     WAYS[way](x[:1], TOKENS, 1)  # libraries load what they need
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _status("VmHWM")
+    before = resident_bytes("VmHWM")
     WAYS[way](x, TOKENS, ITERATIONS)
-    return _status("VmHWM") - before
+    return resident_bytes("VmHWM") - before
 
 
-def _status(field: str) -> int:
+def resident_bytes(field: str) -> int:
+    """A field of this process that Linux gives in kB, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 

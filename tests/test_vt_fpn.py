@@ -163,7 +163,7 @@ def test_attention_is_recorded_of_every_level():
         (dict(tokens=0), "tokens=0 must be a whole number"),
         (dict(depth=0), "depth=0 must be a whole number"),
         (dict(token_dim=100), "token_dim=100 must be a multiple of 2 \\* num_heads"),
-        (dict(channels=30), "must be a multiple of num_heads=4"),
+        (dict(channels=30), "must be a multiple of num_heads=8"),
         (dict(backbone="vit_tiny_patch16_224"), r"has feature maps at strides \[16, 16, 16\]; a pyramid needs four"),
         (dict(backbone="no_such_net"), "backbone='no_such_net' cannot hand out feature maps: Unknown model"),
     ],

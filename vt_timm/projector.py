@@ -1,7 +1,7 @@
 """Projector: visual tokens back onto the feature map (paper, section 3.3).
 
 Shape suffixes: B batch, C channels of the feature map, H W its height and width, P = H*W pixels, L tokens,
-D channels of a token, h heads, d = C/h channels of a head.
+D channels of a token, h heads, d = C/h channels of a head, N = B*h.
 """
 
 import math
@@ -48,7 +48,7 @@ class Projector(nn.Module):
         self.key = nn.Linear(token_dim, feature_dim, bias=False, **dd)
         self.value = nn.Linear(token_dim, feature_dim, bias=False, **dd) if feature_dim != token_dim else nn.Identity()
         self.bn = nn.BatchNorm1d(feature_dim, **dd)
-        self.attention = nn.Softmax(dim=2)
+        self.attention = nn.Softmax(dim=1)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.reset_parameters()
 
@@ -61,17 +61,17 @@ class Projector(nn.Module):
 
     def forward(self, feature_BCHW: Tensor, tokens_BLD: Tensor) -> Tensor:
         B, C, H, W = feature_BCHW.shape
-        feature_BhdP = feature_BCHW.flatten(2).unflatten(1, (self.num_heads, self.head_dim))
+        feature_NdP = feature_BCHW.flatten(2).reshape(B * self.num_heads, self.head_dim, H * W)
         key_BLhd = self.key(tokens_BLD).unflatten(2, (self.num_heads, self.head_dim))
         # Over the tokens of the batch: L rows an image instead of P, and the same affine map once trained.
         value_BLhd = self.bn(self.value(tokens_BLD).flatten(0, 1)).view(key_BLhd.shape)
         # (X W_Q) K^T = X (K W_Q^T)^T: W_Q meets L keys instead of P pixels, the same product for fewer MACs.
         # (B, L, h, e) x (h, d, e) -> (B, h, L, d)
         key_BhLd = torch.einsum("blhe,hde->bhld", key_BLhd, self.query) * self.scale
-        # (B, h, L, d) x (B, h, d, P) -> (B, h, L, P)
-        attention_BhLP = self.attention(key_BhLd @ feature_BhdP)
-        # (B, h, d, L) x (B, h, L, P) -> (B, h, d, P)
-        update_BhdP = value_BLhd.permute(0, 2, 3, 1) @ attention_BhLP
-        update_BCHW = self.drop_path(update_BhdP.view(B, C, H, W))
+        # (N, L, d) x (N, d, P) -> (N, L, P); bmm, since matmul of four dimensions takes twice as long
+        attention_NLP = self.attention(torch.bmm(key_BhLd.flatten(0, 1), feature_NdP))
+        # (N, d, L) x (N, L, P) -> (N, d, P)
+        update_NdP = torch.bmm(value_BLhd.permute(0, 2, 3, 1).flatten(0, 1), attention_NLP)
+        update_BCHW = self.drop_path(update_NdP.view(B, C, H, W))
         update_BCHW += feature_BCHW
         return update_BCHW

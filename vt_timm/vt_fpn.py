@@ -60,7 +60,9 @@ class VTFPN(nn.Module):
         tokens: L, of every level, or one number a level.
         token_dim: D.
         depth: transformer layers.
-        num_heads: heads of transformer and projectors.
+        num_heads: heads of the transformer.
+        projector_heads: heads of the projectors; 8 have 32 channels each, as in VT-R18, and half the attention maps
+            over the finest level that 16 have.
 
     Shapes: one (B, in_channels[i], H_i, W_i) a level -> one (B, C, H_i, W_i) a level.
 
@@ -76,6 +78,7 @@ class VTFPN(nn.Module):
         token_dim: int = 1024,
         depth: int = 1,
         num_heads: int = 16,
+        projector_heads: int = 8,
     ) -> None:
         super().__init__()
         tokens = [tokens] * len(in_channels) if isinstance(tokens, int) else list(tokens)
@@ -83,13 +86,14 @@ class VTFPN(nn.Module):
             raise ValueError(f"tokens={tokens} must be one number, or one for each of the {len(in_channels)} levels")
         for number in tokens:
             check_positive("tokens", number)
-        for option, value in (("token_dim", token_dim), ("depth", depth), ("num_heads", num_heads)):
+        sizes = dict(token_dim=token_dim, depth=depth, num_heads=num_heads, projector_heads=projector_heads)
+        for option, value in sizes.items():
             check_positive(option, value)
         self.tokens = tokens
         self.laterals = nn.ModuleList(nn.Conv2d(chans, channels, kernel_size=1) for chans in in_channels)
         self.tokenizers = nn.ModuleList(FilterTokenizer(channels, token_dim, number) for number in tokens)
         self.transformer = nn.Sequential(*(TokenTransformer(token_dim, num_heads) for _ in range(depth)))
-        self.projectors = nn.ModuleList(Projector(channels, token_dim, num_heads) for _ in in_channels)
+        self.projectors = nn.ModuleList(Projector(channels, token_dim, projector_heads) for _ in in_channels)
         for m in self.laterals.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_uniform_(m.weight, a=1)  # as torchvision's FPN
@@ -175,7 +179,9 @@ class Segmenter(
         neck: "fpn" or "vt_fpn".
         backbone: any timm model with `features_only` whose maps reach four levels from stride 4 on.
         num_classes: classes.
-        neck_options: more for the neck: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`, `num_heads`.
+        class_names: what the classes are called, kept in config.json.
+        neck_options: more for the neck: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`,
+            `num_heads`, `projector_heads`.
         backbone_options: more for `timm.create_model`, such as `in_chans`.
 
     Shapes: image (B, 3, H, W), normalised -> logits (B, num_classes, H, W).
@@ -189,18 +195,28 @@ class Segmenter(
         neck: str = "vt_fpn",
         backbone: str = "resnet50",
         num_classes: int = 21,
+        class_names: list[str] | None = None,
         neck_options: dict[str, Any] | None = None,
         backbone_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_choice("neck", neck, NECKS)
         check_positive("num_classes", num_classes)
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(f"num_classes={num_classes} and {len(class_names)} class_names: one name a class")
         self.backbone, strides = _four_levels(backbone, backbone_options or {})
         self.num_classes = num_classes
+        self.class_names = class_names or [f"class {i}" for i in range(num_classes)]
         self.channels_are_last = getattr(self.backbone, "output_fmt", None) == Format.NHWC  # Swin and its kin
         options: dict[str, Any] = {"channels": 256, **(neck_options or {})}
         self.neck = NECKS[neck](self.backbone.feature_info.channels(), **options)  # type: ignore[operator,union-attr]
         self.head = SemanticHead(options["channels"], strides, num_classes)
+
+    @property
+    def normalization(self) -> dict[str, tuple[float, ...]]:
+        """Mean and standard deviation of the colours that the backbone expects."""
+        config: dict[str, Any] = self.backbone.pretrained_cfg  # type: ignore[assignment]
+        return {"mean": tuple(config["mean"]), "std": tuple(config["std"])}
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.backbone(images)
@@ -233,6 +249,7 @@ def create_segmenter(
     backbone: str = "resnet50",
     num_classes: int = 21,
     pretrained_backbone: bool = False,
+    class_names: list[str] | None = None,
     backbone_options: dict[str, Any] | None = None,
     **neck_options: Any,
 ) -> Segmenter:
@@ -246,13 +263,15 @@ def create_segmenter(
         num_classes: classes.
         pretrained_backbone: whether the backbone starts from its pretrained weights; those are not looked for again
             when the saved segmenter is loaded.
+        class_names: what the classes are called.
         backbone_options: more for `timm.create_model`.
-        neck_options: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`, `num_heads`.
+        neck_options: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`,
+            `num_heads`, `projector_heads`.
 
     Raises:
         ValueError: for an unknown neck or option, and for a backbone without four levels.
     """
-    model = Segmenter(neck, backbone, num_classes, neck_options, backbone_options)
+    model = Segmenter(neck, backbone, num_classes, class_names, neck_options, backbone_options)
     if pretrained_backbone:
         options = {**(backbone_options or {}), "out_indices": model.backbone.feature_info.out_indices}  # type: ignore[union-attr]
         weights = timm.create_model(backbone, pretrained=True, features_only=True, **options).state_dict()

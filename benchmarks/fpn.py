@@ -1,0 +1,106 @@
+"""VT-FPN against the FPN that it replaces: time and peak memory of the necks, and of the whole networks, in one run.
+
+    python -m benchmarks.fpn            # print
+    python -m benchmarks.fpn --write    # and record as benchmarks/results/fpn.json
+
+Inference of one image of 800 x 1216 pixels on one CPU thread in float32, ResNet-50, the two in turn. Memory is the peak
+of the resident size over what the process had before, each in a process of its own (Linux only).
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import vt_timm
+
+from .clustering import resident_bytes
+from .records import RESULTS, facts, write_json
+
+SIZE = (800, 1216)
+CHANNELS, STRIDES = (256, 512, 1024, 2048), (4, 8, 16, 32)
+KINDS = ("fpn", "vt_fpn")
+
+
+def features() -> list[Tensor]:
+    """Maps of a ResNet-50, as random numbers: what a neck costs does not depend on them."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(1, c, SIZE[0] // s, SIZE[1] // s, generator=generator)
+        for c, s in zip(CHANNELS, STRIDES, strict=True)
+    ]
+
+
+def build(kind: str, whole: bool) -> tuple[nn.Module, Tensor | list[Tensor]]:
+    torch.set_num_threads(1)
+    model = vt_timm.create_segmenter(kind, "resnet50", 54).eval()
+    return (model, torch.randn(1, 3, *SIZE)) if whole else (model.neck, features())
+
+
+def measure_time(whole: bool, pairs: int) -> dict:
+    ways = {kind: build(kind, whole) for kind in KINDS}
+    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    with torch.inference_mode():
+        for pair in range(pairs + 1):
+            for kind, (module, given) in ways.items():
+                start = time.perf_counter()
+                module(given)
+                if pair:  # the first warms up
+                    seconds[kind].append(time.perf_counter() - start)
+    ratios = sorted(a / b for a, b in zip(seconds["fpn"], seconds["vt_fpn"], strict=True))
+    return {
+        "pairs": pairs,
+        "seconds_median": {kind: round(statistics.median(values), 3) for kind, values in seconds.items()},
+        "times_faster_median": round(statistics.median(ratios), 2),
+        "times_faster_middle_half": [round(ratios[len(ratios) // 4], 2), round(ratios[-1 - len(ratios) // 4], 2)],
+    }
+
+
+def measure_memory(kind: str, whole: bool) -> int:
+    """Peak resident bytes of one pass over those before it; to be called once, in a process of its own."""
+    module, given = build(kind, whole)
+    with torch.inference_mode():
+        module([f[..., :2, :2] for f in given] if isinstance(given, list) else given[..., :64, :64])  # loads libraries
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        before = resident_bytes("VmHWM")
+        module(given)
+        return resident_bytes("VmHWM") - before
+
+
+def compare(whole: bool, pairs: int) -> dict:
+    memory = {}
+    for kind in KINDS:
+        command = [sys.executable, "-m", "benchmarks.fpn", "--memory-of", kind, *(["--whole"] if whole else [])]
+        memory[kind] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {
+        **measure_time(whole, pairs),
+        "peak_megabytes": {kind: round(value / 2**20, 1) for kind, value in memory.items()},
+        "share_of_fpns_memory": round(memory["vt_fpn"] / memory["fpn"], 3),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=9, help="how often the two take turns")
+    parser.add_argument("--write", action="store_true", help="record as benchmarks/results/fpn.json")
+    parser.add_argument("--memory-of", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--whole", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory_of:
+        print(measure_memory(args.memory_of, args.whole))
+        return 0
+    result = {"size": list(SIZE), "neck": compare(False, args.pairs), "whole_network": compare(True, args.pairs)}
+    print(json.dumps(result, indent=2))
+    if args.write:
+        write_json(RESULTS / "fpn.json", {**facts(), **result})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
