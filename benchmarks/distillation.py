@@ -2,10 +2,9 @@
 
     python -m benchmarks.distillation DATA/imagenette2-224 --runs RUNS --write
 
-Trains the recipe distillation_imagenette with timm's train.py through `vt-timm run train`: without a teacher, with one,
-and with one at timm's default temperature 4, all else the same; a run that is complete under RUNS is not repeated. Then
-times training steps of vt_resnet18 with and without FBNetV3-G (random weights cost the same), pair by pair, under
-autocast to bfloat16 and channels_last.
+Trains the recipe distillation_imagenette with timm's train.py through `vt-timm run train`: without a teacher and
+with one, all else the same; a run that is complete under RUNS is not repeated. Then times training steps of vt_resnet18
+with and without FBNetV3-G (random weights cost the same), pair by pair, under autocast to bfloat16 and channels_last.
 """
 
 import argparse
@@ -32,12 +31,7 @@ from .records import RESULTS, facts, keep_run, write_json
 
 RECIPE = "distillation_imagenette"
 TEACHER = "vt_resnet18.basic_imagenette"
-WITH_TEACHER = ["--kd-model-name", f"local-dir:{HUB / TEACHER}"]
-RUNS = {
-    "without_teacher": [],
-    "with_teacher": WITH_TEACHER,
-    "with_teacher_t4": [*WITH_TEACHER, "--kd-temperature", "4"],
-}
+RUNS = {"without_teacher": [], "with_teacher": ["--kd-model-name", f"local-dir:{HUB / TEACHER}"]}
 
 
 def epochs(folder: Path) -> list[dict[str, float]]:
