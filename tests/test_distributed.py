@@ -1,8 +1,17 @@
 """Several processes: DDP over gloo, on the CPU, through timm's task."""
 
+import json
+
+import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from PIL import Image
+from torch import nn
 
 from benchmarks.two_processes import GLOBAL_BATCH, batches, build, train_in_one, train_in_two
+from vt_timm.segmentation_data import SegmentationDataset, evaluation_transform
+from vt_timm.segmentation_training import evaluate
 
 
 def test_two_processes_learn_what_one_does():
@@ -18,3 +27,33 @@ def test_two_processes_learn_what_one_does():
         torch.testing.assert_close(two[name], one[name], rtol=1e-8, atol=1e-10, msg=name)
     moved = [name for name, p in start.items() if not torch.equal(p, one[name])]
     assert len(moved) > 0.9 * len(start)
+
+
+class Brightness(nn.Module):
+    num_classes = 2
+
+    def forward(self, x):
+        return nn.functional.one_hot((x.mean(dim=1) > 0).long(), 2).permute(0, 3, 1, 2).float()
+
+
+def _evaluate(rank, root, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    metrics = evaluate(Brightness(), SegmentationDataset("folder", root, "val", evaluation_transform()), "cpu", rank, 2)
+    (folder / f"{rank}.json").write_text(json.dumps(metrics))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_segmentation_metrics_of_two_processes_with_different_numbers_of_images(tmp_path):
+    for kind in ("images", "labels"):
+        (tmp_path / "val" / kind).mkdir(parents=True)
+    for i in range(3):  # two for one process, one for the other, of different sizes
+        size = (8 + i, 8)
+        Image.new("RGB", size, (255 * (i % 2),) * 3).save(tmp_path / "val" / "images" / f"{i}.png")
+        Image.new("L", size, i // 2).save(tmp_path / "val" / "labels" / f"{i}.png")
+    (tmp_path / "classes.txt").write_text("dark\nbright\n")
+    mp.spawn(_evaluate, args=(tmp_path, tmp_path), nprocs=2)
+    alone = evaluate(Brightness(), SegmentationDataset("folder", tmp_path, "val", evaluation_transform()))
+    assert alone["pixel_accuracy"] == pytest.approx(100 * 64 / (64 + 72 + 80))  # only the first image is right
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone

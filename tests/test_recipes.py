@@ -13,7 +13,8 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
 from vt_timm import cli
-from vt_timm.recipes import FOLDER, find_recipe, list_recipes
+from vt_timm.recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
+from vt_timm.segmentation_training import Settings
 
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 # Names of the arguments of timm's train.py (August 2026), so that a mistyped key fails without a checkout at hand.
@@ -124,9 +125,9 @@ def test_models_take_the_recipes_regularisation(name):
 
 def test_the_command_lists_and_prints_them(capsys):
     assert cli.main(["recipes"]) == 0
-    listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed] == sorted(list_recipes())
-    assert all(len(line.split()) > 5 for line in listed)
+    listed = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert [words[0] for words in listed] == [*sorted(list_recipes()), *sorted(list_recipes(SEGMENTATION))]
+    assert all(len(words) > 5 for words in listed)
     assert cli.main(["recipes", "basic_in1k"]) == 0
     assert capsys.readouterr().out == (FOLDER / "basic_in1k.yaml").read_text()
 
@@ -136,3 +137,22 @@ def test_an_unknown_recipe_offers_the_closest(capsys):
     assert "did you mean basic_in1k" in capsys.readouterr().err
     with pytest.raises(ValueError, match="there are advanced_in1k, "):
         find_recipe("zzz")
+
+
+SEGMENTERS = sorted(SEGMENTATION.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SEGMENTERS, ids=lambda p: p.stem)
+def test_every_segmentation_recipe_is_understood(path):
+    settings = Settings.from_yaml(path, {"data_dir": "x"})
+    assert settings.neck == "vt_fpn" and settings.warmup_updates < settings.updates
+    comment = " ".join(line[1:] for line in path.read_text().splitlines() if line.startswith("#"))
+    assert f"train-segmenter --config {path.stem} --data-dir" in comment
+    assert max(map(len, path.read_text().splitlines())) <= 120
+
+
+def test_segmentation_follows_section_5_3():
+    coco, lip = (Settings.from_yaml(find_recipe(n, SEGMENTATION), {"data_dir": "x"}) for n in ("coco_stuff", "lip"))
+    assert 8 * coco.batch_size == 32 and coco.lr == 0.04 and coco.sync_bn
+    assert [coco.learning_rate(u) for u in (1000, 30000, 40000, 44999)] == pytest.approx([0.04, 0.004, 0.0004, 0.0004])
+    assert 8 * lip.batch_size == 96 and (lip.lr, lip.weight_decay, lip.sync_bn) == (0.01, 5e-4, True)

@@ -1,4 +1,4 @@
-"""Command line: `vt-timm models | classify | attention | recipes | run` (also `python -m vt_timm`)."""
+"""Command line: `vt-timm --help` lists the commands (also `python -m vt_timm`)."""
 
 import argparse
 import difflib
@@ -12,6 +12,7 @@ from typing import Any
 
 import timm
 import torch
+import yaml
 from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
 from timm.models import PretrainedCfg
 from torch import nn
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from . import __version__, record_attention
 from .images import ImageError, display_view, find_images, model_input, read_image
-from .recipes import find_recipe, list_recipes
+from .recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
 from .timm_scripts import SCRIPTS, ScriptError
 
 OK, SOME_SKIPPED, FAILED = 0, 1, 2  # exit status
@@ -170,18 +171,72 @@ def attention(args: argparse.Namespace) -> int:
     return OK
 
 
+def segment_photo(args: argparse.Namespace) -> int:
+    """A photo beside itself in the colours of its classes, with a legend."""
+    if util.find_spec("matplotlib") is None:
+        raise CommandError("drawing needs matplotlib: pip install 'vt_timm[plots]'")
+    from .figures import draw_segmentation, save_figure
+    from .segmentation import load_segmenter, segment
+
+    output = Path(args.output)
+    if not output.parent.is_dir():
+        raise CommandError(f"{output}: the folder {output.parent} does not exist")
+    image = read_image(find_images([args.image])[0])
+    try:
+        model = load_segmenter(args.model, args.device)
+    except RuntimeError as error:
+        raise CommandError(str(error)) from error
+    labels = segment(model, image, args.short_side, args.max_long_side)
+    try:
+        save_figure(draw_segmentation(image, labels, model.class_names), output)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"cannot write {output}: {error}") from error
+    print(output)
+    return OK
+
+
+def train_segmenter(args: argparse.Namespace) -> int:
+    """Train a segmenter by a recipe; prints the metrics of the best evaluation."""
+    from .segmentation_training import Settings, SettingsError, run
+
+    try:
+        path = Path(args.config) if Path(args.config).is_file() else find_recipe(args.config, SEGMENTATION)
+        settings = Settings.from_yaml(
+            path, {**_changes(args.set), **({"data_dir": args.data_dir} if args.data_dir else {})}
+        )
+        best = run(settings, Path(args.output), args.resume)
+    except (SettingsError, ValueError) as error:
+        raise CommandError(str(error)) from error
+    print(json.dumps({k: v for k, v in best.items() if k != "iou"}, indent=2))
+    return OK
+
+
+def _changes(texts: list[str]) -> dict[str, Any]:
+    """`KEY=VALUE`, the value as in YAML."""
+    changes = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise CommandError(f"--set {text}: write KEY=VALUE, for instance --set neck=fpn lr=0.01")
+        changes[key] = yaml.safe_load(value)
+    return changes
+
+
 def recipes(args: argparse.Namespace) -> int:
     """The training recipes, a line each, or one of them whole."""
     if args.name:
+        folder = SEGMENTATION if args.name in list_recipes(SEGMENTATION) else FOLDER
         try:
-            print(find_recipe(args.name).read_text(), end="")
+            print(find_recipe(args.name, folder).read_text(), end="")
         except ValueError as error:
             raise CommandError(str(error)) from error
         return OK
-    summaries = list_recipes()
-    width = max(map(len, summaries))
-    for name, summary in summaries.items():
-        print(f"{name:<{width}}  {summary}")
+    kinds = {"vt-timm run train": list_recipes(), "vt-timm train-segmenter": list_recipes(SEGMENTATION)}
+    width = max(len(name) for summaries in kinds.values() for name in summaries)
+    for command, summaries in kinds.items():
+        print(f"{command} --config NAME")
+        for name, summary in summaries.items():
+            print(f"  {name:<{width}}  {summary}")
     return OK
 
 
@@ -216,6 +271,38 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--module", type=_positive, default=1, metavar="N", help="which VT module (default: 1)")
     _add_model_arguments(command)
     command.set_defaults(run=attention)
+
+    command = commands.add_parser("segment", help="colour a photo by the classes that a trained segmenter sees")
+    command.add_argument("image", metavar="IMAGE", help="a file, or `sample`")
+    command.add_argument("-o", "--output", required=True, metavar="FILE", help="picture to write (.png, .pdf, .svg)")
+    command.add_argument(
+        "--model", required=True, metavar="FOLDER", help="best/ of a training run, or ORG/NAME on the Hub"
+    )
+    command.add_argument(
+        "--short-side",
+        type=_positive,
+        metavar="N",
+        help="resize to this many pixels first (default: the photo's own size)",
+    )
+    command.add_argument(
+        "--max-long-side",
+        type=_positive,
+        default=1024,
+        metavar="N",
+        help="a longer photo is made this long (default: 1024)",
+    )
+    command.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, mps, ... (default: cpu)")
+    command.set_defaults(run=segment_photo)
+
+    command = commands.add_parser("train-segmenter", help="train FPN or VT-FPN for semantic segmentation")
+    command.add_argument("--config", required=True, metavar="NAME", help="a recipe, or a YAML file of settings")
+    command.add_argument("--data-dir", metavar="FOLDER", help="the data set")
+    command.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the run goes")
+    command.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
+    command.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings that differ from the recipe"
+    )
+    command.set_defaults(run=train_segmenter)
 
     command = commands.add_parser("recipes", help="list the training recipes, or print one")
     command.add_argument("name", nargs="?", metavar="NAME", help="the recipe to print")

@@ -1,4 +1,4 @@
-"""Pictures of the tokens' attention, as in the paper's Figures 5 and 7. Needs matplotlib (`vt_timm[plots]`)."""
+"""Pictures: the tokens' attention, as in the paper's Figures 5 and 7, and segmented photos. Needs matplotlib."""
 
 import math
 import os
@@ -10,12 +10,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from .segmentation_data import palette
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_attention", "save_figure"]
+__all__ = ["draw_attention", "draw_segmentation", "save_figure"]
 
 COLUMNS = 6
+LEGEND = 20  # classes named, the largest first
 
 
 def draw_attention(photo: Image.Image, maps_LHW: Tensor, title: str, caption: str = "photo") -> "Figure":
@@ -49,6 +52,42 @@ def draw_attention(photo: Image.Image, maps_LHW: Tensor, title: str, caption: st
     figure.subplots_adjust(left=0.01, right=0.92, top=1 - 0.62 / figure.get_figheight(), bottom=0.02, wspace=0.04)
     bar = figure.colorbar(ScalarMappable(cmap="jet"), cax=figure.add_axes((0.935, 0.25, 0.012, 0.5)), ticks=[0, 1])
     bar.ax.set_yticklabels(["low", "high"], fontsize=8)
+    return figure
+
+
+def draw_segmentation(photo: Image.Image, labels_HW: Tensor, class_names: list[str], opacity: float = 0.6) -> "Figure":
+    """The photo, and beside it the same with each pixel in its class's colour; a legend of the classes that occur.
+
+    Args:
+        photo: RGB.
+        labels_HW: the label of every pixel, at the photo's size.
+        class_names: one a label.
+        opacity: of the colours, 0 to 1.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    colours = palette(len(class_names)) / 255
+    panel = 4.0  # inches wide
+    figure = Figure(figsize=(2 * panel + 2.0, panel * photo.height / photo.width + 0.1), dpi=160)
+    left, right = figure.subplots(1, 2)
+    for axis in (left, right):
+        axis.axis("off")
+        axis.imshow(photo)
+    right.imshow(colours[labels_HW.numpy()], alpha=opacity)
+    counts = labels_HW.flatten().bincount(minlength=len(class_names))
+    present = [label for label in counts.argsort(descending=True).tolist() if counts[label]]
+    share = 100 * counts / counts.sum()
+    figure.legend(
+        handles=[
+            Patch(facecolor=colours[label], edgecolor="grey", label=f"{class_names[label]}  {share[label]:.0f} %")
+            for label in present[:LEGEND]
+        ],
+        loc="center right",
+        fontsize=8,
+        frameon=False,
+    )
+    figure.subplots_adjust(left=0.005, right=2 * panel / (2 * panel + 2.0), top=0.99, bottom=0.01, wspace=0.02)
     return figure
 
 

@@ -1,17 +1,22 @@
-"""The training recipes that ship with the package: settings for timm's `train.py --config`, one YAML file each."""
+"""The training recipes that ship with the package, one YAML file each.
+
+Here for classifiers, in the settings of timm's `train.py --config`; under `segmentation/` for segmenters, in those of
+`vt-timm train-segmenter --config`.
+"""
 
 import difflib
 from pathlib import Path
 
-__all__ = ["find_recipe", "list_recipes"]
+__all__ = ["FOLDER", "SEGMENTATION", "find_recipe", "list_recipes"]
 
 FOLDER = Path(__file__).parent
+SEGMENTATION = FOLDER / "segmentation"
 
 
-def list_recipes() -> dict[str, str]:
+def list_recipes(folder: Path = FOLDER) -> dict[str, str]:
     """What each recipe is for, by its name: the first sentence of the comment that it opens with."""
     summaries = {}
-    for path in sorted(FOLDER.glob("*.yaml")):
+    for path in sorted(folder.glob("*.yaml")):
         comment = []
         for line in path.read_text().splitlines():
             if not line.startswith("# "):
@@ -21,15 +26,15 @@ def list_recipes() -> dict[str, str]:
     return summaries
 
 
-def find_recipe(name: str) -> Path:
+def find_recipe(name: str, folder: Path = FOLDER) -> Path:
     """The file of a recipe.
 
     Raises:
         ValueError: if there is none of that name, with the names that come close.
     """
-    names = [path.stem for path in FOLDER.glob("*.yaml")]
+    names = [path.stem for path in folder.glob("*.yaml")]
     if name not in names:
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(names))}"
         raise ValueError(f"no recipe and no file is called {name}; {hint}")
-    return FOLDER / f"{name}.yaml"
+    return folder / f"{name}.yaml"

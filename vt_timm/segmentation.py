@@ -1,0 +1,56 @@
+"""Segmenting a photo with a trained segmenter."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from .vt_fpn import Segmenter
+
+__all__ = ["load_segmenter", "segment"]
+
+
+def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
+    """A trained segmenter in eval mode, from a folder (`best/` of a training run) or a Hub repository.
+
+    Raises:
+        RuntimeError: in one line, if it is not there, damaged, or no segmenter.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise RuntimeError(
+                    f"{folder} is no segmenter: there is no {name} in it; name the best/ folder of a run"
+                )
+    try:
+        return Segmenter.from_pretrained(str(source)).eval().to(device)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RuntimeError(f"cannot load the segmenter {source}: {reason}") from error
+
+
+def segment(model: Segmenter, photo: Image.Image, short_side: int | None = None, max_long_side: int = 1024) -> Tensor:
+    """The label of every pixel of a photo, (height, width), whatever its size.
+
+    Args:
+        model: a segmenter.
+        photo: RGB.
+        short_side: resize to it before the network, in pixels; best the `eval_size` of the training. None keeps the
+            photo's own size.
+        max_long_side: a longer photo is made this long before the network, so that a large one fits into memory; the
+            logits are brought back to the photo's size.
+    """
+    height, width = photo.height, photo.width
+    scale = (short_side or min(height, width)) / min(height, width)
+    scale = min(scale, max_long_side / max(height, width))
+    size = [max(round(height * scale), 32), max(round(width * scale), 32)]
+    image = transforms.resize(transforms.pil_to_tensor(photo), size, antialias=True).float() / 255
+    image = transforms.normalize(image, **model.normalization)  # type: ignore[arg-type]
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        logits = model(image[None].to(device)).float()
+        return F.interpolate(logits, (height, width), mode="bilinear").argmax(dim=1)[0].cpu()
