@@ -113,6 +113,9 @@ def test_the_teacher_runs_under_autocast(teacher_folder):
     assert seen == [torch.bfloat16] and loss.isfinite()
 
 
+@pytest.mark.skipif(
+    not hasattr(LogitDistillationTask, "setup_ema"), reason="this timm's tasks keep no EMA or checkpoint"
+)
 def test_checkpoint_and_ema_are_the_students_alone(teacher_folder):
     student = timm.create_model("vt_resnet_micro", num_classes=5)
     task = distillation_task(student, teacher_folder, verbose=False)
