@@ -1,5 +1,6 @@
 """The pages quote the records, and every record says where it comes from."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -32,3 +33,36 @@ def test_readme_quotes_the_clustering_record():
     faster, less = round(record["times_faster_median"]), round(record["times_less_memory"])
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"it is {faster} times faster than the paper's Listing 1 in 1/{less} of its memory" in readme
+
+
+def test_readme_quotes_the_fpn_record():
+    record = json.loads((ROOT / "benchmarks" / "results" / "fpn.json").read_text())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    neck, whole = record["neck"], record["whole_network"]
+    assert neck["times_faster_median"] >= 4 and neck["share_of_fpns_memory"] <= 0.5
+    assert f"| `vt_fpn` | 8.2 G | 1 / {neck['times_faster_median']} | {neck['share_of_fpns_memory']} |" in readme
+    faster, share = whole["times_faster_median"], whole["share_of_fpns_memory"]
+    assert f"{faster} times faster, {share:.2f} of the memory" in readme
+
+
+def test_readme_quotes_the_training_records():
+    results = ROOT / "benchmarks" / "results"
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    record = json.loads((results / "distillation.json").read_text())
+    pairs = [[record["curves"][f"{kind}_teacher"][-1]["eval_top1"] for kind in ("with", "without")]]
+    runs = [results / "runs" / f"distillation_{kind}_teacher_stock_script" for kind in ("with", "without")]
+    pairs.append([_last(run)["eval_top1"] for run in runs])
+    (first, second), (third, fourth) = [[f"{value:.2f} %" for value in pair] for pair in pairs]
+    assert f"reached {first} with vt_resnet18 as its teacher and {second} without" in readme
+    assert f"{third} and {fourth}" in readme
+    assert f"FBNetV3-G took {record['cost']['teachers_share_median']:.0%}".replace("%", " %") in readme
+    assert f"reached {_last(results / 'runs' / 'readme_basic')['eval_top1']:.2f} %" in readme
+    resume = json.loads((results / "resume.json").read_text())
+    assert resume["same_metrics"] and resume["largest_difference_of_weights"] == 0
+    two = json.loads((results / "two_processes.json").read_text())
+    assert all(row["largest_difference_of_weights"] == 0 for row in two["rows"])
+
+
+def _last(run: Path) -> dict[str, float]:
+    with (run / "summary.csv").open() as file:
+        return {key: float(value) for key, value in list(csv.DictReader(file))[-1].items()}
