@@ -1,6 +1,10 @@
 """Several processes: DDP over gloo, on the CPU, through timm's task."""
 
+import csv
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -57,3 +61,33 @@ def test_segmentation_metrics_of_two_processes_with_different_numbers_of_images(
     assert alone["pixel_accuracy"] == pytest.approx(100 * 64 / (64 + 72 + 80))  # only the first image is right
     for rank in (0, 1):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone
+
+
+def test_torchrun_trains_a_segmenter_in_two_processes_and_resumes(tmp_path):
+    """The command of README, at a small size: the two know of each other, share one run folder, and go on from it."""
+    for split, number in (("train", 5), ("val", 3)):
+        for kind in ("images", "labels"):
+            (tmp_path / split / kind).mkdir(parents=True)
+        for i in range(number):
+            Image.effect_noise((40, 48), 50).convert("RGB").save(tmp_path / split / "images" / f"{i}.png")
+            Image.new("L", (40, 48), i % 2).save(tmp_path / split / "labels" / f"{i}.png")
+    (tmp_path / "classes.txt").write_text("even\nodd\n")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "vt_timm"]
+    arguments = ["train-segmenter", "--config", "ccp", "--data-dir", str(tmp_path), "-o", str(tmp_path / "run")]
+    small = [
+        "backbone=vt_resnet_micro",
+        "crop_size=32",
+        "eval_size=null",
+        "batch_size=2",
+        "workers=0",
+        "evaluate_every=1",
+    ]
+    for updates in (1, 2):
+        settings = ["--set", *small, f"updates={updates}", "warmup_updates=0"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [*torchrun, *arguments, "--resume", *settings]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert result.returncode == 0, result.stderr
+    with (tmp_path / "run" / "summary.csv").open() as file:
+        assert [row["update"] for row in csv.DictReader(file)] == ["1", "2"]
+    assert (tmp_path / "run" / "last" / "random_states_1.pkl").is_file()

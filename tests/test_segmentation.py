@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import nn
 from torchvision import tv_tensors
@@ -31,6 +32,13 @@ FOLDERS = {
     "coco_stuff": ("{split}2017", "stuffthingmaps_trainval2017/{split}2017"),
 }
 PLAIN = dict(mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    """accelerate keeps a process's settings, such as the precision, for all that follow in it."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def write_pair(root, layout, split, name, mask, image=None):
@@ -208,8 +216,10 @@ def test_updates_see_every_image_once_an_epoch():
     assert list(UpdateSampler(6, run, start=4, rank=1, world=2)) == ranks[1][4:]  # as after a resume
 
 
-def test_training_writes_a_run_and_keeps_the_best(small, tmp_path):
-    best = segmentation_training.run(settings(small, ema_decay=0.5), tmp_path / "run", resume=False)
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_training_writes_a_run_and_keeps_the_best(precision, small, tmp_path):
+    run = settings(small, ema_decay=0.5, precision=precision)
+    best = segmentation_training.run(run, tmp_path / "run", resume=False)
     with (tmp_path / "run" / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["update"] for row in rows] == ["2", "4"]

@@ -212,7 +212,11 @@ def train(settings: Settings, output: Path, resume: bool = False) -> dict[str, A
     from accelerate.utils import set_seed
 
     accelerator = Accelerator(
-        mixed_precision=settings.precision, log_with="tensorboard", project_dir=str(output / "tensorboard")
+        # Started by torchrun on a machine without GPUs, accelerate lets each process train alone unless told.
+        cpu="RANK" in os.environ and not torch.cuda.is_available(),
+        mixed_precision=settings.precision,
+        log_with="tensorboard",
+        project_dir=str(output / "tensorboard"),
     )
     set_seed(settings.seed, device_specific=True)
     train_set = SegmentationDataset(settings.layout, settings.data_dir, "train")
@@ -293,9 +297,10 @@ def train(settings: Settings, output: Path, resume: bool = False) -> dict[str, A
         if progress.updates % settings.evaluate_every == 0 or progress.updates == settings.updates:
             scored = ema.module if ema is not None else accelerator.unwrap_model(model)
             metrics = evaluate(scored.eval(), val_set, accelerator.device, rank, world)
+            mean_loss = torch.tensor(loss_sum / loss_count, device=accelerator.device)
             row = {
                 "update": progress.updates,
-                "train_loss": loss_sum / loss_count,
+                "train_loss": accelerator.reduce(mean_loss, "mean").item(),
                 "lr": lr,
                 "miou": metrics["miou"],
                 "pixel_accuracy": metrics["pixel_accuracy"],
