@@ -63,6 +63,16 @@ def test_readme_quotes_the_training_records():
     assert all(row["largest_difference_of_weights"] == 0 for row in two["rows"])
 
 
+def test_readme_quotes_the_segmentation_record():
+    runs = json.loads((ROOT / "benchmarks" / "results" / "segmentation_ccp.json").read_text())["runs"]
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    fpn, vt_fpn = runs["fpn"]["best"], runs["vt_fpn"]["best"]
+    assert f"mIoU {fpn['miou']:.2f} % for FPN and {vt_fpn['miou']:.2f} % for VT-FPN" in readme
+    assert f"pixel accuracy {fpn['pixel_accuracy']:.2f} % and {vt_fpn['pixel_accuracy']:.2f} %" in readme
+    different = {k for k, v in runs["fpn"]["settings"].items() if v != runs["vt_fpn"]["settings"][k]}
+    assert different == {"neck"}
+
+
 def _last(run: Path) -> dict[str, float]:
     with (run / "summary.csv").open() as file:
         return {key: float(value) for key, value in list(csv.DictReader(file))[-1].items()}
