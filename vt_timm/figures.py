@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_attention", "draw_segmentation", "save_figure"]
 
 COLUMNS = 6
-LEGEND = 20  # classes named, the largest first
+LEGEND, LEGEND_FROM = 20, 0.5  # classes named, the largest first, and from how many percent of the pixels on
 
 
 def draw_attention(photo: Image.Image, maps_LHW: Tensor, title: str, caption: str = "photo") -> "Figure":
@@ -56,7 +56,7 @@ def draw_attention(photo: Image.Image, maps_LHW: Tensor, title: str, caption: st
 
 
 def draw_segmentation(photo: Image.Image, labels_HW: Tensor, class_names: list[str], opacity: float = 0.6) -> "Figure":
-    """The photo, and beside it the same with each pixel in its class's colour; a legend of the classes that occur.
+    """The photo, and beside it the same with each pixel in its class's colour; a legend of the classes that show.
 
     Args:
         photo: RGB.
@@ -76,14 +76,15 @@ def draw_segmentation(photo: Image.Image, labels_HW: Tensor, class_names: list[s
         axis.imshow(photo)
     right.imshow(colours[labels_HW.numpy()], alpha=opacity)
     counts = labels_HW.flatten().bincount(minlength=len(class_names))
-    present = [label for label in counts.argsort(descending=True).tolist() if counts[label]]
     share = 100 * counts / counts.sum()
+    present = [label for label in counts.argsort(descending=True).tolist() if share[label] >= LEGEND_FROM]
     figure.legend(
         handles=[
             Patch(facecolor=colours[label], edgecolor="grey", label=f"{class_names[label]}  {share[label]:.0f} %")
             for label in present[:LEGEND]
         ],
-        loc="center right",
+        loc="center left",
+        bbox_to_anchor=(2 * panel / (2 * panel + 2.0), 0.5),
         fontsize=8,
         frameon=False,
     )
