@@ -12,6 +12,7 @@ import yaml
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
+import vt_timm  # noqa: F401  registers the models
 from vt_timm import cli
 from vt_timm.recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
 from vt_timm.segmentation_training import Settings
@@ -35,6 +36,12 @@ def test_they_are_all_there():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_every_key_is_an_argument_of_train_py(path):
     assert set(yaml.safe_load(path.read_text())) <= set(ARGUMENTS)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_it_names_a_model_of_ours(path):
+    """train.py would train timm's resnet50 otherwise."""
+    assert yaml.safe_load(path.read_text())["model"] in timm.list_models("vt_resnet*")
 
 
 @pytest.mark.skipif(not CHECKOUT, reason="needs timm's train.py: set VT_TIMM_SCRIPTS to a clone of its repository")
