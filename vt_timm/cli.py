@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
 import yaml
+from PIL.Image import Image
 from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
 from timm.models import PretrainedCfg
 from torch import nn
@@ -20,9 +21,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from . import __version__, record_attention
+from .errors import first_line
 from .images import ImageError, display_view, find_images, model_input, read_image
 from .recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
 from .timm_scripts import SCRIPTS, ScriptError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OK, SOME_SKIPPED, FAILED = 0, 1, 2  # exit status
 DEFAULT_MODEL = "vt_resnet18"
@@ -37,7 +42,7 @@ def load_model(name: str, device: str = "cpu") -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True).eval().to(device)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         hint = ""
         if reason.startswith("Unknown model"):
             close = difflib.get_close_matches(name, timm.list_models(), n=3)
@@ -141,14 +146,9 @@ def classify(args: argparse.Namespace) -> int:
 
 def attention(args: argparse.Namespace) -> int:
     """Figure 5 of the paper for one photo: what each token of one VT module looks at."""
-    if util.find_spec("matplotlib") is None:
-        raise CommandError("drawing needs matplotlib: pip install 'vt_timm[plots]'")
-    from .figures import draw_attention, save_figure
+    image = _photo_to_draw(args)
+    from .figures import draw_attention
 
-    output = Path(args.output)
-    if not output.parent.is_dir():
-        raise CommandError(f"{output}: the folder {output.parent} does not exist")
-    image = read_image(find_images([args.image])[0])
     model = load_model(args.model, args.device)
     try:
         with record_attention(model) as maps:
@@ -163,8 +163,24 @@ def attention(args: argparse.Namespace) -> int:
         title=f"{args.model}, VT module {args.module} of {len(maps)}: where each visual token looks",
         caption=f"{top[0]['class']} {100 * top[0]['probability']:.0f} %",
     )
+    return _write_figure(figure, args.output)
+
+
+def _photo_to_draw(args: argparse.Namespace) -> Image:
+    """The photo of a drawing command, once it is clear that the picture can be drawn and written."""
+    if util.find_spec("matplotlib") is None:
+        raise CommandError("drawing needs matplotlib: pip install 'vt_timm[plots]'")
+    folder = Path(args.output).parent
+    if not folder.is_dir():
+        raise CommandError(f"{args.output}: the folder {folder} does not exist")
+    return read_image(find_images([args.image])[0])
+
+
+def _write_figure(figure: "Figure", output: str) -> int:
+    from .figures import save_figure
+
     try:
-        save_figure(figure, output)
+        save_figure(figure, Path(output))
     except (OSError, ValueError) as error:
         raise CommandError(f"cannot write {output}: {error}") from error
     print(output)
@@ -173,26 +189,16 @@ def attention(args: argparse.Namespace) -> int:
 
 def segment_photo(args: argparse.Namespace) -> int:
     """A photo beside itself in the colours of its classes, with a legend."""
-    if util.find_spec("matplotlib") is None:
-        raise CommandError("drawing needs matplotlib: pip install 'vt_timm[plots]'")
-    from .figures import draw_segmentation, save_figure
+    image = _photo_to_draw(args)
+    from .figures import draw_segmentation
     from .segmentation import load_segmenter, segment
 
-    output = Path(args.output)
-    if not output.parent.is_dir():
-        raise CommandError(f"{output}: the folder {output.parent} does not exist")
-    image = read_image(find_images([args.image])[0])
     try:
         model = load_segmenter(args.model, args.device)
     except RuntimeError as error:
         raise CommandError(str(error)) from error
     labels = segment(model, image, args.short_side, args.max_long_side)
-    try:
-        save_figure(draw_segmentation(image, labels, model.class_names), output)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"cannot write {output}: {error}") from error
-    print(output)
-    return OK
+    return _write_figure(draw_segmentation(image, labels, model.class_names), args.output)
 
 
 def train_segmenter(args: argparse.Namespace) -> int:

@@ -15,6 +15,8 @@ from timm.models import register_model
 from timm.task import LogitDistillationTask
 from torch import Tensor, nn
 
+from .errors import first_line
+
 __all__ = ["FBNETV3_G", "Teacher", "create_teacher", "distillation_task", "vt_teacher"]
 
 FBNETV3_G = "fbnetv3_g.ra2_in1k"  # the paper's teacher
@@ -80,10 +82,9 @@ def create_teacher(
     try:
         model = timm.create_model(source, pretrained=True, in_chans=in_chans, device=device, dtype=dtype, **kwargs)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise RuntimeError(
-            f"the teacher {source} cannot be loaded: {reason}; name another, for instance local-dir:FOLDER with the "
-            "config.json and model.safetensors of a model on this machine"
+            f"the teacher {source} cannot be loaded: {first_line(error)}; name another, for instance "
+            "local-dir:FOLDER with the config.json and model.safetensors of a model on this machine"
         ) from error
     if num_classes is not None and model.num_classes != num_classes:
         raise ValueError(

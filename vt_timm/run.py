@@ -21,6 +21,7 @@ from timm.utils import random_seed
 from torch import nn
 
 from .distillation import FBNETV3_G, TEACHER_VARIABLE, create_teacher
+from .errors import first_line
 from .recipes import find_recipe
 from .timm_scripts import ScriptError, find_script, script_version
 
@@ -144,7 +145,7 @@ def _remembering(student: dict[str, Any], create_model: Callable[..., nn.Module]
         except (RuntimeError, ValueError, TypeError) as error:
             close = difflib.get_close_matches(name, timm.list_models(), n=3) if "Unknown model" in str(error) else []
             hint = f"; did you mean {', '.join(close)}?" if close else ""
-            raise ScriptError(f"cannot create {name}: {str(error).splitlines()[0]}{hint}") from error
+            raise ScriptError(f"cannot create {name}: {first_line(error)}{hint}") from error
         student.update(name=name, num_classes=model.num_classes)
         return model
 
@@ -157,8 +158,7 @@ def _checking_classes(student: dict[str, Any], create_dataset: Callable[..., Any
         try:
             dataset = create_dataset(*args, **kwargs)
         except Exception as error:  # whatever its reader raises: no images, a missing package, a tar that is cut off
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ScriptError(f"cannot read the data of split {kwargs.get('split')}: {reason}") from error
+            raise ScriptError(f"cannot read the data of split {kwargs.get('split')}: {first_line(error)}") from error
         classes = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
         if classes and len(classes) != student["num_classes"]:
             raise ScriptError(

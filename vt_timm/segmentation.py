@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from .errors import first_line
 from .vt_fpn import Segmenter
 
 __all__ = ["load_segmenter", "segment"]
@@ -29,8 +30,7 @@ def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
     try:
         return Segmenter.from_pretrained(str(source)).eval().to(device)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RuntimeError(f"cannot load the segmenter {source}: {reason}") from error
+        raise RuntimeError(f"cannot load the segmenter {source}: {first_line(error)}") from error
 
 
 def segment(model: Segmenter, photo: Image.Image, short_side: int | None = None, max_long_side: int = 1024) -> Tensor:

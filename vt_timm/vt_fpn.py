@@ -18,6 +18,7 @@ from timm.layers import Format
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 
+from .errors import first_line
 from .projector import Projector
 from .tokenizers import FilterTokenizer
 from .transformer import TokenTransformer
@@ -230,8 +231,8 @@ def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[in
     """A backbone that hands out its four deepest maps, the first at stride 4, and their strides."""
     try:
         info: Any = timm.create_model(name, features_only=True, device="meta").feature_info
-    except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
-        raise ValueError(f"backbone={name!r} cannot hand out feature maps: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"backbone={name!r} cannot hand out feature maps: {first_line(error)}") from error
     reductions = info.reduction()
     indices = [i for i, stride in enumerate(reductions) if stride >= HEAD_STRIDE][:LEVELS]
     strides = [reductions[i] for i in indices]

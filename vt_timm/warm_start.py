@@ -9,6 +9,8 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
+from .errors import first_line
+
 __all__ = ["BackboneSource", "load_backbone"]
 
 BackboneSource = str | Path | Mapping[str, Tensor]
@@ -64,9 +66,8 @@ def _read(source: BackboneSource, in_chans: int) -> tuple[Mapping[str, Tensor], 
             return load_state_dict(name, use_ema=True, device="cpu", weights_only=True), name
         return timm.create_model(name, pretrained=True, in_chans=in_chans).state_dict(), name
     except Exception as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise RuntimeError(
-            f"pretrained_backbone: {name} cannot be loaded: {reason}; give a timm ResNet with weights, "
+            f"pretrained_backbone: {name} cannot be loaded: {first_line(error)}; give a timm ResNet with weights, "
             "local-dir:FOLDER, or a file"
         ) from error
 
