@@ -24,7 +24,8 @@ from vt_timm.segmentation_data import (
     palette,
     training_transform,
 )
-from vt_timm.segmentation_training import Settings, SettingsError, UpdateSampler, evaluate
+from vt_timm.segmentation_settings import Settings, SettingsError
+from vt_timm.segmentation_training import UpdateSampler, evaluate
 
 FOLDERS = {
     "folder": ("{split}/images", "{split}/labels"),
@@ -218,7 +219,7 @@ def test_updates_see_every_image_once_an_epoch():
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_training_writes_a_run_and_keeps_the_best(precision, small, tmp_path):
-    run = settings(small, ema_decay=0.5, precision=precision)
+    run = settings(small, ema_decay=0.5, precision=precision, eval_size=40)
     best = segmentation_training.run(run, tmp_path / "run", resume=False)
     with (tmp_path / "run" / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -227,8 +228,8 @@ def test_training_writes_a_run_and_keeps_the_best(precision, small, tmp_path):
     assert json.loads((tmp_path / "run" / "best" / "metrics.json").read_text())["miou"] == best["miou"]
     assert list((tmp_path / "run" / "tensorboard").rglob("events*"))
     model = load_segmenter(tmp_path / "run" / "best")
-    assert isinstance(model, Segmenter) and model.class_names == ["ground", "square"]
-    val = SegmentationDataset("folder", small, "val", evaluation_transform(**model.normalization))
+    assert isinstance(model, Segmenter) and model.class_names == ["ground", "square"] and model.short_side == 40
+    val = SegmentationDataset("folder", small, "val", evaluation_transform(40, **model.normalization))
     assert evaluate(model, val)["miou"] == pytest.approx(best["miou"])
 
 
@@ -277,6 +278,7 @@ def test_a_crop_without_labels_gives_no_nan(small, tmp_path):
         (dict(layout="voc"), "layout='voc'"),
         (dict(data_dir="/nowhere"), "/nowhere: there is no such folder"),
         (dict(backbone="vit_tiny_patch16_224"), "a pyramid needs four"),
+        (dict(neck_options=dict(widht=3)), "unexpected keyword argument 'widht'"),
     ],
 )
 def test_what_cannot_work_is_said_before_training(changes, message, small, tmp_path):
@@ -284,6 +286,34 @@ def test_what_cannot_work_is_said_before_training(changes, message, small, tmp_p
         segmentation_training.run(settings(small, **changes) if "data_dir" not in changes else Settings(**changes),
                                   tmp_path / "run", resume=False)  # fmt: skip
     assert not (tmp_path / "run" / "summary.csv").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_data_met_while_training_is_one_line(workers, small, tmp_path, capsys):
+    Image.new("L", (64, 52), 7).save(small / "train/labels/001.png")
+    tiny = [
+        "backbone=vt_resnet_micro",
+        "crop_size=32",
+        f"workers={workers}",
+        "batch_size=6",
+        "updates=2",
+        "warmup_updates=0",
+    ]
+    arguments = [
+        "train-segmenter",
+        "--config",
+        "ccp",
+        "--data-dir",
+        str(small),
+        "-o",
+        str(tmp_path / "run"),
+        "--set",
+        *tiny,
+    ]
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert error[-1].startswith(f"vt-timm: {small}/train/labels/001.png: label 7 is beyond the 2 classes")
+    assert not any("Traceback" in line for line in error)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +328,20 @@ def test_what_cannot_work_is_said_before_training(changes, message, small, tmp_p
             ["--config", "ccp", "--data-dir", "x", "--set", "schedule=cosine"],
             "schedule='cosine': choose 'poly' or 'step'",
         ),
-        (["--config", "ccp", "--data-dir", "x", "--set", "lr=1e-2"], "lr='1e-2' must be a number"),
+        (
+            ["--config", "ccp", "--data-dir", "x", "--set", "lr=1e-2"],
+            "lr='1e-2' must be a number of at least 0 (in YAML",
+        ),
+        (
+            ["--config", "ccp", "--data-dir", "x", "--set", "workers=-1"],
+            "workers=-1 must be a whole number of at least 0",
+        ),
+        (
+            ["--config", "ccp", "--data-dir", "x", "--set", "clip_grad=no"],
+            "clip_grad=False must be a number of at least 0",
+        ),
+        (["--config", "ccp", "--data-dir", "x", "--set", "sync_bn=2"], "sync_bn=2 must be true or false"),
+        (["--config", __file__.replace("test_segmentation.py", "train_arguments.txt")], "no settings in this file"),
         (
             ["--config", "ccp", "--data-dir", "x", "--set", "updates=0"],
             "updates=0 must be a whole number of at least 1",

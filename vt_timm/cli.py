@@ -197,13 +197,14 @@ def segment_photo(args: argparse.Namespace) -> int:
         model = load_segmenter(args.model, args.device)
     except RuntimeError as error:
         raise CommandError(str(error)) from error
-    labels = segment(model, image, args.short_side, args.max_long_side)
+    labels = segment(model, image, args.short_side or model.short_side, args.max_long_side)
     return _write_figure(draw_segmentation(image, labels, model.class_names), args.output)
 
 
 def train_segmenter(args: argparse.Namespace) -> int:
     """Train a segmenter by a recipe; prints the metrics of the best evaluation."""
-    from .segmentation_training import Settings, SettingsError, run
+    from .segmentation_settings import Settings, SettingsError
+    from .segmentation_training import run
 
     try:
         path = Path(args.config) if Path(args.config).is_file() else find_recipe(args.config, SEGMENTATION)
@@ -288,7 +289,7 @@ def parser() -> argparse.ArgumentParser:
         "--short-side",
         type=_positive,
         metavar="N",
-        help="resize to this many pixels first (default: the photo's own size)",
+        help="resize to this many pixels first (default: as it was evaluated)",
     )
     command.add_argument(
         "--max-long-side",

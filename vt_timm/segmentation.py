@@ -39,7 +39,7 @@ def segment(model: Segmenter, photo: Image.Image, short_side: int | None = None,
     Args:
         model: a segmenter.
         photo: RGB.
-        short_side: resize to it before the network, in pixels; best the `eval_size` of the training. None keeps the
+        short_side: resize to it before the network, in pixels; best the model's `short_side`. None keeps the
             photo's own size.
         max_long_side: a longer photo is made this long before the network, so that a large one fits into memory; the
             logits are brought back to the photo's size.

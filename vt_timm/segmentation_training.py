@@ -7,7 +7,6 @@ resumed run goes on as if it had not stopped.
 
 import csv
 import dataclasses
-import difflib
 import json
 import math
 import os
@@ -26,93 +25,10 @@ from torch.utils.data import Sampler as TorchSampler
 from tqdm import tqdm
 
 from .segmentation_data import IGNORE, DataError, SegmentationDataset, evaluation_transform, training_transform
+from .segmentation_settings import Settings, SettingsError
 from .vt_fpn import Segmenter, create_segmenter
 
-__all__ = ["Settings", "SettingsError", "evaluate", "train"]
-
-
-class SettingsError(Exception):
-    """What is wrong with the settings, in one line."""
-
-
-@dataclasses.dataclass
-class Settings:
-    """Every setting of a run, as a recipe's YAML file and `--set` name them.
-
-    Sizes in pixels; `batch_size` is of one process. The learning rate rises over `warmup_updates`, then falls as
-    (1 - done)^0.9 ("poly") or by 10 at each of `milestones` ("step").
-    """
-
-    layout: str = "folder"
-    data_dir: str = ""
-    neck: str = "vt_fpn"
-    backbone: str = "resnet50"
-    pretrained_backbone: bool = False
-    neck_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    backbone_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    crop_size: int = 512
-    scale: tuple[float, float] = (0.5, 2.0)
-    short_sides: list[int] | None = None
-    max_long_side: int | None = None
-    eval_size: int | list[int] | None = None
-
-    updates: int = 1000
-    batch_size: int = 8
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    warmup_updates: int = 0
-    schedule: str = "poly"
-    milestones: list[int] = dataclasses.field(default_factory=list)
-    clip_grad: float | None = None
-    ema_decay: float | None = None
-    sync_bn: bool = False
-    precision: str = "no"
-    evaluate_every: int = 500
-    seed: int = 42
-    workers: int = 2
-
-    @classmethod
-    def from_yaml(cls, path: Path, changes: dict[str, Any]) -> "Settings":
-        """A recipe with changes; every key must be a setting, every value of its kind.
-
-        Raises:
-            SettingsError: naming the key, and the closest setting.
-        """
-        values = {**(yaml.safe_load(path.read_text()) or {}), **changes}
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        for key in values:
-            if key not in fields:
-                close = difflib.get_close_matches(key, fields, n=1)
-                raise SettingsError(f"no setting is called {key}" + (f"; did you mean {close[0]}?" if close else ""))
-        settings = cls(**values)
-        settings.check()
-        return settings
-
-    def check(self) -> None:
-        if self.schedule not in ("poly", "step"):
-            raise SettingsError(f"schedule={self.schedule!r}: choose 'poly' or 'step'")
-        if self.precision not in ("no", "bf16", "fp16"):
-            raise SettingsError(f"precision={self.precision!r}: choose 'no', 'bf16' or 'fp16'")
-        for name in ("updates", "batch_size", "crop_size", "evaluate_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise SettingsError(f"{name}={value!r} must be a whole number of at least 1")
-        for name in ("lr", "momentum", "weight_decay"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or value < 0:
-                raise SettingsError(f"{name}={value!r} must be a number of at least 0 (in YAML, 1.0e-4 and not 1e-4)")
-        if not self.data_dir:
-            raise SettingsError("no data: name the data set's folder with --data-dir")
-
-    def learning_rate(self, update: int) -> float:
-        """Before the update of that number, counted from 0."""
-        if update < self.warmup_updates:
-            return self.lr * (update + 1) / self.warmup_updates
-        if self.schedule == "poly":
-            return self.lr * (1 - update / self.updates) ** 0.9
-        return self.lr * 0.1 ** sum(update >= milestone for milestone in self.milestones)
+__all__ = ["evaluate", "run", "train"]
 
 
 class UpdateSampler(TorchSampler[list[tuple[int, int]]]):
@@ -227,6 +143,7 @@ def train(settings: Settings, output: Path, resume: bool = False) -> dict[str, A
         len(train_set.classes),
         settings.pretrained_backbone,
         train_set.classes,
+        settings.short_side(),
         settings.backbone_options,
         **settings.neck_options,
     )
@@ -396,5 +313,8 @@ def run(settings: Settings, output: Path, resume: bool) -> dict[str, Any]:
         raise SettingsError(f"training a segmenter needs {error.name}: pip install 'vt_timm[segmentation]'") from error
     try:
         return train(settings, output, resume)
-    except (DataError, ValueError) as error:
-        raise SettingsError(str(error)) from error
+    except (DataError, TypeError, ValueError) as error:
+        # One from a worker of the data loader carries the worker's traceback, and its own line last.
+        raise SettingsError(
+            str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")
+        ) from error

@@ -181,6 +181,7 @@ class Segmenter(
         backbone: any timm model with `features_only` whose maps reach four levels from stride 4 on.
         num_classes: classes.
         class_names: what the classes are called, kept in config.json.
+        short_side: of the images that it was evaluated on, pixels, kept likewise; None for their own.
         neck_options: more for the neck: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`,
             `num_heads`, `projector_heads`.
         backbone_options: more for `timm.create_model`, such as `in_chans`.
@@ -197,6 +198,7 @@ class Segmenter(
         backbone: str = "resnet50",
         num_classes: int = 21,
         class_names: list[str] | None = None,
+        short_side: int | None = None,
         neck_options: dict[str, Any] | None = None,
         backbone_options: dict[str, Any] | None = None,
     ) -> None:
@@ -207,6 +209,7 @@ class Segmenter(
             raise ValueError(f"num_classes={num_classes} and {len(class_names)} class_names: one name a class")
         self.backbone, strides = _four_levels(backbone, backbone_options or {})
         self.num_classes = num_classes
+        self.short_side = short_side
         self.class_names = class_names or [f"class {i}" for i in range(num_classes)]
         self.channels_are_last = getattr(self.backbone, "output_fmt", None) == Format.NHWC  # Swin and its kin
         options: dict[str, Any] = {"channels": 256, **(neck_options or {})}
@@ -251,6 +254,7 @@ def create_segmenter(
     num_classes: int = 21,
     pretrained_backbone: bool = False,
     class_names: list[str] | None = None,
+    short_side: int | None = None,
     backbone_options: dict[str, Any] | None = None,
     **neck_options: Any,
 ) -> Segmenter:
@@ -265,6 +269,7 @@ def create_segmenter(
         pretrained_backbone: whether the backbone starts from its pretrained weights; those are not looked for again
             when the saved segmenter is loaded.
         class_names: what the classes are called.
+        short_side: of the images that it will be evaluated on, pixels, which `vt-timm segment` then uses too.
         backbone_options: more for `timm.create_model`.
         neck_options: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`,
             `num_heads`, `projector_heads`.
@@ -272,7 +277,7 @@ def create_segmenter(
     Raises:
         ValueError: for an unknown neck or option, and for a backbone without four levels.
     """
-    model = Segmenter(neck, backbone, num_classes, class_names, neck_options, backbone_options)
+    model = Segmenter(neck, backbone, num_classes, class_names, short_side, neck_options, backbone_options)
     if pretrained_backbone:
         options = {**(backbone_options or {}), "out_indices": model.backbone.feature_info.out_indices}  # type: ignore[union-attr]
         weights = timm.create_model(backbone, pretrained=True, features_only=True, **options).state_dict()
