@@ -14,7 +14,7 @@ import yaml
 
 import vt_timm
 
-__all__ = ["RESULTS", "facts", "keep_run", "write_json"]
+__all__ = ["RESULTS", "facts", "keep_run", "without_folders", "write_json"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -66,7 +66,7 @@ def keep_run(run: Path, name: str, log: Path) -> Path:
     record = RESULTS / "runs" / name
     record.mkdir(parents=True, exist_ok=True)
     args = yaml.safe_load((run / "args.yaml").read_text())
-    args = {key: _last_part(value) if isinstance(value, str) else value for key, value in args.items()}
+    args = {key: without_folders(value) if isinstance(value, str) else value for key, value in args.items()}
     (record / "args.yaml").write_text(yaml.safe_dump(args))
     (record / "summary.csv").write_text((run / "summary.csv").read_text())
     kept = re.compile(r"Train|Test|\*{3}|Model|Scheduled|Created|LogitDistillationTask")
@@ -75,7 +75,7 @@ def keep_run(run: Path, name: str, log: Path) -> Path:
     return record
 
 
-def _last_part(value: str) -> str:
-    """`local-dir:/home/me/model` -> `local-dir:model`."""
+def without_folders(value: str) -> str:
+    """An absolute path, also behind a prefix as in local-dir:PATH, without the folders that it lies in."""
     prefix, colon, path = value.rpartition(":")
     return f"{prefix}{colon}{Path(path).name}" if path.startswith(("/", "~")) else value

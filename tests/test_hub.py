@@ -1,61 +1,339 @@
-"""From a run folder of train.py to a Hub folder that timm loads."""
+"""From a run folder to a Hub folder, its card, and the Hub."""
 
+import argparse
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 import yaml
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard import metadata_load
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from PIL import Image
 
+import vt_timm
 from benchmarks import records
-from hub import export
+from hub import card, export, publish
 from tests.conftest import fill
+from tests.hub_server import TOKEN, HubServer
+
+ROOT = Path(__file__).parents[1]
+NAME = "vt_resnet_micro.trial_two"
+REPOSITORY = f"somebody/{NAME}"
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path):
     """What train.py leaves behind, for a model with an option and two classes."""
-    monkeypatch.setattr(export, "HUB", tmp_path / "hub")
-    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
     run = tmp_path / "run"
     run.mkdir()
     for wordnet_id in ("n02102040", "n01440764"):
-        (tmp_path / "train" / wordnet_id).mkdir(parents=True)
-    model = fill(timm.create_model("vt_resnet_micro", num_classes=2, num_tokens=9))
-    torch.save({"state_dict": model.state_dict(), "epoch": 3}, run / "last.pth.tar")
+        (tmp_path / "photos" / "train" / wordnet_id).mkdir(parents=True)
     args = {
+        "model": "vt_resnet_micro",
+        "num_classes": 2,
         "img_size": 128,
         "crop_pct": 1.0,
+        "interpolation": "",
         "train_interpolation": "bilinear",
+        "train_split": "train",
         "model_kwargs": {"num_tokens": 9},
-        "data_dir": "/somebody/imagenette2-224",
+        "data_dir": str(tmp_path / "photos"),
         "output": "/somebody/output",
+        "epochs": 4,
+        "opt": "sgd",
+        "lr": 0.1,
+        "batch_size": 8,
+        "seed": 42,
     }
+    models = []
+    for file, epoch in (("last.pth.tar", 3), ("model_best.pth.tar", 2)):
+        models.append(fill(timm.create_model("vt_resnet_micro", num_classes=2, num_tokens=9)).eval())
+        with torch.no_grad():
+            models[-1].fc.bias += epoch
+        state = {"state_dict": models[-1].state_dict(), "epoch": epoch, "args": argparse.Namespace(**args)}
+        torch.save(state, run / file)
     (run / "args.yaml").write_text(yaml.safe_dump(args))
-    (run / "summary.csv").write_text("epoch,eval_top1\n3,50.0\n")
+    (run / "summary.csv").write_text("epoch,train_loss,eval_top1,eval_top5\n2,1.0,75.5,100.0\n3,0.9,50.0,100.0\n")
     (run / "log").write_text("noise\nTrain: 3 Loss 1\n/somebody/secret\nTest: 3\n")
-    return run, model
+    return run, models
 
 
-def test_a_run_becomes_a_folder_that_gives_the_same_logits(run, tmp_path):
-    folder, model = run
-    export.export(folder, "vt_resnet_micro.trial_two", tmp_path / "train", test_size=160)
-    again = timm.create_model(f"local-dir:{tmp_path / 'hub' / 'vt_resnet_micro.trial_two'}", pretrained=True).eval()
-    x = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():  # the folder holds 16-bit floats
-        torch.testing.assert_close(again(x), model.half().float().eval()(x), rtol=0, atol=0)
-    assert list(again.pretrained_cfg["label_descriptions"].items()) == [
-        ("n01440764", "tench"),
-        ("n02102040", "English springer"),
-    ]
-    config = json.loads((tmp_path / "hub" / "vt_resnet_micro.trial_two" / "config.json").read_text())
+@pytest.fixture
+def segmenter_run(tmp_path):
+    """What vt-timm train-segmenter leaves behind."""
+    run = tmp_path / "segmenter"
+    torch.manual_seed(0)
+    model = vt_timm.create_segmenter(
+        "vt_fpn", "vt_resnet_micro", 2, class_names=["ground", "square"], short_side=64, token_dim=64, num_heads=4
+    )
+    model.save_pretrained(run / "best")
+    metrics = {"miou": 61.5, "pixel_accuracy": 80.25, "images": 7, "update": 40}
+    (run / "best" / "metrics.json").write_text(json.dumps(metrics))
+    settings = {"neck": "vt_fpn", "backbone": "vt_resnet_micro", "data_dir": "/somebody/squares", "updates": 50}
+    settings |= {"batch_size": 4, "crop_size": 64, "lr": 0.05, "seed": 1}
+    (run / "settings.yaml").write_text(yaml.safe_dump(settings))
+    (run / "summary.csv").write_text("update,miou\n40,61.5\n50,60.0\n")
+    return run, model.eval()
+
+
+def logits(model, size=64):
+    with torch.inference_mode():
+        return model(torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)))
+
+
+def load(folder):
+    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+
+
+def test_a_run_becomes_a_folder_that_gives_the_same_logits(run, tmp_path, capsys):
+    folder, (last, best) = run
+    out = tmp_path / "out"
+    assert publish.main([str(folder), NAME, "-o", str(out)]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert torch.equal(logits(load(out)), logits(last))
+    assert "not uploaded" in capsys.readouterr().out
+    names = load(out).pretrained_cfg["label_descriptions"]
+    assert list(names.items()) == [("n01440764", "tench"), ("n02102040", "English springer")]
+    config = json.loads((out / "config.json").read_text())
     assert config["model_args"]["num_tokens"] == 9 and "num_classes" not in config["model_args"]
+    text = (out / "README.md").read_text()
+    assert "top-1 50.00 %" in text and "train.py itself measured after epoch 3 at 128 x 128 pixels" in text
+    assert "num_tokens=9" in text and "No checkpoint was picked" in text and "somebody/output" not in text
+
+    assert publish.main([str(folder), NAME, "-o", str(out), "--checkpoint", "best", "--half"]) == 0
+    assert torch.equal(logits(load(out)), logits(best.half().float()))
+    text = (out / "README.md").read_text()
+    assert "top-1 75.50 %" in text and "picked by its score on these images, which flatters it" in text
+    assert "16-bit floats" in text
 
 
-def test_the_record_keeps_the_run_without_this_machines_paths(run, tmp_path):
+def test_averaged_weights_come_before_the_others(run, tmp_path):
+    folder, (_, best) = run
+    state = torch.load(folder / "last.pth.tar", weights_only=False)
+    torch.save({**state, "state_dict_ema": best.state_dict()}, folder / "last.pth.tar")
+    assert publish.main([str(folder), NAME, "-o", str(tmp_path / "out")]) == 0
+    assert torch.equal(logits(load(tmp_path / "out")), logits(best))
+
+
+def test_the_tag_comes_from_the_recipe(run, tmp_path, capsys):
     folder, _ = run
-    records.keep_run(folder, "vt_resnet_micro.trial_two", folder / "log")
-    record = tmp_path / "results" / "runs" / "vt_resnet_micro.trial_two"
+    assert publish.main([str(folder), "-o", str(tmp_path / "out")]) == 2
+    assert "names no recipe to take the tag from: give NAME" in capsys.readouterr().err
+    args = yaml.safe_load((folder / "args.yaml").read_text())
+    (folder / "args.yaml").write_text(yaml.safe_dump({**args, "recipe": "finetune"}))
+    assert publish.main([str(folder), "-o", str(tmp_path / "out")]) == 0
+    assert load(tmp_path / "out").pretrained_cfg["tag"] == "finetune"
+    assert "`vt_timm/recipes/finetune.yaml`" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_metrics_can_be_measured_anew(run, tmp_path, capsys):
+    folder, (last, _) = run
+    hits = 0
+    for label, name in enumerate(("n01440764", "n02102040")):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        for number in range(3):
+            generator = torch.Generator().manual_seed(10 * label + number)
+            pixels = (torch.rand(128, 128, 3, generator=generator) * 255).byte()
+            Image.fromarray(pixels.numpy()).save(tmp_path / "val" / name / f"{number}.png")
+            mean, std = (torch.tensor(last.pretrained_cfg[k]).view(3, 1, 1) for k in ("mean", "std"))
+            with torch.inference_mode():
+                image = (pixels.permute(2, 0, 1) / 255 - mean) / std
+                hits += last(image[None]).argmax().item() == label
+    arguments = [str(folder), NAME, "-o", str(tmp_path / "out"), "--measure", str(tmp_path / "val")]
+    assert publish.main(arguments) == 0
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert f"6 validation images: top-1 {100 * hits / 6:.2f} %" in text and "measured on 20" in text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "message"),
+    [
+        (lambda run: (run / "summary.csv").unlink(), [NAME], "it has no summary.csv"),
+        (lambda run: (run / "last.pth.tar").unlink(), [NAME], "has no last.pth.tar: choose another --checkpoint"),
+        (lambda run: (run / "last.pth.tar").write_bytes(b"PK"), [NAME], "last.pth.tar cannot be read"),
+        (lambda run: None, ["vt_resnet18.trial"], "trained vt_resnet_micro, which vt_resnet18.trial does not say"),
+        (lambda run: None, [NAME, "--measure", "nowhere"], "nowhere: no such file or folder"),
+        (lambda run: None, [NAME, "--class-folders", str(ROOT)], "the model has 2 classes and the class folders are"),
+    ],
+)
+def test_a_run_that_cannot_be_published_is_one_line(spoil, arguments, message, run, tmp_path, capsys):
+    folder, _ = run
+    spoil(folder)
+    assert publish.main([str(folder), *arguments, "-o", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hub.publish: ") and message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_does_not_give_the_same_outputs_is_not_put_in_place(run, tmp_path, monkeypatch, capsys):
+    folder, (last, _) = run
+    out = tmp_path / "out"
+    assert publish.main([str(folder), NAME, "-o", str(out)]) == 0
+
+    def export_and_spoil(*args):
+        model, epoch = export.export_classifier(*args)
+        with torch.no_grad():
+            model.fc.bias += 1
+        return model, epoch
+
+    monkeypatch.setattr(publish, "export_classifier", export_and_spoil)
+    assert publish.main([str(folder), NAME, "-o", str(out), "--checkpoint", "best", "--push", REPOSITORY]) == 2
+    assert "gives other outputs than the run: nothing was written or uploaded" in capsys.readouterr().err
+    assert torch.equal(logits(load(out)), logits(last))
+
+
+def test_a_checkpoint_with_code_in_it_is_not_run(run, tmp_path, capsys):
+    class Touch:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "owned",))
+
+    folder, (last, _) = run
+    torch.save({"state_dict": last.state_dict(), "epoch": 3, "args": Touch()}, folder / "last.pth.tar")
+    assert publish.main([str(folder), NAME, "-o", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_segmenter_is_published_the_same_way(segmenter_run, tmp_path):
+    folder, model = segmenter_run
+    out = tmp_path / "out"
+    assert publish.main([str(folder), "-o", str(out), "--push", "somebody/squares", "--dry-run"]) == 0
+    from vt_timm.segmentation import load_segmenter
+
+    assert torch.equal(logits(load_segmenter(out), 96), logits(model, 96))
+    text = (out / "README.md").read_text()
+    for part in ("7 validation images: mIoU 61.50 %, pixel accuracy 80.25 %", "after update 40", "short side 64 px"):
+        assert part in text
+    assert publish.read_run(folder).name == "vt_fpn_vt_resnet_micro.squares"
+
+
+# The cards
+
+
+def front_matter_is_sound(path):
+    """What huggingface_hub checks of a card without asking the Hub, and what the Hub wants to find in it."""
+    metadata = metadata_load(path)
+    name, results = model_index_to_eval_results(metadata["model-index"])
+    loaded = ModelCard.load(path, ignore_metadata_errors=False)
+    assert [r.metric_value for r in loaded.data.eval_results] == [r.metric_value for r in results] and name
+    assert metadata["license"] and metadata["tags"]
+    return metadata
+
+
+def test_front_matter_passes_the_clients_own_checks(run, segmenter_run, tmp_path):
+    assert publish.main([str(run[0]), NAME, "-o", str(tmp_path / "one")]) == 0
+    metadata = front_matter_is_sound(tmp_path / "one" / "README.md")
+    assert (metadata["library_name"], metadata["pipeline_tag"]) == ("timm", "image-classification")
+    assert publish.main([str(segmenter_run[0]), "-o", str(tmp_path / "two")]) == 0
+    metadata = front_matter_is_sound(tmp_path / "two" / "README.md")
+    assert (metadata["library_name"], metadata["pipeline_tag"]) == ("vt_timm", "image-segmentation")
+    for path in sorted(card.HUB.glob("*/config.json")):
+        assert front_matter_is_sound(path.with_name("README.md"))["datasets"] == ["frgfm/imagenette"]
+
+
+def test_committed_cards_are_what_the_records_give():
+    for path in sorted(card.HUB.glob("*/config.json")):
+        assert path.with_name("README.md").read_text() == card.shipped_card(path.parent.name)
+    assert card.FAMILY.read_text() == card.family_card(), "run python -m hub.card"
+
+
+def test_the_record_keeps_the_run_without_this_machines_paths(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    folder, _ = run
+    records.keep_run(folder, NAME, folder / "log")
+    record = tmp_path / "results" / "runs" / NAME
     assert "somebody" not in "".join(p.read_text() for p in record.iterdir())
-    assert yaml.safe_load((record / "args.yaml").read_text())["data_dir"] == "imagenette2-224"
+    assert yaml.safe_load((record / "args.yaml").read_text())["data_dir"] == "photos"
     assert (record / "train.log").read_text() == "Train: 3 Loss 1\nTest: 3\n"
+
+
+# To the Hub and back, in processes of their own
+
+
+def process(arguments, hub, home, cwd=ROOT, **more):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    env = {**kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", **more}
+    return subprocess.run([sys.executable, *arguments], env=env, cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("disable_xet", ["0", "1"])
+def test_published_then_downloaded_elsewhere(disable_xet, run, tmp_path):
+    """By the Xet protocol, which the client prefers, and by LFS; the card's snippet runs as printed."""
+    folder, (last, _) = run
+    out = tmp_path / "out"
+    with HubServer() as hub:
+        command = ["-m", "hub.publish", str(folder), NAME, "-o", str(out), "--push", REPOSITORY]
+        done = process(command, hub, tmp_path / "one", HF_TOKEN=TOKEN, HF_HUB_DISABLE_XET=disable_xet)
+        assert done.returncode == 0, done.stderr
+        assert f"{hub.url}/{REPOSITORY}/commit/" in done.stdout
+        assert sorted(hub.repositories[REPOSITORY].files) == ["README.md", "config.json", "model.safetensors"]
+        assert any("/cas/" in path for path in hub.paths("POST")) == (disable_xet == "0")
+
+        code = f"""
+import timm, torch, vt_timm
+model = timm.create_model("hf-hub:{REPOSITORY}", pretrained=True).eval()
+with torch.inference_mode():
+    print(model(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))).tolist())
+"""
+        done = process(["-c", code], hub, tmp_path / "two", cwd=tmp_path, HF_HUB_DISABLE_XET=disable_xet)
+        assert done.returncode == 0, done.stderr
+        with_one_thread = process(
+            ["-c", code.replace(f"hf-hub:{REPOSITORY}", f"local-dir:{out}")], hub, tmp_path, cwd=tmp_path
+        )
+        assert done.stdout == with_one_thread.stdout
+        torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), logits(last))
+        (snippet,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+        done = process(["-c", snippet], hub, tmp_path / "two", cwd=tmp_path, HF_HUB_DISABLE_XET=disable_xet)
+        assert done.returncode == 0 and "values=tensor" in done.stdout, done.stderr
+
+
+def test_a_segmenters_snippet_runs_as_printed(segmenter_run, tmp_path):
+    with HubServer() as hub:
+        out = tmp_path / "out"
+        command = ["-m", "hub.publish", str(segmenter_run[0]), "-o", str(out), "--push", "somebody/squares"]
+        done = process(command, hub, tmp_path / "one", HF_TOKEN=TOKEN)
+        assert done.returncode == 0, done.stderr
+        (snippet,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+        done = process(["-c", snippet + "print(labels.shape)"], hub, tmp_path / "two", cwd=tmp_path)
+        assert done.stdout == "torch.Size([240, 320])\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        (None, "log in with `hf auth login`"),
+        ("hf_wrong", "(HTTP 401): log in with `hf auth login` as one who may write there"),
+    ],
+)
+def test_without_permission_nothing_goes_up(token, message, run, tmp_path):
+    with HubServer() as hub:
+        command = ["-m", "hub.publish", str(run[0]), NAME, "-o", str(tmp_path / "out"), "--push", REPOSITORY]
+        done = process(command, hub, tmp_path / "home", **({"HF_TOKEN": token} if token else {}))
+        assert done.returncode == 2
+        assert message in done.stderr.splitlines()[-1] and done.stderr.splitlines()[-1].startswith("hub.publish: ")
+        assert not hub.repositories and (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_dry_run_asks_the_hub_for_nothing(run, tmp_path):
+    with HubServer() as hub:
+        command = [
+            "-m",
+            "hub.publish",
+            str(run[0]),
+            NAME,
+            "-o",
+            str(tmp_path / "out"),
+            "--push",
+            REPOSITORY,
+            "--dry-run",
+        ]
+        done = process(command, hub, tmp_path / "home")
+        assert done.returncode == 0 and not hub.requests
+        assert f"these would go to {hub.url}/{REPOSITORY}" in done.stdout
+        assert re.search(r"model.safetensors +[\d,]+ bytes", done.stdout)

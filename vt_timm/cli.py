@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from . import __version__, record_attention
+from .downloads import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
 from .errors import first_line
 from .images import ImageError, display_view, find_images, model_input, read_image
 from .recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
@@ -111,7 +112,51 @@ def models(args: argparse.Namespace) -> int:
 def _weights_source(config: PretrainedCfg) -> str:
     if config.file:
         return "shipped" if Path(config.file).is_file() else f"missing: {config.file}"
-    return f"hf-hub:{config.hf_hub_id}" if config.hf_hub_id else "none"
+    if not config.hf_hub_id:
+        return "none"
+    return f"{'cached' if is_cached(config.hf_hub_id) else 'remote'}: {config.hf_hub_id}"
+
+
+def download(args: argparse.Namespace) -> int:
+    """Bring models into the cache, so that they load without a network; each is loaded once to see that it does."""
+    for name in args.names:
+        source = _repository(name)
+        if source is None:
+            print(f"{name} ships with vt_timm: there is nothing to download")
+            continue
+        try:
+            folder = fetch(source, CONFIG).parent
+            fetch(source, WEIGHTS)
+            config = json.loads((folder / CONFIG).read_text())
+        except DownloadError as error:
+            raise CommandError(str(error)) from error
+        except ValueError as error:
+            raise CommandError(f"{source}: its config.json is no JSON ({first_line(error)}); see its page") from error
+        if "neck" in config:
+            from .segmentation import load_segmenter
+
+            load_segmenter(folder)
+            usage = f"vt-timm segment --model {source}"
+        else:
+            load_model(f"hf-hub:{source}")
+            usage = f'timm.create_model("hf-hub:{source}", pretrained=True)'
+        print(f"{name}: {folder}\n  {usage}")
+    return OK
+
+
+def _repository(name: str) -> str | None:
+    """The Hub repository of a model name, a tag or hf-hub:ORG/NAME; None for weights that ship."""
+    if "/" in name:
+        return name.removeprefix("hf-hub:")
+    for tagged in timm.list_pretrained():
+        if name in (tagged, tagged.partition(".")[0]):
+            config: PretrainedCfg = timm.get_pretrained_cfg(tagged)  # type: ignore[assignment]
+            shipped = config.file and Path(config.file).is_file()
+            return None if shipped else config.hf_hub_id
+    known = [tagged.partition(".")[0] for tagged in timm.list_pretrained()]
+    close = difflib.get_close_matches(name.partition(".")[0], dict.fromkeys(known), n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else "`vt-timm models` lists the models that have weights"
+    raise CommandError(f"there are no weights called {name}; {hint}")
 
 
 def classify(args: argparse.Namespace) -> int:
@@ -310,6 +355,12 @@ def parser() -> argparse.ArgumentParser:
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings that differ from the recipe"
     )
     command.set_defaults(run=train_segmenter)
+
+    command = commands.add_parser(
+        "download", help="bring models from the Hub into the cache, for use without a network"
+    )
+    command.add_argument("names", nargs="+", metavar="NAME", help="a model that `vt-timm models` lists, or ORG/NAME")
+    command.set_defaults(run=download)
 
     command = commands.add_parser("recipes", help="list the training recipes, or print one")
     command.add_argument("name", nargs="?", metavar="NAME", help="the recipe to print")

@@ -109,7 +109,7 @@ def _check_settings(script: ModuleType) -> None:
     if not config.config:
         return
     settings = yaml.safe_load(Path(config.config).read_text()) or {}
-    known = {action.dest for action in script.parser._actions}
+    known = {action.dest for action in script.parser._actions} | {"recipe"}
     for key in settings:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)

@@ -1,5 +1,6 @@
 """Segmenting a photo with a trained segmenter."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from .downloads import CONFIG, WEIGHTS, fetch
 from .errors import first_line
 from .vt_fpn import Segmenter
 
@@ -21,14 +23,17 @@ def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
         RuntimeError: in one line, if it is not there, damaged, or no segmenter.
     """
     folder = Path(source)
-    if folder.is_dir():
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise RuntimeError(
-                    f"{folder} is no segmenter: there is no {name} in it; name the best/ folder of a run"
-                )
+    if not folder.is_dir():
+        folder = fetch(str(source), CONFIG).parent
+        fetch(str(source), WEIGHTS)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise RuntimeError(f"{source} is no segmenter: there is no {name} in it; name the best/ folder of a run")
     try:
-        return Segmenter.from_pretrained(str(source)).eval().to(device)
+        config = json.loads((folder / CONFIG).read_text())
+        if "neck" not in config:
+            raise ValueError(f"it is no segmenter, its config.json describes {config.get('architecture', 'no model')}")
+        return Segmenter.from_pretrained(str(folder)).eval().to(device)
     except Exception as error:
         raise RuntimeError(f"cannot load the segmenter {source}: {first_line(error)}") from error
 

@@ -18,10 +18,11 @@ class SettingsError(Exception):
 class Settings:
     """Every setting of a run, as a recipe's YAML file and `--set` name them.
 
-    Sizes in pixels; `batch_size` is of one process. The learning rate rises over `warmup_updates`, then falls as
-    (1 - done)^0.9 ("poly") or by 10 at each of `milestones` ("step").
+    Sizes in pixels; `batch_size` is of one process; `recipe` is what a model card calls these settings. The learning
+    rate rises over `warmup_updates`, then falls as (1 - done)^0.9 ("poly") or by 10 at each of `milestones` ("step").
     """
 
+    recipe: str = ""
     layout: str = "folder"
     data_dir: str = ""
     neck: str = "vt_fpn"

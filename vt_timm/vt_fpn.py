@@ -8,8 +8,10 @@ import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from timm.layers import Format
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 
+from .downloads import WEIGHTS, fetch
 from .errors import first_line
 from .projector import Projector
 from .tokenizers import FilterTokenizer
@@ -215,6 +218,36 @@ class Segmenter(
         options: dict[str, Any] = {"channels": 256, **(neck_options or {})}
         self.neck = NECKS[neck](self.backbone.feature_info.channels(), **options)  # type: ignore[operator,union-attr]
         self.head = SemanticHead(options["channels"], strides, num_classes)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        map_location: str = "cpu",
+        strict: bool = True,
+        **settings: Any,
+    ) -> "Segmenter":
+        """What `from_pretrained` calls: as huggingface_hub's own, but strict, and a pickle is never an alternative."""
+        if Path(model_id).is_dir():
+            weights = Path(model_id) / WEIGHTS
+        else:
+            source = f"{model_id}@{revision}" if revision else model_id
+            weights = fetch(
+                source,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+        model = cls(**settings)
+        safetensors.torch.load_model(model, weights, strict=strict, device=map_location)
+        return model.eval()
 
     @property
     def normalization(self) -> dict[str, tuple[float, ...]]:

@@ -10,11 +10,13 @@ from safetensors import SafetensorError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import _assert, global_pool_nlc
 from timm.models import PretrainedCfg, build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models._builder import resolve_pretrained_cfg
 from timm.models._features import feature_take_indices
 from timm.models.resnet import BasicBlock, Bottleneck, make_blocks
 from torch import Tensor, nn
 
-from .shipped import shipped_cfgs
+from .downloads import WEIGHTS, fetch
+from .shipped import published_cfgs
 from .visual_transformer import VTStage, check_choice
 from .warm_start import BackboneSource, load_backbone
 
@@ -337,7 +339,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 # whatever the shipped weights were trained on. `pretrained=True` without a tag takes the first tag with weights.
 default_cfgs = generate_default_cfgs(
     {
-        **shipped_cfgs(),
+        **published_cfgs(),
         "vt_resnet18.untrained*": _cfg(),
         "vt_resnet34.untrained*": _cfg(),
         "vt_resnet50.untrained*": _cfg(),
@@ -359,6 +361,8 @@ def _create_vt_resnet(
     ):
         with_weights = [tag for tag in default_cfgs[variant].tags if default_cfgs[variant].cfgs[tag].has_weights]
         kwargs["pretrained_cfg"] = next(iter(with_weights), None)
+    if pretrained:
+        _fetch_from_hub(variant, kwargs)
     if kwargs.get("features_only"):
         if not kwargs.get("projector", True):
             raise ValueError(
@@ -378,6 +382,14 @@ def _create_vt_resnet(
     if pretrained_backbone is not None:
         load_backbone(model, pretrained_backbone)
     return model
+
+
+def _fetch_from_hub(variant: str, kwargs: dict[str, Any]) -> None:
+    """Weights that timm would take from the Hub are fetched first and checked; timm itself would also take a pickle."""
+    cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
+    elsewhere = cfg.source == "local-dir" or (cfg.source != "hf-hub" and (cfg.state_dict or cfg.file))
+    if cfg.hf_hub_id and not elsewhere:
+        fetch(cfg.hf_hub_id, cfg.hf_hub_filename or WEIGHTS, kwargs.get("cache_dir"))
 
 
 def _names_weights(cfg: str | dict[str, Any] | PretrainedCfg | None) -> bool:

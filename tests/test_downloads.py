@@ -1,0 +1,252 @@
+"""The Hub as its client meets it, on the loopback address: what arrives, and every way in which it can fail."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+
+import vt_timm
+from tests.hub_server import HubServer
+from vt_timm import cli
+from vt_timm.downloads import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
+from vt_timm.segmentation import load_segmenter
+from vt_timm.shipped import HUB
+
+SHIPPED = HUB / "vt_resnet_micro.basic_imagenette"
+NAME = "somebody/vt_resnet_micro.basic_imagenette"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A server with the shipped micro model, the client of this process pointed at it, and an empty cache."""
+    constants = huggingface_hub.constants
+    with HubServer() as server:
+        point_at(server.url, monkeypatch)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client's pauses between attempts
+        for name in (CONFIG, WEIGHTS):
+            server.put(NAME, name, (SHIPPED / name).read_bytes())
+        yield server
+
+
+def point_at(url, monkeypatch):
+    """As HF_ENDPOINT would, which is read when huggingface_hub is imported."""
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+def unplug(monkeypatch):
+    point_at("http://127.0.0.1:9", monkeypatch)  # nobody listens there
+
+
+def logits(model):
+    with torch.inference_mode():
+        return model.eval()(torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0)))
+
+
+def assert_loads():
+    expected = logits(timm.create_model(f"local-dir:{SHIPPED}", pretrained=True))
+    assert torch.equal(logits(timm.create_model(f"hf-hub:{NAME}", pretrained=True)), expected)
+
+
+def test_a_model_arrives_whole_and_is_cached(hub, monkeypatch):
+    assert not is_cached(NAME)
+    assert_loads()
+    assert is_cached(NAME)
+    unplug(monkeypatch)
+    assert_loads()
+
+
+def test_offline_mode_uses_a_warm_cache(hub, monkeypatch, capsys):
+    assert cli.main(["download", NAME]) == 0
+    assert f"hf-hub:{NAME}" in capsys.readouterr().out
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    requests = len(hub.requests)
+    assert_loads()
+    assert len(hub.requests) == requests
+
+
+@pytest.mark.parametrize(
+    ("source", "faults", "message"),
+    [
+        ("somebody/else", {}, "there is no repository somebody/else on the Hub, or it is private"),
+        (NAME, dict(gated=True), "is gated: accept its conditions at"),
+        (NAME, dict(status=403), r"no permission to read .* \(HTTP 403\): log in with `hf auth login`"),
+        (NAME, dict(status=401), "no permission to read|there is no repository"),
+        (NAME, dict(status=500), r"the Hub could not serve .* \(HTTP 500\): try again later"),
+        (f"{NAME}@gone", {}, "the repository has no such revision"),
+        ("no name at all", {}, "neither a folder here nor a repository's name"),
+        (NAME, dict(cut_after=0, cuts=99), "broke off .*: run it again; nothing incomplete was kept"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line_and_the_next_call_works(source, faults, message, hub, tmp_path):
+    for key, value in faults.items():
+        setattr(hub.faults, key, value)
+    with pytest.raises(DownloadError, match=message) as caught:
+        fetch(source)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.incomplete"))
+    hub.faults.__init__()
+    assert_loads()
+
+
+def test_the_command_says_it_in_one_line_too(hub, capsys):
+    assert cli.main(["download", "somebody/else"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("vt-timm: there is no repository somebody/else on the")
+    assert cli.main(["classify", "sample", "--model", "hf-hub:somebody/else"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("vt-timm: cannot load hf-hub:somebody/else: ")
+
+
+def test_without_network_and_cache(hub, monkeypatch):
+    unplug(monkeypatch)
+    with pytest.raises(DownloadError, match=r"is not in the cache and the Hub at http://127.0.0.1:9 cannot be reached"):
+        fetch(NAME)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DownloadError, match="is not in the cache and HF_HUB_OFFLINE is set"):
+        fetch(NAME)
+
+
+def test_a_cut_connection_is_taken_up_again(hub):
+    hub.faults.cut_after, hub.faults.cuts = 300_000, 2
+    assert_loads()
+    assert len([path for path in hub.paths("GET") if path.startswith("/cdn/")]) == 3
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another", "page"])
+def test_a_file_that_is_damaged_on_the_hub_is_not_kept(damage, hub):
+    data = (SHIPPED / WEIGHTS).read_bytes()
+    digest = hub.repositories[NAME].files[WEIGHTS]
+    spoilt = {"truncated": data[:-100], "another": data[:-1] + bytes([data[-1] ^ 1]), "page": b"<html>busy</html>"}
+    hub.contents[digest] = spoilt[damage]
+    with pytest.raises(RuntimeError, match=r"also when fetched anew: tell its owner"):
+        timm.create_model(f"hf-hub:{NAME}", pretrained=True)
+    hub.contents[digest] = data
+    assert_loads()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another"])
+def test_a_cached_file_that_was_damaged_heals(damage, hub):
+    blob = fetch(NAME).resolve()
+    data = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(data[:5000] if damage == "truncated" else data[:-1] + bytes([data[-1] ^ 1]))
+    assert_loads()
+
+
+def test_a_pickle_is_refused_and_not_even_fetched(hub):
+    del hub.repositories[NAME].files[WEIGHTS]
+    hub.put(NAME, "pytorch_model.bin", b"cos\nsystem\n(S'touch owned'\ntR.")
+    with pytest.raises(RuntimeError, match=r"holds no model.safetensors; vt_timm loads safetensors only"):
+        timm.create_model(f"hf-hub:{NAME}", pretrained=True)
+    overlay = dict(hf_hub_id=NAME, hf_hub_filename="pytorch_model.bin", file="")
+    with pytest.raises(RuntimeError, match="is no safetensors file; vt_timm loads no pickles"):
+        timm.create_model("vt_resnet_micro", pretrained=True, pretrained_cfg_overlay=overlay)
+    assert not any("pytorch_model" in path for path in hub.paths("GET"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(architecture="vt_resnet18"), "these weights are not of this model"),
+        (dict(architecture="vt_resnet999"), "Unknown model"),
+    ],
+)
+def test_a_config_of_another_architecture(changes, message, hub, capsys):
+    config = json.loads((SHIPPED / CONFIG).read_text())
+    hub.put(NAME, CONFIG, json.dumps({**config, **changes}).encode())
+    assert cli.main(["download", NAME]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    hub.put(NAME, CONFIG, json.dumps(config).encode())
+    assert cli.main(["download", NAME]) == 0
+
+
+def test_a_config_that_is_no_json(hub, capsys):
+    hub.put(NAME, CONFIG, b"<html>")
+    assert cli.main(["download", NAME]) == 2
+    assert "its config.json is no JSON" in capsys.readouterr().err
+
+
+def test_names_that_need_no_download_and_names_that_do_not_exist(capsys):
+    assert cli.main(["download", "vt_resnet18", "vt_resnet_micro.basic_imagenette"]) == 0
+    assert capsys.readouterr().out.count("ships with vt_timm") == 2
+    assert cli.main(["download", "vt_resne18"]) == 2
+    assert "there are no weights called vt_resne18; did you mean vt_resnet18" in capsys.readouterr().err
+
+
+def test_segmenters_come_the_same_way(hub, tmp_path):
+    model = vt_timm.create_segmenter("vt_fpn", "vt_resnet_micro", num_classes=3, token_dim=64, num_heads=4)
+    model.save_pretrained(tmp_path / "model")
+    for name in (CONFIG, WEIGHTS):
+        hub.put("somebody/segmenter", name, (tmp_path / "model" / name).read_bytes())
+    for load in (load_segmenter, vt_timm.Segmenter.from_pretrained):
+        assert torch.equal(logits(load("somebody/segmenter")), logits(model))
+    assert cli.main(["download", "somebody/segmenter"]) == 0
+    with pytest.raises(RuntimeError, match=r"it is no segmenter, its config.json describes vt_resnet_micro"):
+        load_segmenter(NAME)
+    repository = hub.repositories["somebody/segmenter"]
+    del repository.files[WEIGHTS]
+    repository.commits += 1
+    hub.put("somebody/segmenter", "pytorch_model.bin", b"cos\nsystem\n(S'touch owned'\ntR.")
+    for load in (load_segmenter, vt_timm.Segmenter.from_pretrained):
+        with pytest.raises(RuntimeError, match="loads safetensors only, never a pickle"):
+            load("somebody/segmenter")
+
+
+# In processes of their own, as users have them.
+
+
+def environment(hub, tmp_path, **more):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    return {**kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", **more}
+
+
+def run_python(code, env, cwd=None):
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_two_processes_may_fetch_the_same_model_at_once(hub, tmp_path):
+    hub.faults.seconds_per_file = 0.5
+    code = f"import timm, vt_timm; print(timm.create_model('hf-hub:{NAME}', pretrained=True).num_classes)"
+    env = environment(hub, tmp_path)
+    with ThreadPoolExecutor() as pool:
+        outputs = list(pool.map(lambda _: run_python(code, env), range(2)))
+    assert outputs == ["10\n", "10\n"]
+
+
+def test_a_tag_without_its_file_comes_from_the_hub(hub, tmp_path):
+    """As in a wheel that carries the folder's config.json and not its weights."""
+    package = tmp_path / "site" / "vt_timm"
+    shutil.copytree(Path(vt_timm.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "hub"))
+    (package / "hub" / SHIPPED.name).mkdir(parents=True)
+    shutil.copy(SHIPPED / CONFIG, package / "hub" / SHIPPED.name)
+    env = environment(hub, tmp_path, PYTHONPATH=str(tmp_path / "site"), VT_TIMM_HUB_ORGANISATION="somebody")
+    listing = "from vt_timm.cli import main; main(['models', '--json'])"
+
+    def weights():
+        models = {m["model"]: m["weights"] for m in json.loads(run_python(listing, env, cwd=tmp_path))}
+        return models[SHIPPED.name]
+
+    assert weights() == f"remote: {NAME}"
+    code = """
+import timm, torch, vt_timm
+x = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+for name in ("vt_resnet_micro", "vt_resnet_micro.basic_imagenette", "hf-hub:somebody/vt_resnet_micro.basic_imagenette"):
+    model = timm.create_model(name, pretrained=True).eval()
+    with torch.inference_mode():
+        print(model(x).tolist())
+"""
+    expected = logits(timm.create_model(f"local-dir:{SHIPPED}", pretrained=True)).tolist()
+    assert [json.loads(line) for line in run_python(code, env, cwd=tmp_path).splitlines()] == [expected] * 3
+    assert weights() == f"cached: {NAME}"

@@ -1,0 +1,147 @@
+"""Weights from the Hugging Face Hub: whole, checked, never a pickle, and one line for what goes wrong.
+
+huggingface_hub downloads, resumes and caches. Added here: a cached file that is not what the Hub names is thrown away
+and fetched anew, so that a damaged one cannot fail every later call, and every error says what to do.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError, safe_open
+
+from .errors import first_line
+
+__all__ = ["CONFIG", "WEIGHTS", "DownloadError", "check_weights", "fetch", "is_cached"]
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SHA256_DIGITS = 64
+
+
+class DownloadError(RuntimeError):
+    """What went wrong with a download and what to do about it, in one line."""
+
+
+def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = None, **options: Any) -> Path:
+    """A file of a model repository, from the cache if it is current or the Hub cannot be reached, whole and checked.
+
+    Args:
+        source: "ORG/NAME" or "ORG/NAME@REVISION".
+        filename: of the repository; weights must be safetensors.
+        cache_dir: huggingface_hub's cache if it is not in its usual place.
+        options: more for `hf_hub_download`, such as `token`.
+
+    Raises:
+        DownloadError: if it cannot be had, or the file on the Hub is itself damaged.
+    """
+    repository, _, revision = source.partition("@")
+    is_weights = filename != CONFIG
+    if is_weights and not filename.endswith(".safetensors"):
+        raise DownloadError(f"{source}: {filename} is no safetensors file; vt_timm loads no pickles")
+    for _attempt in range(2):
+        try:
+            path = Path(
+                hf_hub_download(repository, filename, revision=revision or None, cache_dir=cache_dir, **options)
+            )
+        except Exception as error:
+            raise DownloadError(_what_to_do(source, filename, error)) from error
+        damage = _damage(path) if is_weights else None
+        if damage is None:
+            return path
+        _forget(path)
+    raise DownloadError(f"{source}: {filename} {damage}, also when fetched anew: tell its owner to upload it again")
+
+
+def is_cached(source: str, filename: str = WEIGHTS) -> bool:
+    """Whether the file is in huggingface_hub's cache, without asking the Hub."""
+    repository, _, revision = source.partition("@")
+    return isinstance(try_to_load_from_cache(repository, filename, revision=revision or None), str)
+
+
+def check_weights(path: Path) -> None:
+    """Refuse a file that is no whole safetensors file.
+
+    Raises:
+        SafetensorError: if its header cannot be read or does not fit its size.
+    """
+    with safe_open(path, framework="pt"):
+        pass
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a cached file; the cache names large files by the sha256 that the Hub gives for them."""
+    try:
+        check_weights(path)
+    except SafetensorError as error:
+        return f"is no whole safetensors file ({first_line(error)})"
+    name = Path(os.readlink(path)).name if path.is_symlink() else ""
+    if len(name) == SHA256_DIGITS:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            for chunk in iter(lambda: file.read(1 << 20), b""):
+                digest.update(chunk)
+        if digest.hexdigest() != name:
+            return "has another checksum than the Hub says"
+    return None
+
+
+def _forget(path: Path) -> None:
+    """Take a file out of the cache: what links point to as well, else it would be linked again."""
+    while path.is_symlink():
+        target = path.parent / os.readlink(path)
+        path.unlink()
+        path = target
+    path.unlink(missing_ok=True)
+
+
+def _what_to_do(source: str, filename: str, error: Exception) -> str:
+    page = f"{constants.ENDPOINT}/{source.partition('@')[0]}"
+    reason = first_line(error)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, HFValidationError):
+        return f"{source} is neither a folder here nor a repository's name, ORG/NAME"
+    if isinstance(error, GatedRepoError):
+        return f"{source} is gated: accept its conditions at {page}, then log in with `hf auth login`"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"there is no repository {source} on the Hub, or it is private: check the name, or `hf auth login`"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{source}: the repository has no such revision; see {page}"
+    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+        return _unreachable(source, filename, error)
+    if isinstance(error, EntryNotFoundError):
+        pickles = "; vt_timm loads safetensors only, never a pickle" if filename == WEIGHTS else ""
+        return f"{source} holds no {filename}{pickles}; see {page}"
+    if isinstance(error, HfHubHTTPError) and status in (401, 403):
+        return f"no permission to read {source} (HTTP {status}): log in with `hf auth login`, or ask its owner"
+    if isinstance(error, HfHubHTTPError):
+        return f"the Hub could not serve {source} (HTTP {status}): try again later"
+    if isinstance(error, PermissionError):
+        return f"cannot write to the cache ({reason}): free it, or name another with HF_HOME"
+    return f"the download of {source} broke off ({reason}): run it again; nothing incomplete was kept"
+
+
+def _unreachable(source: str, filename: str, error: Exception) -> str:
+    if constants.HF_HUB_OFFLINE:
+        return (
+            f"{source} is not in the cache and HF_HUB_OFFLINE is set: unset it and run `vt-timm download {source}` once"
+        )
+    cause = error.__cause__
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if isinstance(cause, HfHubHTTPError) and status is not None:
+        return _what_to_do(source, filename, cause)
+    return (
+        f"{source} is not in the cache and the Hub at {constants.ENDPOINT} cannot be reached: connect and run "
+        f"`vt-timm download {source}` once, or use a model that ships (`vt-timm models`)"
+    )
