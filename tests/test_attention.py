@@ -7,7 +7,7 @@ from PIL import Image
 
 import vt_timm
 from tests.conftest import fill
-from vt_timm.figures import draw_attention, save_figure
+from vt_timm.figures import draw_attention, save_figures
 
 
 def test_maps_are_distributions_over_the_pixels():
@@ -53,8 +53,8 @@ def test_picture_shows_high_attention_in_red_and_low_in_blue(tmp_path):
     """A token that looks at the top left corner: red there, blue in the opposite one."""
     attention = torch.zeros(1, 8, 8)
     attention[0, :4, :4] = 1 / 16
-    figure = draw_attention(Image.new("RGB", (240, 240), "white"), attention, title="test")
-    save_figure(figure, tmp_path / "a.png")
+    figure = draw_attention([Image.new("RGB", (240, 240), "white")], [attention], title="test")
+    save_figures(iter([figure]), tmp_path / "a.png")
     figure.canvas.draw()
     panel = figure.axes[1].get_window_extent()
     picture = Image.open(tmp_path / "a.png").convert("RGB")
@@ -69,7 +69,60 @@ def test_picture_shows_high_attention_in_red_and_low_in_blue(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path):
-    figure = draw_attention(Image.new("RGB", (32, 32)), torch.rand(2, 2, 2), title="test")
+    figure = draw_attention([Image.new("RGB", (32, 32))], [torch.rand(2, 2, 2)], title="test")
     with pytest.raises(ValueError, match="xyz"):
-        save_figure(figure, tmp_path / "a.xyz")
+        save_figures(iter([figure]), tmp_path / "a.xyz")
     assert not list(tmp_path.iterdir())
+
+
+def test_projector_maps_are_those_of_eq_5_over_the_tokens():
+    """In plain loops over heads and pixels, for a VT module of its own."""
+    module = fill(vt_timm.create_segmenter("vt_fpn", "vt_resnet_micro", token_dim=64, num_heads=4)).eval()
+    projector = module.neck.projectors[0]
+    feature, tokens = torch.randn(2, 256, 3, 5), torch.randn(2, 8, 64)
+    with vt_timm.record_attention(projector, of="projector") as maps, torch.no_grad():
+        projector(feature, tokens)
+    heads, d = projector.num_heads, projector.head_dim
+    for b in range(2):
+        keys = (tokens[b] @ projector.key.weight.T).detach()
+        for y in range(3):
+            for x in range(5):
+                weights = torch.zeros(8)
+                for h in range(heads):
+                    part = slice(h * d, (h + 1) * d)
+                    query = feature[b, part, y, x] @ projector.query[h].detach()
+                    weights += (keys[:, part] @ query / d**0.5).softmax(0) / heads
+                torch.testing.assert_close(maps[0][b, :, y, x], weights, rtol=1e-4, atol=1e-6)
+
+
+def test_attention_of_every_level_of_a_segmenter():
+    model = vt_timm.create_segmenter("vt_fpn", "vt_resnet_micro", tokens=[3, 4, 5, 6], token_dim=64, num_heads=4).eval()
+    for of, axes in (("tokenizer", (2, 3)), ("projector", 1)):
+        with vt_timm.record_attention(model, of) as maps, torch.no_grad():
+            model(torch.randn(1, 3, 64, 96))
+        of_neck = maps[-4:]  # the backbone has two VT modules of its own, which come first
+        assert [tuple(m.shape) for m in of_neck] == [(1, 3, 16, 24), (1, 4, 8, 12), (1, 5, 4, 6), (1, 6, 4, 6)]
+        for attention in of_neck:
+            assert torch.allclose(attention.sum(axes), torch.ones(()), atol=1e-5)
+
+
+def test_an_unknown_kind_of_attention_is_refused():
+    with (
+        pytest.raises(ValueError, match="of='transformer': choose 'tokenizer' or 'projector'"),
+        vt_timm.record_attention(timm.create_model("vt_resnet_micro"), of="transformer"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("ending", "files"), [("png", 2), ("svg", 2), ("pdf", 1), ("gif", 1)])
+def test_many_photos_make_files_pages_or_frames(ending, files, tmp_path):
+    def figures():
+        for side in (40, 60):
+            yield draw_attention([Image.new("RGB", (side, 40))], [torch.rand(2, 2, 2)], title="test")
+
+    written = save_figures(figures(), tmp_path / f"a.{ending}")
+    assert sorted(written) == sorted(tmp_path.iterdir()) and len(written) == files
+    if ending == "gif":
+        assert Image.open(written[0]).n_frames == 2
+    if ending == "pdf":
+        assert written[0].read_bytes().count(b"/Type /Page\n") == 2 or b"/Count 2" in written[0].read_bytes()

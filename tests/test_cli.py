@@ -1,14 +1,20 @@
 """The command line as a user meets it: what it prints, what it writes, how it fails."""
 
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 
-from vt_timm import cli
+import vt_timm
+from vt_timm import cli, pictures
+from vt_timm.images import model_input, read_image
+from vt_timm.inference import class_names
 
 MICRO = ["--model", "vt_resnet_micro"]
 
@@ -47,9 +53,6 @@ def test_classify_prints_class_names(capsys, photo):
 
 
 def test_classify_agrees_with_timm(capsys, photo):
-    import timm
-    import torch
-
     _, out, _ = run(capsys, "classify", photo, *MICRO, "--topk", 10, "--json")
     ((result,)) = json.loads(out)
     model = timm.create_model("vt_resnet_micro", pretrained=True).eval()
@@ -114,7 +117,21 @@ def test_a_sideways_photo_is_turned_upright(tmp_path):
         (["classify", "PHOTO", *MICRO, "--device", "toaster"], "cannot load vt_resnet_micro"),
         (["attention", "PHOTO", "-o", "nowhere/a.png", *MICRO], "the folder nowhere does not exist"),
         (["attention", "PHOTO", "-o", "EMPTY/a.xyz", *MICRO], "xyz"),
-        (["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--module", "3"], "has VT modules 1 to 2"),
+        (
+            ["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--module", "3"],
+            "has VT modules with a tokenizer 1 to 2",
+        ),
+        (
+            ["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--module", "2", "--of", "projector"],
+            "has VT modules with a projector 1 to 1",
+        ),
+        (["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--tokens", "17"], "the module has tokens 1 to 16"),
+        (["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--colours", "jett"], "no such colour map"),
+        (["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--strength", "2"], "must be between 0 and 1"),
+        (
+            ["attention", "PHOTO", "-o", "EMPTY/a.png", "--model", "nowhere/best"],
+            "nowhere/best is not in",
+        ),
         (["attention", "nowhere.jpg", "-o", "EMPTY/a.png", *MICRO], "nowhere.jpg: no such file or folder"),
     ],
 )
@@ -123,7 +140,8 @@ def test_failures_are_one_clear_line(capsys, tmp_path, photo, arguments, message
     empty.mkdir()
     status, out, err = run(capsys, *(a.replace("PHOTO", str(photo)).replace("EMPTY", str(empty)) for a in arguments))
     assert (status, out) == (2, "")
-    assert message in err and len(err.splitlines()) == 1 and err.startswith("vt-timm: ")
+    assert re.search("|".join(map(re.escape, message.split("|"))), err), err
+    assert len(err.splitlines()) == 1 and err.startswith("vt-timm: ")
     assert not list(empty.iterdir())
 
 
@@ -144,10 +162,40 @@ def test_attention_writes_a_picture(capsys, tmp_path, photo):
     assert (tmp_path / "attention1.png").read_bytes() != (tmp_path / "attention2.png").read_bytes()
 
 
-def test_attention_needs_a_model_with_tokens(capsys, tmp_path, photo, monkeypatch):
-    import timm
+def test_attention_of_a_folder_is_a_grid_and_its_maps_are_the_models(capsys, tmp_path, photo):
+    """The saved values are those that record_attention gives, before anything is coloured."""
+    Image.open(photo).rotate(180).save(photo.with_name("b.png"))
+    photo.with_name("c.jpg").write_text("no photo")
+    output, maps = tmp_path / "out" / "grid.png", tmp_path / "out" / "maps.npy"
+    output.parent.mkdir()
+    options = ["--tokens", 2, 5, "--colours", "cividis", "--strength", 0.7, "--save-maps", maps]
+    status, out, err = run(capsys, "attention", photo.parent, "-o", output, *MICRO, *options)
+    assert (status, out.split()) == (1, [str(maps), str(output)]) and "skipped" in err
+    model = timm.create_model("vt_resnet_micro", pretrained=True).eval()
+    saved = np.load(maps)
+    assert saved.shape[:2] == (2, 16)
+    for one, path in zip(saved, (photo.with_name("b.png"), photo), strict=True):
+        with vt_timm.record_attention(model) as recorded, torch.no_grad():
+            model(model_input(model, read_image(path)))
+        np.testing.assert_allclose(one, recorded[0][0].numpy(), atol=1e-6)
+    paged = tmp_path / "out" / "pages.png"
+    status, out, _ = run(capsys, "attention", photo, photo.with_name("b.png"), "-o", paged, *MICRO, "--photos", 1)
+    assert out.split() == [str(paged.with_name(f"pages-{n}.png")) for n in (1, 2)]
 
-    monkeypatch.setattr(cli, "load_model", lambda *_: timm.create_model("test_resnet").eval())
+
+@pytest.mark.parametrize("of", ["tokenizer", "projector"])
+def test_attention_of_a_segmenter(of, capsys, tmp_path, photo):
+    model = vt_timm.create_segmenter("vt_fpn", "vt_resnet_micro", 2, short_side=64, token_dim=64, num_heads=4)
+    model.save_pretrained(tmp_path / "model")
+    output = tmp_path / "a.png"
+    arguments = ["attention", photo, "-o", output, "--model", tmp_path / "model", "--of", of, "--module", 4]
+    status, _, err = run(capsys, *arguments)
+    assert status == 0, err
+    assert Image.open(output).width > 1000
+
+
+def test_attention_needs_a_model_with_tokens(capsys, tmp_path, photo, monkeypatch):
+    monkeypatch.setattr(pictures, "load_model", lambda *_: timm.create_model("test_resnet").eval())
     status, _, err = run(capsys, "attention", photo, "-o", tmp_path / "a.png")
     assert status == 2 and "has no VT module" in err and not (tmp_path / "a.png").exists()
 
@@ -172,7 +220,5 @@ def test_a_reader_that_stops_early_is_no_error():
 @pytest.mark.parametrize(("classes", "first"), [(1000, "tench"), (7, "class 0")])
 def test_class_names_of_models_without_labels(classes, first):
     """ImageNet's names where the number of classes says so, numbers otherwise."""
-    import timm
-
-    names = cli.class_names(timm.create_model("vt_resnet_micro", num_classes=classes))
+    names = class_names(timm.create_model("vt_resnet_micro", num_classes=classes))
     assert len(names) == classes and names[0].startswith(first)

@@ -1,31 +1,44 @@
-"""Where the tokens look: the tokenizers' spatial attention A of eqs. 1, 2 and 6, as in the paper's Figures 5 and 7."""
+"""Where the tokens look, and which tokens the pixels read: the softmaxes of eqs. 1, 2, 6 and 5 (Figures 5 and 7)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
+from .projector import Projector
 from .tokenizers import GridAttention, SpatialAttention
 
-__all__ = ["record_attention"]
+__all__ = ["ATTENTION", "record_attention"]
+
+ATTENTION = ("tokenizer", "projector")
 
 
 @contextmanager
-def record_attention(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Record every VT module's spatial attention while the model runs.
+def record_attention(model: nn.Module, of: str = "tokenizer") -> Iterator[list[Tensor]]:
+    """Record every VT module's attention while the model runs.
 
         with vt_timm.record_attention(model) as maps:
             model(images)
 
-    Yields a list that each forward pass fills anew: for each VT module, in order, a tensor (B, L, H, W) at feature
-    resolution, detached, that sums to one over H and W.
+    Args:
+        model: a VT-ResNet or a VT-FPN segmenter.
+        of: "tokenizer" records its spatial attention A (eqs. 1, 2 and 6), where each token looks: a map sums to one
+            over H and W. "projector" records the softmax of eq. 5, which tokens each pixel reads, averaged over the
+            heads: a pixel sums to one over L. A classifier's last module has no projector.
+
+    Yields a list that each forward pass fills anew: for each tokenizer or projector, in order, a tensor (B, L, H, W) at
+    feature resolution, detached. In VT-FPN there is one a level of the pyramid, finest first.
 
     Raises:
-        ValueError: if the model has no tokenizer with spatial attention.
+        ValueError: if the model has none of them, or for another `of`.
     """
-    attentions = [m for m in model.modules() if isinstance(m, (SpatialAttention, GridAttention))]
-    if not attentions:
-        raise ValueError(f"{type(model).__name__} has no VT module whose attention could be recorded")
+    if of not in ATTENTION:
+        raise ValueError(f"of={of!r}: choose {' or '.join(map(repr, ATTENTION))}")
+    kinds: Any = (SpatialAttention, GridAttention) if of == "tokenizer" else Projector
+    modules = [m for m in model.modules() if isinstance(m, kinds)]
+    if not modules:
+        raise ValueError(f"{type(model).__name__} has no VT module with a {of} whose attention could be recorded")
     maps: list[Tensor] = []
 
     def record(index: int, attention_BLHW: Tensor) -> None:
@@ -34,12 +47,28 @@ def record_attention(model: nn.Module) -> Iterator[list[Tensor]]:
         else:
             maps.append(attention_BLHW.detach())
 
-    hooks = [
-        module.register_forward_hook(lambda _module, _args, output, index=i: record(index, output))
-        for i, module in enumerate(attentions)
-    ]
+    hooks = []
+    for index, module in enumerate(modules):
+        if of == "tokenizer":
+            hooks.append(module.register_forward_hook(lambda _m, _args, out, i=index: record(i, out)))
+        else:
+            hooks += _projector_hooks(module, lambda attention, i=index: record(i, attention))
     try:
         yield maps
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _projector_hooks(projector: Any, record: Any) -> list[Any]:
+    """Its softmax gives (B*h, L, P); only the projector itself knows B, H and W."""
+    latest: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, attention_NLP: Tensor) -> None:
+        latest[:] = [attention_NLP]
+
+    def reshape(_module: nn.Module, args: Any, _out: Tensor) -> None:
+        B, _, H, W = args[0].shape
+        record(latest.pop().view(B, projector.num_heads, -1, H, W).mean(dim=1))
+
+    return [projector.attention.register_forward_hook(keep), projector.register_forward_hook(reshape)]

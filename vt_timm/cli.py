@@ -6,75 +6,31 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
 import yaml
-from PIL.Image import Image
-from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
 from timm.models import PretrainedCfg
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from . import __version__, record_attention
+from . import __version__
+from .attention_maps import ATTENTION
 from .downloads import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
-from .errors import first_line
-from .images import ImageError, display_view, find_images, model_input, read_image
+from .errors import CommandError, first_line
+from .images import ImageError, find_images, model_input, read_image
+from .inference import load_model, predict
+from .pictures import attention, segment_photo
 from .recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
 from .timm_scripts import SCRIPTS, ScriptError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 OK, SOME_SKIPPED, FAILED = 0, 1, 2  # exit status
 DEFAULT_MODEL = "vt_resnet18"
-
-
-class CommandError(Exception):
-    """What the user has to know, in one line."""
-
-
-def load_model(name: str, device: str = "cpu") -> nn.Module:
-    """A pretrained model in eval mode; every way it can fail becomes one line."""
-    try:
-        return timm.create_model(name, pretrained=True).eval().to(device)
-    except Exception as error:
-        reason = first_line(error)
-        hint = ""
-        if reason.startswith("Unknown model"):
-            close = difflib.get_close_matches(name, timm.list_models(), n=3)
-            hint = f"; did you mean {', '.join(close)}?" if close else ""
-        elif "No pretrained weights" in reason:
-            hint = " `vt-timm models` lists the models that have weights."
-        raise CommandError(f"cannot load {name}: {reason}{hint}") from error
-
-
-def class_names(model: nn.Module) -> list[str]:
-    """What the classes are called: from the model's own config, or ImageNet's names by class count, or numbers."""
-    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    num_classes: int = model.num_classes  # type: ignore[assignment]
-    info: CustomDatasetInfo | ImageNetInfo | None = None
-    if config.get("label_names"):
-        info = CustomDatasetInfo(config["label_names"], config.get("label_descriptions"))
-    elif subset := infer_imagenet_subset({"num_classes": num_classes}):
-        info = ImageNetInfo(subset)
-    if info is None:
-        return [f"class {i}" for i in range(num_classes)]
-    return [info.index_to_description(i) for i in range(num_classes)]
-
-
-def predict(model: nn.Module, batch: torch.Tensor, topk: int) -> list[list[dict[str, Any]]]:
-    names = class_names(model)
-    with torch.inference_mode():
-        values, indices = model(batch).softmax(dim=-1).topk(min(topk, len(names)))
-    return [
-        [{"class": names[i], "index": i, "probability": round(p, 6)} for p, i in zip(row, columns, strict=True)]
-        for row, columns in zip(values.tolist(), indices.tolist(), strict=True)
-    ]
 
 
 def models(args: argparse.Namespace) -> int:
@@ -189,63 +145,6 @@ def classify(args: argparse.Namespace) -> int:
     return SOME_SKIPPED if skipped else OK
 
 
-def attention(args: argparse.Namespace) -> int:
-    """Figure 5 of the paper for one photo: what each token of one VT module looks at."""
-    image = _photo_to_draw(args)
-    from .figures import draw_attention
-
-    model = load_model(args.model, args.device)
-    try:
-        with record_attention(model) as maps:
-            (top,) = predict(model, model_input(model, image).to(args.device), topk=1)
-    except ValueError as error:
-        raise CommandError(str(error)) from error
-    if not 1 <= args.module <= len(maps):
-        raise CommandError(f"--module {args.module}: {args.model} has VT modules 1 to {len(maps)}")
-    figure = draw_attention(
-        display_view(model, image),
-        maps[args.module - 1][0],
-        title=f"{args.model}, VT module {args.module} of {len(maps)}: where each visual token looks",
-        caption=f"{top[0]['class']} {100 * top[0]['probability']:.0f} %",
-    )
-    return _write_figure(figure, args.output)
-
-
-def _photo_to_draw(args: argparse.Namespace) -> Image:
-    """The photo of a drawing command, once it is clear that the picture can be drawn and written."""
-    if util.find_spec("matplotlib") is None:
-        raise CommandError("drawing needs matplotlib: pip install 'vt_timm[plots]'")
-    folder = Path(args.output).parent
-    if not folder.is_dir():
-        raise CommandError(f"{args.output}: the folder {folder} does not exist")
-    return read_image(find_images([args.image])[0])
-
-
-def _write_figure(figure: "Figure", output: str) -> int:
-    from .figures import save_figure
-
-    try:
-        save_figure(figure, Path(output))
-    except (OSError, ValueError) as error:
-        raise CommandError(f"cannot write {output}: {error}") from error
-    print(output)
-    return OK
-
-
-def segment_photo(args: argparse.Namespace) -> int:
-    """A photo beside itself in the colours of its classes, with a legend."""
-    image = _photo_to_draw(args)
-    from .figures import draw_segmentation
-    from .segmentation import load_segmenter, segment
-
-    try:
-        model = load_segmenter(args.model, args.device)
-    except RuntimeError as error:
-        raise CommandError(str(error)) from error
-    labels = segment(model, image, args.short_side or model.short_side, args.max_long_side)
-    return _write_figure(draw_segmentation(image, labels, model.class_names), args.output)
-
-
 def train_segmenter(args: argparse.Namespace) -> int:
     """Train a segmenter by a recipe; prints the metrics of the best evaluation."""
     from .segmentation_settings import Settings, SettingsError
@@ -317,10 +216,25 @@ def parser() -> argparse.ArgumentParser:
     _add_model_arguments(command)
     command.set_defaults(run=classify)
 
-    command = commands.add_parser("attention", help="draw where each visual token looks (Figure 5 of the paper)")
-    command.add_argument("image", metavar="IMAGE", help="a file, or `sample`")
-    command.add_argument("-o", "--output", required=True, metavar="FILE", help="picture to write (.png, .pdf, .svg)")
+    command = commands.add_parser("attention", help="draw where each visual token looks (Figures 5 and 7 of the paper)")
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or `sample`")
+    command.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="picture to write (.png, .svg, ...; .pdf pages; .gif)"
+    )
     command.add_argument("--module", type=_positive, default=1, metavar="N", help="which VT module (default: 1)")
+    command.add_argument(
+        "--of",
+        choices=ATTENTION,
+        default="tokenizer",
+        help="tokenizer: where tokens look (default); projector: which tokens the pixels read",
+    )
+    command.add_argument("--tokens", nargs="+", type=_positive, metavar="N", help="which tokens (default: all)")
+    command.add_argument(
+        "--colours", default="jet", metavar="NAME", help="colour map of matplotlib: jet, cividis, ... (default: jet)"
+    )
+    command.add_argument("--strength", type=float, default=0.5, help="of the colours, 0 to 1 (default: 0.5)")
+    command.add_argument("--photos", type=_positive, default=8, metavar="N", help="photos a page (default: 8)")
+    command.add_argument("--save-maps", metavar="FILE", help="also the maps as they are, as .npy")
     _add_model_arguments(command)
     command.set_defaults(run=attention)
 

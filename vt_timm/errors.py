@@ -1,6 +1,10 @@
 """Errors in one line."""
 
-__all__ = ["first_line"]
+__all__ = ["CommandError", "first_line"]
+
+
+class CommandError(Exception):
+    """What the user of a command has to know, in one line."""
 
 
 def first_line(error: BaseException) -> str:

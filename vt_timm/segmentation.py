@@ -13,7 +13,7 @@ from .downloads import CONFIG, WEIGHTS, fetch
 from .errors import first_line
 from .vt_fpn import Segmenter
 
-__all__ = ["load_segmenter", "segment"]
+__all__ = ["load_segmenter", "network_input", "resized", "segment"]
 
 
 def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
@@ -38,24 +38,38 @@ def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
         raise RuntimeError(f"cannot load the segmenter {source}: {first_line(error)}") from error
 
 
+def resized(photo: Image.Image, short_side: int | None = None, max_long_side: int = 1024) -> Image.Image:
+    """The photo at the size that the network sees.
+
+    Args:
+        photo: RGB.
+        short_side: in pixels; best the model's `short_side`. None keeps the photo's own size.
+        max_long_side: a longer photo is made this long, so that a large one fits into memory.
+    """
+    scale = (short_side or min(photo.size)) / min(photo.size)
+    scale = min(scale, max_long_side / max(photo.size))
+    size = [max(round(side * scale), 32) for side in (photo.height, photo.width)]
+    return transforms.resize(photo, size, antialias=True)
+
+
+def network_input(model: Segmenter, view: Image.Image) -> Tensor:
+    """A resized photo as a normalised batch of one, (1, 3, H, W)."""
+    image = transforms.pil_to_tensor(view).float() / 255
+    return transforms.normalize(image, **model.normalization)[None]  # type: ignore[arg-type]
+
+
 def segment(model: Segmenter, photo: Image.Image, short_side: int | None = None, max_long_side: int = 1024) -> Tensor:
     """The label of every pixel of a photo, (height, width), whatever its size.
+
+    The network sees the photo at the size that `resized` gives it; the logits are brought back to the photo's own.
 
     Args:
         model: a segmenter.
         photo: RGB.
-        short_side: resize to it before the network, in pixels; best the model's `short_side`. None keeps the
-            photo's own size.
-        max_long_side: a longer photo is made this long before the network, so that a large one fits into memory; the
-            logits are brought back to the photo's size.
+        short_side, max_long_side: of what the network sees, pixels.
     """
-    height, width = photo.height, photo.width
-    scale = (short_side or min(height, width)) / min(height, width)
-    scale = min(scale, max_long_side / max(height, width))
-    size = [max(round(height * scale), 32), max(round(width * scale), 32)]
-    image = transforms.resize(transforms.pil_to_tensor(photo), size, antialias=True).float() / 255
-    image = transforms.normalize(image, **model.normalization)  # type: ignore[arg-type]
     device = next(model.parameters()).device
     with torch.inference_mode():
-        logits = model(image[None].to(device)).float()
-        return F.interpolate(logits, (height, width), mode="bilinear").argmax(dim=1)[0].cpu()
+        logits = model(network_input(model, resized(photo, short_side, max_long_side)).to(device)).float()
+        size = (photo.height, photo.width)
+        return F.interpolate(logits, size, mode="bilinear").argmax(dim=1)[0].cpu()
