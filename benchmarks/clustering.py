@@ -10,10 +10,8 @@ resident size over what the process had before, each in a process of its own (Li
 import argparse
 import json
 import statistics
-import subprocess
 import sys
-import time
-from pathlib import Path
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +19,10 @@ from torch import Tensor
 
 from vt_timm.tokenizers import grid_attention, kmeans, pool_pixels
 
+from .measure import in_turn, middle_half, peak_memory, peak_of, ratios
 from .records import RESULTS, facts, write_json
 
-__all__ = ["listing_1", "ours", "resident_bytes"]
+__all__ = ["listing_1", "ours"]
 
 BATCH, CHANNELS, SIZE, TOKENS, ITERATIONS = 32, 512, 14, 16, 6
 
@@ -61,48 +60,29 @@ def feature_map() -> Tensor:
     return F.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic").relu()
 
 
-def peak_memory(way: str) -> int:
-    """Peak resident bytes of one call over those before it, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.clustering", "--memory-of", way]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def _measure_memory(way: str) -> int:
+def memory_of(way: str) -> int:
+    """Peak resident bytes of one call; to be called once, in a process of its own."""
     torch.set_num_threads(1)
     x = feature_map()
     WAYS[way](x[:1], TOKENS, 1)  # libraries load what they need
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = resident_bytes("VmHWM")
-    WAYS[way](x, TOKENS, ITERATIONS)
-    return resident_bytes("VmHWM") - before
-
-
-def resident_bytes(field: str) -> int:
-    """A field of this process that Linux gives in kB, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+    return peak_of(lambda: WAYS[way](x, TOKENS, ITERATIONS))
 
 
 def measure(pairs: int) -> dict:
     torch.set_num_threads(1)
     x = feature_map()
     difference = (ours(x, TOKENS, ITERATIONS) - listing_1(x, TOKENS, ITERATIONS)).abs().max().item()
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for _ in range(pairs):
-        for way, run in WAYS.items():
-            start = time.perf_counter()
-            run(x, TOKENS, ITERATIONS)
-            seconds[way].append(time.perf_counter() - start)
-    ratios = sorted(a / b for a, b in zip(seconds["listing_1"], seconds["ours"], strict=True))
-    memory = {way: peak_memory(way) for way in WAYS}
+    seconds = in_turn({way: partial(run, x, TOKENS, ITERATIONS) for way, run in WAYS.items()}, pairs)
+    faster = ratios(seconds["listing_1"], seconds["ours"])
+    memory = {way: peak_memory("benchmarks.clustering", "--memory-of", way) for way in WAYS}
     return {
         "shape": [BATCH, CHANNELS, SIZE, SIZE],
         "tokens": TOKENS,
         "iterations": ITERATIONS,
         "pairs": pairs,
         "milliseconds_median": {way: round(statistics.median(values) * 1e3, 1) for way, values in seconds.items()},
-        "times_faster_median": round(statistics.median(ratios), 1),
-        "times_faster_middle_half": [round(ratios[len(ratios) // 4], 1), round(ratios[-1 - len(ratios) // 4], 1)],
+        "times_faster_median": round(statistics.median(faster), 1),
+        "times_faster_middle_half": middle_half(faster, 1),
         "peak_megabytes": {way: round(value / 2**20, 1) for way, value in memory.items()},
         "times_less_memory": round(memory["listing_1"] / memory["ours"], 1),
         "largest_difference_of_centroids": difference,
@@ -116,7 +96,7 @@ def main() -> int:
     parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
-        print(_measure_memory(args.memory_of))
+        print(memory_of(args.memory_of))
         return 0
     result = measure(args.pairs)
     print(json.dumps(result, indent=2))

@@ -12,7 +12,7 @@ import csv
 import statistics
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from vt_timm.distillation import Teacher
 from vt_timm.recipes import find_recipe
 from vt_timm.shipped import HUB
 
+from .measure import in_turn, middle_half, ratios
 from .records import RESULTS, facts, keep_run, write_json
 
 RECIPE = "distillation_imagenette"
@@ -71,18 +72,16 @@ def teachers_share(batch_size: int, pairs: int) -> dict[str, Any]:
     }
     images = torch.randn(batch_size, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(1000, (batch_size,))
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for pair in range(pairs + 1):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = task(images, labels)["loss"]
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            if pair:  # the first warms up
-                seconds[name].append(time.perf_counter() - start)
-    shares = sorted(1 - a / b for a, b in zip(seconds["student_alone"], seconds["with_teacher"], strict=True))
+
+    def step(task: nn.Module) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = task(images, labels)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    seconds = in_turn({name: partial(step, task) for name, task in tasks.items()}, pairs)
+    shares = [1 - ratio for ratio in ratios(seconds["student_alone"], seconds["with_teacher"])]
     return {
         "student": "vt_resnet18 at 224 px",
         "teacher": f"fbnetv3_g at {teacher.size[0]} px" if teacher.size else "fbnetv3_g",
@@ -91,7 +90,7 @@ def teachers_share(batch_size: int, pairs: int) -> dict[str, Any]:
         "pairs": pairs,
         "seconds_median": {name: round(statistics.median(values), 3) for name, values in seconds.items()},
         "teachers_share_median": round(statistics.median(shares), 3),
-        "teachers_share_middle_half": [round(shares[len(shares) // 4], 3), round(shares[-1 - len(shares) // 4], 3)],
+        "teachers_share_middle_half": middle_half(shares, 3),
     }
 
 

@@ -10,17 +10,15 @@ of the resident size over what the process had before, each in a process of its 
 import argparse
 import json
 import statistics
-import subprocess
 import sys
-import time
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 import vt_timm
 
-from .clustering import resident_bytes
+from .measure import in_turn, middle_half, peak_memory, peak_of, ratios
 from .records import RESULTS, facts, write_json
 
 SIZE = (800, 1216)
@@ -45,39 +43,28 @@ def build(kind: str, whole: bool) -> tuple[nn.Module, Tensor | list[Tensor]]:
 
 def measure_time(whole: bool, pairs: int) -> dict:
     ways = {kind: build(kind, whole) for kind in KINDS}
-    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     with torch.inference_mode():
-        for pair in range(pairs + 1):
-            for kind, (module, given) in ways.items():
-                start = time.perf_counter()
-                module(given)
-                if pair:  # the first warms up
-                    seconds[kind].append(time.perf_counter() - start)
-    ratios = sorted(a / b for a, b in zip(seconds["fpn"], seconds["vt_fpn"], strict=True))
+        seconds = in_turn({kind: partial(module, given) for kind, (module, given) in ways.items()}, pairs)
+    faster = ratios(seconds["fpn"], seconds["vt_fpn"])
     return {
         "pairs": pairs,
         "seconds_median": {kind: round(statistics.median(values), 3) for kind, values in seconds.items()},
-        "times_faster_median": round(statistics.median(ratios), 2),
-        "times_faster_middle_half": [round(ratios[len(ratios) // 4], 2), round(ratios[-1 - len(ratios) // 4], 2)],
+        "times_faster_median": round(statistics.median(faster), 2),
+        "times_faster_middle_half": middle_half(faster, 2),
     }
 
 
-def measure_memory(kind: str, whole: bool) -> int:
-    """Peak resident bytes of one pass over those before it; to be called once, in a process of its own."""
+def memory_of(kind: str, whole: bool) -> int:
+    """Peak resident bytes of one pass; to be called once, in a process of its own."""
     module, given = build(kind, whole)
     with torch.inference_mode():
         module([f[..., :2, :2] for f in given] if isinstance(given, list) else given[..., :64, :64])  # loads libraries
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        before = resident_bytes("VmHWM")
-        module(given)
-        return resident_bytes("VmHWM") - before
+        return peak_of(lambda: module(given))
 
 
 def compare(whole: bool, pairs: int) -> dict:
-    memory = {}
-    for kind in KINDS:
-        command = [sys.executable, "-m", "benchmarks.fpn", "--memory-of", kind, *(["--whole"] if whole else [])]
-        memory[kind] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    more = ["--whole"] if whole else []
+    memory = {kind: peak_memory("benchmarks.fpn", "--memory-of", kind, *more) for kind in KINDS}
     return {
         **measure_time(whole, pairs),
         "peak_megabytes": {kind: round(value / 2**20, 1) for kind, value in memory.items()},
@@ -93,7 +80,7 @@ def main() -> int:
     parser.add_argument("--whole", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
-        print(measure_memory(args.memory_of, args.whole))
+        print(memory_of(args.memory_of, args.whole))
         return 0
     result = {"size": list(SIZE), "neck": compare(False, args.pairs), "whole_network": compare(True, args.pairs)}
     print(json.dumps(result, indent=2))

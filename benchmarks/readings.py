@@ -10,7 +10,7 @@ import itertools
 import sys
 from typing import NamedTuple
 
-from .complexity import Cost, count, count_stage5
+from .counting import Cost, count, count_stage5
 from .paper_tables import TABLES
 
 __all__ = ["OURS", "Reading", "best_readings", "cost", "readings_table", "stage_budget", "trunk"]

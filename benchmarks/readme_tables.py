@@ -1,6 +1,6 @@
-"""The tables of README.md and MODEL_CARD.md, from the records: `python -m benchmarks.readme_tables` prints them.
+"""The tables of README.md, from the records: `python -m benchmarks.readme_tables` prints them.
 
-A test holds the pages to what this prints.
+A test holds the page to what this prints; MODEL_CARD.md is rendered by `python -m hub.card`.
 """
 
 import csv
@@ -8,7 +8,7 @@ import json
 
 from .records import RESULTS
 
-__all__ = ["models_table", "speed_table", "weights_table"]
+__all__ = ["models_table", "speed_table"]
 
 MODELS = ["vt_resnet18", "vt_resnet34", "vt_resnet50", "vt_resnet101", "vt_resnet_micro"]
 
@@ -43,19 +43,6 @@ def speed_table() -> str:
     return "\n".join(f"| `{model}` | {' | '.join(values)} |" for model, values in cells.items())
 
 
-def weights_table() -> str:
-    """MODEL_CARD: the shipped weights."""
-    lines = []
-    for name in MODELS:
-        if accuracy := _accuracy(name):
-            full = accuracy["model"]
-            lines.append(
-                f"| `{full}` | {accuracy['top1']:.2f} % | {accuracy['input_size'][-1]} px | 1 | "
-                f"[card](hub/{full}/README.md) |"
-            )
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
-    for table in (models_table, speed_table, weights_table):
+    for table in (models_table, speed_table):
         print(f"{table.__doc__}\n{table()}\n")

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from benchmarks.complexity import count
+from benchmarks.counting import count
 from benchmarks.records import RESULTS, without_folders
 from vt_timm.shipped import hub_name
 

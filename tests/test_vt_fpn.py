@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from benchmarks.complexity import count_segmenter
+from benchmarks.counting import count_segmenter
 from benchmarks.paper_tables import FPN_TABLES
 from tests.conftest import fill
 from vt_timm import Segmenter, create_segmenter
