@@ -55,15 +55,16 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
     print(f"wrote {path}")
 
 
-def keep_run(run: Path, name: str, log: Path) -> Path:
+def keep_run(run: Path, name: str, log: Path, where: Path | None = None) -> Path:
     """Keep a run folder of timm's train.py as `benchmarks/results/runs/NAME`, without this machine's paths.
 
     Args:
         run: its output folder, with args.yaml and summary.csv.
         name: what to call it.
         log: what train.py printed.
+        where: in another folder than `benchmarks/results/runs`.
     """
-    record = RESULTS / "runs" / name
+    record = (where or RESULTS / "runs") / name
     record.mkdir(parents=True, exist_ok=True)
     args = yaml.safe_load((run / "args.yaml").read_text())
     args = {key: without_folders(value) if isinstance(value, str) else value for key, value in args.items()}

@@ -63,9 +63,9 @@ def page(runs: dict[str, Any]) -> str:
     lines = [
         "# FPN and VT-FPN on Clothing Co-Parsing",
         "",
-        f"{s['updates']} updates of {s['batch_size']} crops of {s['crop_size']} px, backbone {s['backbone']} with its "
-        f"shipped weights, scored on {images} photos at a short side of {s['eval_size']} px, after the last update. Both "
-        "necks have the same recipe, data order and seeds. Curves: segmentation_ccp.png; every evaluation: "
+        f"{s['updates']} updates of {s['batch_size']} crops of {s['crop_size']} px; backbone {s['backbone']} with its "
+        f"shipped weights; scored on {images} photos at a short side of {s['eval_size']} px, after the last update. "
+        "The two necks have the same recipe, data order and seeds. Curves: segmentation_ccp.png; every evaluation: "
         "segmentation_ccp.json.",
         "",
         "| | " + " | ".join(f"{label}, mean (%) | each seed (%)" for label in METRICS.values()) + " |",

@@ -355,7 +355,7 @@ def shipped_card(name: str) -> str:
 
 
 def measured(record: dict[str, Any]) -> dict[str, Any]:
-    """Metrics for a card from a record of `benchmarks.accuracy`."""
+    """Metrics for a card from a record of `benchmarks.pretrained`."""
     size, crop = record["input_size"][-1], record["crop_pct"]
     return {
         "top1": record["top1"],

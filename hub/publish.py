@@ -22,7 +22,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from torch import nn
 
-from benchmarks.accuracy import evaluate
+from benchmarks.pretrained import evaluate
 from benchmarks.records import RESULTS, facts, keep_run, write_json
 from vt_timm.downloads import CONFIG, WEIGHTS
 from vt_timm.errors import first_line

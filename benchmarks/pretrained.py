@@ -1,6 +1,6 @@
 """Top-1 and top-5 of a pretrained model on an image folder, with timm's own data pipeline and metrics.
 
-    python -m benchmarks.accuracy DATA/imagenette2-224/val --write
+    python -m benchmarks.pretrained DATA/imagenette2-224/val --write
 
 The same figures as timm's `validate.py DATA --model NAME --pretrained --use-train-size`, on what the model's config
 says: input size, crop, interpolation.
@@ -9,6 +9,7 @@ says: input size, crop, interpolation.
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -20,7 +21,7 @@ import vt_timm  # noqa: F401  registers the models
 
 from .records import RESULTS, facts, write_json
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "top1_top5"]
 
 
 def evaluate(name: str, folder: str, batch_size: int = 64, workers: int = 1) -> dict:
@@ -34,24 +35,30 @@ def evaluate(name: str, folder: str, batch_size: int = 64, workers: int = 1) -> 
         num_workers=workers,
         **{k: config[k] for k in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")},
     )
-    top1, top5 = AverageMeter(), AverageMeter()
-    with torch.inference_mode():
-        for images, targets in tqdm(loader, disable=None):
-            for meter, value in zip((top1, top5), accuracy(model(images), targets, topk=(1, 5)), strict=True):
-                meter.update(value.item(), len(targets))
+    top1, top5, images = top1_top5(model, loader)
     pretrained_cfg: dict = model.pretrained_cfg  # type: ignore[assignment]
     return {
         "model": f"{pretrained_cfg['architecture']}.{pretrained_cfg['tag']}",
         "architecture": pretrained_cfg["architecture"],
         "tag": pretrained_cfg["tag"],
         "options": getattr(model, "_model_args", {}),  # what timm was given to build it
-        "images": top1.count,
-        "top1": round(top1.avg, 3),
-        "top5": round(top5.avg, 3),
+        "images": images,
+        "top1": round(top1, 3),
+        "top5": round(top5, 3),
         "input_size": list(config["input_size"]),
         "crop_pct": config["crop_pct"],
         "interpolation": config["interpolation"],
     }
+
+
+def top1_top5(model: torch.nn.Module, loader: Any) -> tuple[float, float, int]:
+    """In percent, and over how many images."""
+    top1, top5 = AverageMeter(), AverageMeter()
+    with torch.inference_mode():
+        for images, targets in tqdm(loader, disable=None):
+            for meter, value in zip((top1, top5), accuracy(model(images), targets, topk=(1, 5)), strict=True):
+                meter.update(value.item(), len(targets))
+    return top1.avg, top5.avg, top1.count
 
 
 def main() -> int:

@@ -1,0 +1,93 @@
+"""Small versions of the paper's accuracy tables on Imagenette, a command each; what is recorded is not run again.
+
+    python -m benchmarks.accuracy table2 --data DATA/imagenette2-224 --runs RUNS --jobs 2    # Table 2
+    python -m benchmarks.accuracy ablations ...                                              # Tables 3 to 7
+    python -m benchmarks.accuracy ingredients ...                                            # section 5.2
+    python -m benchmarks.accuracy report                                                     # CSV, page and curves
+
+Every run is timm's train.py under `vt-timm run` with the recipe `matched_imagenette`. A run that was stopped goes on
+from its last epoch; a finished one is recorded under `benchmarks/results/accuracy/runs/`. `table2` first tries the
+learning rates of every model, and then its other seeds at the best; the others take their model's best from there.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from vt_timm.shipped import HUB
+
+from . import plan, report
+from .plan import Experiment
+from .records import finished, keep, load
+
+TABLES = {"table2": plan.table_2, "ablations": plan.ablations, "ingredients": plan.ingredients}
+TEACHER = f"local-dir:{HUB / 'vt_resnet18.basic_imagenette'}"
+
+
+def best_learning_rates() -> dict[str, float]:
+    """Of each model whose search is complete, the rate with the highest validation top-1."""
+    best = {}
+    for model in plan.SEEDS:
+        results = [(load(experiment.name), experiment.lr) for experiment in plan.search(model)]
+        if all(record for record, _ in results):
+            best[model] = max(results, key=lambda pair: pair[0]["val_top1"])[1]  # type: ignore[index]
+    return best
+
+
+def train(experiment: Experiment, data: str, runs: Path, jobs: int) -> None:
+    """Train, or go on with, one experiment, and record it."""
+    runs.mkdir(parents=True, exist_ok=True)
+    folder, log = runs / experiment.name, runs / f"{experiment.name}.log"
+    start = time.time()
+    if not finished(folder):
+        machine = ["--device", "cpu", "--channels-last", "--amp", "--amp-dtype", "bfloat16"]
+        place = ["--data-dir", data, "--output", str(runs), "--experiment", experiment.name, "--resume", "auto"]
+        command = [sys.executable, "-m", "vt_timm", "run", "train", "--config", "matched_imagenette", *machine, *place]
+        threads = str(max(1, (os.cpu_count() or 1) // jobs))
+        with log.open("a") as file:
+            subprocess.run(
+                [*command, *experiment.arguments(TEACHER)],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": threads},
+                check=True,
+            )
+    record = keep(folder, experiment.name, log, data, time.time() - start, jobs)
+    print(f"{experiment.name:<32} top-1 {record['val_top1']:.2f} %, training {record['train_top1']:.2f} %", flush=True)
+
+
+def run_table(table: str, data: str, runs: Path, jobs: int, only: list[str] | None) -> None:
+    """All runs of a table that have no record; those of a search come before those that need its result."""
+    while True:
+        missing = [e for e in TABLES[table](best_learning_rates()) if load(e.name) is None]
+        missing = [e for e in missing if only is None or e.model in only]
+        if not missing:
+            break
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(lambda experiment: train(experiment, data, runs, jobs), missing))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.splitlines()[0])
+    parser.add_argument("table", choices=[*TABLES, "report"])
+    parser.add_argument("--data", help="folder of Imagenette, with train/ and val/")
+    parser.add_argument("--runs", type=Path, help="folder for the runs, checkpoints included")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores")
+    parser.add_argument("--only", nargs="+", choices=plan.SEEDS, metavar="MODEL", help="only these models")
+    args = parser.parse_args()
+    if args.table != "report":
+        if not (args.data and args.runs):
+            parser.error("training needs --data and --runs")
+        if not (Path(args.data) / "train").is_dir():
+            parser.error(f"{args.data}: there is no train/ in this folder")
+        run_table(args.table, args.data, args.runs, args.jobs, args.only)
+    report.write(best_learning_rates())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The record of one run under `benchmarks/results/accuracy/runs/`: small, and enough to skip the run next time."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import yaml
+from timm.data import create_dataset, create_loader, resolve_data_config
+from timm.models import load_state_dict
+
+import vt_timm  # noqa: F401  registers the models
+
+from ..pretrained import top1_top5
+from ..records import RESULTS, facts, keep_run
+
+__all__ = ["FOLDER", "finished", "keep", "load"]
+
+FOLDER = RESULTS / "accuracy"
+
+
+def finished(run: Path) -> bool:
+    """Whether train.py reached the last epoch and evaluated it."""
+    if not (run / "summary.csv").is_file():
+        return False
+    epochs = yaml.safe_load((run / "args.yaml").read_text())["epochs"]
+    with (run / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return bool(rows) and int(rows[-1]["epoch"]) == epochs - 1 and bool(rows[-1].get("eval_top1"))
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """The record of a run, None if there is none."""
+    path = FOLDER / "runs" / name / "result.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def keep(run: Path, name: str, log: Path, data: str, seconds: float, jobs: int) -> dict[str, Any]:
+    """Arguments, summary, log and result of a finished run, with the accuracy on its training images.
+
+    Args:
+        run: its output folder.
+        name: of the experiment.
+        log: what train.py printed.
+        data: folder with train/.
+        seconds: how long train.py took.
+        jobs: how many runs shared the machine.
+    """
+    args = yaml.safe_load((run / "args.yaml").read_text())
+    with (run / "summary.csv").open() as file:
+        last = {k: float(v) for k, v in list(csv.DictReader(file))[-1].items() if v}
+    record = {
+        **{key: facts()[key] for key in ("date", "versions", "machine")},
+        "model": args["model"],
+        "options": args["model_kwargs"] or {},
+        "seed": args["seed"],
+        "lr": args["lr"],
+        "epochs": args["epochs"],
+        "val_top1": round(last["eval_top1"], 3),
+        "val_loss": round(last["eval_loss"], 4),
+        "train_top1": round(_train_top1(run, args, data), 3),
+        "seconds": round(seconds),
+        "runs_at_once": jobs,
+    }
+    keep_run(run, name, log, FOLDER / "runs")
+    (FOLDER / "runs" / name / "result.json").write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def _train_top1(run: Path, args: dict[str, Any], data: str) -> float:
+    """Of the weights that were validated, on the training images seen as validation images are."""
+    model = timm.create_model(args["model"], num_classes=args["num_classes"], **(args["model_kwargs"] or {}))
+    weights = load_state_dict(str(run / "last.pth.tar"), use_ema=bool(args["model_ema"]), weights_only=True)
+    model.load_state_dict(weights)
+    config = resolve_data_config(
+        {"img_size": args["img_size"], "crop_pct": args["crop_pct"]}, model=model, verbose=False
+    )
+    loader = create_loader(
+        create_dataset("", root=f"{data}/train"),
+        batch_size=128,
+        use_prefetcher=False,
+        num_workers=1,
+        **{k: config[k] for k in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")},
+    )
+    with torch.autocast("cpu", torch.bfloat16, enabled=args["amp"]):
+        return top1_top5(model.eval().to(memory_format=torch.channels_last), loader)[0]

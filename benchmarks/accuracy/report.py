@@ -1,0 +1,140 @@
+"""The records of the runs as CSV, Markdown and curves, under `benchmarks/results/accuracy/`."""
+
+import csv
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from ..counting import count
+from . import plan
+from .plan import Experiment
+from .records import FOLDER, load
+
+__all__ = ["page", "write"]
+
+COLUMNS = ("table", "run", "model", "options", "settings", "lr", "seed", "val_top1", "train_top1", "seconds", "epochs")
+HEAD = "# Small versions of the paper's accuracy tables, on Imagenette"
+INTRODUCTION = """\
+Ten classes, 9,469 training and 3,925 validation photos; recipe `matched_imagenette`: six epochs of SGD growing from 64
+to 128 px, everything else the same for all. Top-1 after the last epoch at 128 px, in percent; training top-1 is of the
+training photos seen as validation photos are. Differences within the spread of the seeds say nothing. The paper's
+numbers, of ImageNet and 90 or 400 epochs, are in [complexity.md](../complexity.md) and not here."""
+
+
+def rows_of(table: str, experiments: list[Experiment]) -> list[dict[str, Any]]:
+    """The recorded ones."""
+    rows = []
+    for e in experiments:
+        record = load(e.name)
+        if record:
+            rows.append({**record, "table": table, "run": e.name, "settings": dict(e.settings), "teacher": e.teacher})
+    return rows
+
+
+def all_rows(best: Mapping[str, float]) -> list[dict[str, Any]]:
+    return (
+        rows_of("table2", plan.table_2(best))
+        + rows_of("ablations", plan.ablations(best))
+        + rows_of("ingredients", plan.ingredients(best))
+    )
+
+
+def page(best: Mapping[str, float]) -> str:
+    """All tables as Markdown; a table without runs is left out."""
+    rows = all_rows(best)
+    parts = [HEAD, INTRODUCTION, *_table_2(rows, best), *_search(rows), *_others(rows, best)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _at_best(rows: list[dict[str, Any]], model: str, best: Mapping[str, float]) -> list[dict[str, Any]]:
+    return [r for r in rows if r["table"] == "table2" and r["model"] == model and r["lr"] == best.get(model)]
+
+
+def _spread(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f} (one run)"
+    return f"{statistics.mean(values):.2f} +- {statistics.stdev(values):.2f} ({len(values)} seeds)"
+
+
+def _table_2(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]:
+    lines = []
+    for model in plan.SEEDS:
+        runs = _at_best(rows, model, best)
+        if runs:
+            macs, params = count(model, 128, num_classes=10)
+            val, train = ([r[key] for r in runs] for key in ("val_top1", "train_top1"))
+            epoch = statistics.median(r["seconds"] / r["epochs"] for r in runs)
+            cells = [model, best[model], _spread(val), _spread(train), f"{macs:.0f}", f"{params:.1f}", f"{epoch:.0f}"]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    if not lines:
+        return []
+    head = "| model | lr | top-1 | training top-1 | MACs at 128 px (M) | parameters (M) | seconds an epoch |"
+    note = "Mean and standard deviation; times of runs that shared the machine with others, so only roughly."
+    return ["## Table 2, small", "\n".join([head, "|---" * 7 + "|", *lines]), note]
+
+
+def _search(rows: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for model in plan.SEEDS:
+        found = {r["lr"]: r["val_top1"] for r in rows if r["model"] == model and r["run"] in _names(plan.search(model))}
+        if found:
+            cells = [f"{found[lr]:.2f}" if lr in found else "" for lr in plan.LEARNING_RATES]
+            lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    if not lines:
+        return []
+    head = "| model | " + " | ".join(f"lr {lr}" for lr in plan.LEARNING_RATES) + " |"
+    rule = "|---" * (1 + len(plan.LEARNING_RATES)) + "|"
+    return ["## The search of the learning rate", "\n".join([head, rule, *lines]), f"One run each, seed {plan.SEED}."]
+
+
+def _others(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]:
+    parts = []
+    for table, title in (("ablations", "Tables 3 to 7, small"), ("ingredients", "Section 5.2, small")):
+        lines = []
+        for r in (r for r in rows if r["table"] == table):
+            (base,) = [b for b in _at_best(rows, r["model"], best) if b["seed"] == plan.SEED]
+            name = r["run"].removeprefix(f"{r['model']}_")
+            delta = r["val_top1"] - base["val_top1"]
+            lines.append(f"| {r['model']} | {name} | {r['val_top1']:.2f} | {delta:+.2f} | {r['train_top1']:.2f} |")
+        if lines:
+            head = "| model | run | top-1 | against the default, same seed | training top-1 |"
+            parts += [f"## {title}", "\n".join([head, "|---" * 5 + "|", *lines]), f"One run each, seed {plan.SEED}."]
+    return parts
+
+
+def _names(experiments: list[Experiment]) -> set[str]:
+    return {e.name for e in experiments}
+
+
+def write(best: Mapping[str, float]) -> None:
+    """runs.csv, README.md and curves.png."""
+    rows = all_rows(best)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "runs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    (FOLDER / "README.md").write_text(page(best))
+    if rows:
+        _draw([r for r in rows if r["table"] == "table2"], best)
+    print(f"wrote {FOLDER}")
+
+
+def _draw(rows: list[dict[str, Any]], best: Mapping[str, float]) -> None:
+    """Training loss over the epochs of every run at its model's best learning rate."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 3.6), dpi=150)
+    axis = figure.subplots()
+    for colour, model in zip(("tab:gray", "tab:red", "black", "tab:orange"), plan.SEEDS, strict=True):
+        for i, row in enumerate(_at_best(rows, model, best)):
+            with (FOLDER / "runs" / row["run"] / "summary.csv").open() as file:
+                losses = [float(line["train_loss"]) for line in csv.DictReader(file)]
+            axis.plot(range(1, len(losses) + 1), losses, color=colour, label=None if i else model)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("training loss")
+    axis.grid(alpha=0.3)
+    if axis.lines:
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(FOLDER / "curves.png")
