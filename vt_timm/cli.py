@@ -173,6 +173,21 @@ def _changes(texts: list[str]) -> dict[str, Any]:
     return changes
 
 
+def explore(args: argparse.Namespace) -> int:
+    """A page on this machine, until it is interrupted."""
+    try:
+        from .explore import serve
+    except ImportError as error:
+        raise CommandError(f"the page needs {error.name}: pip install 'vt_timm[explore]'") from error
+    try:
+        serve(args.models, args.host, args.port)
+    except OSError as error:
+        raise CommandError(
+            f"cannot listen on {args.host}:{args.port} ({first_line(error)}): try another --port"
+        ) from error
+    return OK
+
+
 def recipes(args: argparse.Namespace) -> int:
     """The training recipes, a line each, or one of them whole."""
     if args.name:
@@ -237,6 +252,18 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--save-maps", metavar="FILE", help="also the maps as they are, as .npy")
     _add_model_arguments(command)
     command.set_defaults(run=attention)
+
+    command = commands.add_parser("explore", help="a page in the browser: drop a photo, look at its tokens")
+    command.add_argument(
+        "--models",
+        nargs="+",
+        default=["vt_resnet18", "vt_resnet_micro"],
+        metavar="NAME",
+        help="to choose from: as --model of attention, also segmenters' folders (default: the shipped ones)",
+    )
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    command.add_argument("--port", type=_positive, default=7860, help="(default: 7860)")
+    command.set_defaults(run=explore)
 
     command = commands.add_parser("segment", help="colour a photo by the classes that a trained segmenter sees")
     command.add_argument("image", metavar="IMAGE", help="a file, or `sample`")

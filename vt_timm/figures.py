@@ -18,7 +18,7 @@ from .segmentation_data import palette
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_attention", "draw_segmentation", "save_figures"]
+__all__ = ["draw_attention", "draw_segmentation", "overlay", "paint_segmentation", "save_figures"]
 
 COLUMNS, PANEL, DPI = 6, 1.7, 200  # panels in a row of a single photo, inches of a panel, for print
 LEGEND, LEGEND_FROM = 20, 0.5  # classes named, the largest first, and from how many percent of the pixels on
@@ -77,6 +77,22 @@ def draw_attention(
     bar = figure.colorbar(ScalarMappable(cmap=colours), cax=place, ticks=[0, 1])
     bar.ax.set_yticklabels(["low", "high"], fontsize=8)
     return figure
+
+
+def overlay(photo: Image.Image, map_HW: Tensor, colours: str = "jet", strength: float = 0.5) -> Image.Image:
+    """One attention map over a photo as a plain picture, scaled to its own range, upsampled bicubically."""
+    from matplotlib import colormaps
+
+    smooth = interpolate(map_HW[None, None].float(), (photo.height, photo.width), mode="bicubic", align_corners=False)
+    smooth = smooth[0, 0] - smooth.min()
+    coloured = colormaps[colours]((smooth / smooth.max().clamp(min=1e-12)).numpy(), bytes=True)
+    return Image.blend(photo, Image.fromarray(coloured).convert("RGB"), strength)
+
+
+def paint_segmentation(photo: Image.Image, labels_HW: Tensor, num_classes: int, opacity: float = 0.6) -> Image.Image:
+    """The photo with each pixel in its class's colour, as a plain picture; labels may be of another size."""
+    painted = Image.fromarray(palette(num_classes).astype("uint8")[labels_HW.numpy()])
+    return Image.blend(photo, painted.resize(photo.size, Image.Resampling.NEAREST), opacity)
 
 
 def draw_segmentation(photo: Image.Image, labels_HW: Tensor, class_names: list[str], opacity: float = 0.6) -> "Figure":

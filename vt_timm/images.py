@@ -47,18 +47,29 @@ def _sample_photo() -> Path:
     return Path(str(resources.files("sklearn.datasets") / "images" / "china.jpg"))
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, max_side: int | None = None) -> Image.Image:
     """The photo as RGB, the right way up.
+
+    Args:
+        path: of the file.
+        max_side: pixels that are enough; a large JPEG may come smaller, but not smaller than that.
 
     Raises:
         ImageError: if the file is no image, is truncated, or is too large to be a photo (Pillow's limit).
     """
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            if max_side is not None:
+                image.draft("RGB", (max_side, max_side))  # a JPEG is decoded at a fraction of its size
+            return _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise ImageError(f"{path}: cannot read this image ({reason})") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Pillow clips grey values of 16 bits at 255 when it converts them; here they are divided."""
+    return image.point(lambda value: value / 256).convert("L") if image.mode.startswith("I;16") else image
 
 
 def model_input(model: nn.Module, image: Image.Image) -> Tensor:

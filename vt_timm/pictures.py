@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from .vt_fpn import Segmenter
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["attention", "look", "segment_photo"]
+__all__ = ["Look", "attention", "load", "look", "segment_photo"]
 
 NOUNS = {"tokenizer": "where each visual token looks", "projector": "which pixels read each visual token"}
 
@@ -34,6 +34,16 @@ class Look:
     view: Image.Image
     caption: str
     maps: list[Tensor]
+    probabilities: dict[str, float] = field(default_factory=dict)  # of a classifier
+    labels: Tensor | None = None  # of a segmenter, (height, width) of what it saw
+    class_names: list[str] = field(default_factory=list)  # of a segmenter
+
+    def class_at(self, x: float, y: float) -> str | None:
+        """What a segmenter sees at a place, given in shares of width and height; None of a classifier."""
+        if self.labels is None:
+            return None
+        height, width = self.labels.shape
+        return self.class_names[int(self.labels[min(int(y * height), height - 1), min(int(x * width), width - 1)])]
 
 
 def look(model: nn.Module, photo: Image.Image, of: str = "tokenizer") -> Look:
@@ -55,16 +65,20 @@ def look(model: nn.Module, photo: Image.Image, of: str = "tokenizer") -> Look:
 
             view = resized(photo, model.short_side)
             with torch.inference_mode():
-                labels = model(network_input(model, view).to(device)).argmax(dim=1)
+                labels = model(network_input(model, view).to(device)).argmax(dim=1)[0].cpu()
+            probabilities: dict[str, float] = {}
             counts = labels.flatten().bincount(minlength=model.num_classes)
             largest = counts.argsort(descending=True)[:2].tolist()
             caption = ", ".join(model.class_names[i] for i in largest if counts[i])
             view = resized(photo, 3 * min(view.size), 3 * max(view.size))
         else:
-            ((top,),) = predict(model, model_input(model, photo).to(device), topk=1)
-            caption = f"{top['class']} {100 * top['probability']:.0f} %"
+            (top,) = predict(model, model_input(model, photo).to(device), topk=5)
+            probabilities = {one["class"]: one["probability"] for one in top}
+            caption = f"{top[0]['class']} {100 * top[0]['probability']:.0f} %"
+            labels = None
             view = display_view(model, photo)
-    return Look(view, caption, [attention[0] for attention in maps])
+    names = model.class_names if isinstance(model, Segmenter) else []
+    return Look(view, caption, [attention[0].cpu() for attention in maps], probabilities, labels, names)
 
 
 def attention(args: argparse.Namespace) -> int:
@@ -74,7 +88,7 @@ def attention(args: argparse.Namespace) -> int:
     if not 0 <= args.strength <= 1:
         raise CommandError(f"--strength {args.strength} must be between 0 and 1")
     paths = find_images(args.images)
-    model = _load(args.model, args.device)
+    model = load(args.model, args.device)
     looks, skipped = _looks(model, paths, args)
     chosen = [found.maps[args.module - 1] for found in looks]
     if args.save_maps:
@@ -106,7 +120,7 @@ def attention(args: argparse.Namespace) -> int:
     return 1 if skipped else 0
 
 
-def _load(name: str, device: str) -> nn.Module:
+def load(name: str, device: str) -> nn.Module:
     """A segmenter for a folder or repository that holds one, else a classifier of timm's."""
     if Path(name).is_dir() or ("/" in name and not name.startswith(("local-dir:", "hf-hub:"))):
         from .segmentation import load_segmenter
