@@ -1,0 +1,65 @@
+"""One graph for torch.compile, and ONNX files that take any batch and image size."""
+
+import pytest
+import timm
+import torch
+from torch.export import Dim
+
+import vt_timm
+from tests.conftest import fill
+
+MODELS = {
+    "vt_resnet18": {},
+    "vt_resnet_micro": {},
+    "vt_resnet_micro-cluster": {"tokenizer": "cluster", "relation": "graph"},
+    "vt_resnet_micro-pool": {"tokenizer": "pool", "relation": "none", "recurrent": False},
+    "vt_resnet_micro-tokens_only": {"projector": False, "num_tokens": 9},
+}
+
+
+def build(name):
+    return fill(timm.create_model(name.partition("-")[0], num_classes=10, **MODELS[name])).eval()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("train", [False, True])
+def test_torch_compile_finds_no_graph_break(name, train):
+    """Traced whole, forward and backward; the backend that runs the traced graph as it is takes no compiler."""
+    model = build(name).train(train)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 3, 96, 64)
+    with torch.set_grad_enabled(train):
+        actual = compiled(x)
+        torch.testing.assert_close(actual, build(name).train(train)(x), rtol=1e-4, atol=1e-5)
+    if train:
+        actual.sum().backward()
+        assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["fpn", "vt_fpn"])
+def test_torch_compile_of_segmenters(kind):
+    model = fill(vt_timm.create_segmenter(kind, "vt_resnet_micro", 3)).eval()
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_onnx_with_any_batch_and_size(name, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install '.[onnx]'")
+    pytest.importorskip("onnxscript", reason="needs onnxscript: pip install '.[onnx]'")
+    model = build(name)
+    # Multiples of 32, since the strided convolutions before the map at stride 16 would otherwise round.
+    sizes = {0: Dim("batch", min=1, max=64), 2: 32 * Dim("height", min=2, max=32), 3: 32 * Dim("width", min=2, max=32)}
+    path = tmp_path / "model.onnx"
+    x = torch.randn(2, 3, 96, 128)
+    torch.onnx.export(model, (x,), path, dynamo=True, dynamic_shapes=({**sizes},), verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    for shape in ((1, 3, 64, 64), (3, 3, 128, 96), (2, 3, 224, 224)):
+        x = torch.randn(shape)
+        (actual,) = session.run(None, {given.name: x.numpy()})
+        with torch.no_grad():
+            expected = model(x)
+        torch.testing.assert_close(torch.from_numpy(actual), expected, rtol=1e-4, atol=1e-4)
