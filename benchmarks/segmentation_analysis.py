@@ -2,8 +2,9 @@
 
     python -m benchmarks.segmentation_analysis DATA/ccp --runs RUNS --write
 
-Takes the last weights of every run of `benchmarks.segmentation`. A level's tokens are cut off by leaving its map as the
-lateral gives it, without what the projector adds. Classes are grouped by their share of the labelled pixels.
+Takes the weights of the best evaluation of every run of `benchmarks.segmentation`. A level's tokens are cut off by
+leaving its map as the lateral gives it, without what the projector adds. Classes are grouped by their share of the
+labelled pixels.
 """
 
 import argparse
@@ -51,7 +52,8 @@ def without_tokens(model: Segmenter, data: SegmentationDataset) -> dict[str, flo
 def pixel_shares(data: SegmentationDataset, num_classes: int) -> Tensor:
     """Share of the labelled pixels that each class has."""
     counts = torch.zeros(num_classes)
-    for _, mask in data:
+    for index in range(len(data)):
+        _, mask = data[index]
         counts += mask.flatten()[mask.flatten() < num_classes].bincount(minlength=num_classes)
     return counts / counts.sum()
 

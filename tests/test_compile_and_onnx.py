@@ -17,6 +17,12 @@ MODELS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _forget_graphs():
+    """torch.compile gives up on a function that it has compiled for eight models."""
+    torch.compiler.reset()
+
+
 def build(name):
     return fill(timm.create_model(name.partition("-")[0], num_classes=10, **MODELS[name])).eval()
 
