@@ -183,7 +183,7 @@ def test_names_that_need_no_download_and_names_that_do_not_exist(capsys):
     assert "there are no weights called vt_resne18; did you mean vt_resnet18" in capsys.readouterr().err
 
 
-def test_segmenters_come_the_same_way(hub, tmp_path):
+def test_segmenters_come_the_same_way(hub, tmp_path, capsys):
     model = vt_timm.create_segmenter("vt_fpn", "vt_resnet_micro", num_classes=3, token_dim=64, num_heads=4)
     model.save_pretrained(tmp_path / "model")
     for name in (CONFIG, WEIGHTS):
@@ -191,6 +191,10 @@ def test_segmenters_come_the_same_way(hub, tmp_path):
     for load in (load_segmenter, vt_timm.Segmenter.from_pretrained):
         assert torch.equal(logits(load("somebody/segmenter")), logits(model))
     assert cli.main(["download", "somebody/segmenter"]) == 0
+    hub.put("somebody/segmenter", CONFIG, b'{"neck": "vt_fpn", "backbone": "no_such_model"}')
+    assert cli.main(["download", "somebody/segmenter"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("vt-timm: cannot load the segmenter")
+    hub.put("somebody/segmenter", CONFIG, (tmp_path / "model" / CONFIG).read_bytes())
     with pytest.raises(RuntimeError, match=r"it is no segmenter, its config.json describes vt_resnet_micro"):
         load_segmenter(NAME)
     repository = hub.repositories["somebody/segmenter"]

@@ -1,24 +1,20 @@
 """Command line: `vt-timm --help` lists the commands (also `python -m vt_timm`)."""
 
 import argparse
-import difflib
 import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import timm
 import torch
 import yaml
-from timm.models import PretrainedCfg
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from . import __version__
 from .attention_maps import ATTENTION
-from .downloads import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
+from .catalogue import download, models
 from .errors import CommandError, first_line
 from .images import ImageError, find_images, model_input, read_image
 from .inference import load_model, predict
@@ -26,93 +22,8 @@ from .pictures import attention, segment_photo
 from .recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
 from .timm_scripts import SCRIPTS, ScriptError
 
-if TYPE_CHECKING:
-    pass
-
 OK, SOME_SKIPPED, FAILED = 0, 1, 2  # exit status
 DEFAULT_MODEL = "vt_resnet18"
-
-
-def models(args: argparse.Namespace) -> int:
-    """A table of our models: name and tag, parameters, MACs, input, and where the weights come from."""
-    rows = []
-    for name in timm.list_models(module="vt_resnet"):
-        for tagged in timm.list_models(name, include_tags=True, module="vt_resnet"):
-            config: PretrainedCfg = timm.get_pretrained_cfg(tagged)  # type: ignore[assignment]
-            model = timm.create_model(tagged, device="meta").eval()
-            channels, height, width = config.input_size
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                model(torch.empty(1, channels, height, width, device="meta"))
-            rows.append(
-                {
-                    "model": tagged,
-                    "classes": config.num_classes,
-                    "parameters": sum(p.numel() for p in model.parameters()),
-                    "macs": counter.get_total_flops() // 2,  # the counter counts two FLOPs a multiply-accumulate
-                    "input": f"{height} x {width}",
-                    "weights": _weights_source(config),
-                }
-            )
-    if args.json:
-        print(json.dumps(rows, indent=2))
-        return OK
-    print(f"{'model':<36}{'classes':>8}{'params (M)':>12}{'MACs (M)':>10}{'input':>12}  weights")
-    for row in rows:
-        print(
-            f"{row['model']:<36}{row['classes']:>8}{row['parameters'] / 1e6:>12.2f}{row['macs'] / 1e6:>10.0f}"
-            f"{row['input']:>12}  {row['weights']}"
-        )
-    return OK
-
-
-def _weights_source(config: PretrainedCfg) -> str:
-    if config.file:
-        return "shipped" if Path(config.file).is_file() else f"missing: {config.file}"
-    if not config.hf_hub_id:
-        return "none"
-    return f"{'cached' if is_cached(config.hf_hub_id) else 'remote'}: {config.hf_hub_id}"
-
-
-def download(args: argparse.Namespace) -> int:
-    """Bring models into the cache, so that they load without a network; each is loaded once to see that it does."""
-    for name in args.names:
-        source = _repository(name)
-        if source is None:
-            print(f"{name} ships with vt_timm: there is nothing to download")
-            continue
-        try:
-            folder = fetch(source, CONFIG).parent
-            fetch(source, WEIGHTS)
-            config = json.loads((folder / CONFIG).read_text())
-        except DownloadError as error:
-            raise CommandError(str(error)) from error
-        except ValueError as error:
-            raise CommandError(f"{source}: its config.json is no JSON ({first_line(error)}); see its page") from error
-        if "neck" in config:
-            from .segmentation import load_segmenter
-
-            load_segmenter(folder)
-            usage = f"vt-timm segment --model {source}"
-        else:
-            load_model(f"hf-hub:{source}")
-            usage = f'timm.create_model("hf-hub:{source}", pretrained=True)'
-        print(f"{name}: {folder}\n  {usage}")
-    return OK
-
-
-def _repository(name: str) -> str | None:
-    """The Hub repository of a model name, a tag or hf-hub:ORG/NAME; None for weights that ship."""
-    if "/" in name:
-        return name.removeprefix("hf-hub:")
-    for tagged in timm.list_pretrained():
-        if name in (tagged, tagged.partition(".")[0]):
-            config: PretrainedCfg = timm.get_pretrained_cfg(tagged)  # type: ignore[assignment]
-            shipped = config.file and Path(config.file).is_file()
-            return None if shipped else config.hf_hub_id
-    known = [tagged.partition(".")[0] for tagged in timm.list_pretrained()]
-    close = difflib.get_close_matches(name.partition(".")[0], dict.fromkeys(known), n=3)
-    hint = f"did you mean {', '.join(close)}?" if close else "`vt-timm models` lists the models that have weights"
-    raise CommandError(f"there are no weights called {name}; {hint}")
 
 
 def classify(args: argparse.Namespace) -> int:
