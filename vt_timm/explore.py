@@ -24,7 +24,6 @@ from .errors import CommandError
 from .figures import overlay, paint_segmentation
 from .images import ImageError, read_image
 from .pictures import Look, load, look
-from .vt_fpn import Segmenter
 
 __all__ = ["build", "serve"]
 
@@ -103,21 +102,17 @@ def examine(path: str | None, name: str, module: int, kind: str) -> tuple[Any, .
             found = look(model, photo, KINDS[kind])
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
-    picture, answers = _answer(model, found)
     number = len(found.maps)
-    session = Session(found, picture, min(module, number) - 1, kind)
+    session = Session(found, _picture(found), min(module, number) - 1, kind)
     modules = gr.Radio(choices=list(range(1, number + 1)), value=session.module + 1)
-    return session, picture, answers, _gallery(session), _large(session), INVITATION, _title(0), modules
+    gallery, large = _gallery(session), _large(session)
+    return session, session.picture, found.shares, gallery, large, INVITATION, _title(0), modules
 
 
-def _answer(model: nn.Module, found: Look) -> tuple[Image.Image, dict[str, float]]:
-    """The picture to show and the shares to list: of classes, or of the picture's area by class."""
-    if isinstance(model, Segmenter):
-        assert found.labels is not None
-        counts = found.labels.flatten().bincount(minlength=model.num_classes)
-        shares = {n: c / counts.sum().item() for n, c in zip(model.class_names, counts.tolist(), strict=True) if c}
-        return paint_segmentation(found.view, found.labels, len(model.class_names)), shares
-    return found.view, found.probabilities
+def _picture(found: Look) -> Image.Image:
+    if found.labels is None:
+        return found.view
+    return paint_segmentation(found.view, found.labels, len(found.class_names))
 
 
 def _gallery(session: Session) -> list[tuple[Image.Image, str]]:

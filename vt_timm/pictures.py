@@ -34,7 +34,7 @@ class Look:
     view: Image.Image
     caption: str
     maps: list[Tensor]
-    probabilities: dict[str, float] = field(default_factory=dict)  # of a classifier
+    shares: dict[str, float]  # the five most probable classes, or of each class seen its share of the picture
     labels: Tensor | None = None  # of a segmenter, (height, width) of what it saw
     class_names: list[str] = field(default_factory=list)  # of a segmenter
 
@@ -66,19 +66,19 @@ def look(model: nn.Module, photo: Image.Image, of: str = "tokenizer") -> Look:
             view = resized(photo, model.short_side)
             with torch.inference_mode():
                 labels = model(network_input(model, view).to(device)).argmax(dim=1)[0].cpu()
-            probabilities: dict[str, float] = {}
             counts = labels.flatten().bincount(minlength=model.num_classes)
-            largest = counts.argsort(descending=True)[:2].tolist()
-            caption = ", ".join(model.class_names[i] for i in largest if counts[i])
+            seen = [i for i in counts.argsort(descending=True).tolist() if counts[i]]
+            shares = {model.class_names[i]: counts[i].item() / labels.numel() for i in seen}
+            caption = ", ".join(list(shares)[:2])
             view = resized(photo, 3 * min(view.size), 3 * max(view.size))
         else:
             (top,) = predict(model, model_input(model, photo).to(device), topk=5)
-            probabilities = {one["class"]: one["probability"] for one in top}
-            caption = f"{top[0]['class']} {100 * top[0]['probability']:.0f} %"
+            shares = {one["class"]: one["probability"] for one in top}
+            caption = "{} {:.0f} %".format(top[0]["class"], 100 * top[0]["probability"])
             labels = None
             view = display_view(model, photo)
     names = model.class_names if isinstance(model, Segmenter) else []
-    return Look(view, caption, [attention[0].cpu() for attention in maps], probabilities, labels, names)
+    return Look(view, caption, [attention[0].cpu() for attention in maps], shares, labels, names)
 
 
 def attention(args: argparse.Namespace) -> int:
