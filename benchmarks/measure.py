@@ -1,24 +1,53 @@
 """Time and memory, always against a peer in the same run: single figures of one machine say little."""
 
+import ctypes
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-__all__ = ["in_turn", "middle_half", "peak_memory", "peak_of", "ratios"]
+import torch
+
+__all__ = ["clock_of", "in_turn", "middle_half", "peak_memory", "peak_of", "ratios"]
 
 
-def in_turn(ways: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+Run = Callable[[], object]
+
+
+def seconds_of(run: Run) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def gpu_seconds_of(run: Run) -> float:
+    """By the GPU's own events, from an idle GPU until what the call queued is done."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def clock_of(device: str) -> Callable[[Run], float]:
+    return gpu_seconds_of if device.startswith("cuda") else seconds_of
+
+
+def in_turn(
+    ways: Mapping[str, Run], rounds: int, warm_up: int = 1, clock: Callable[[Run], float] = seconds_of
+) -> dict[str, list[float]]:
     """Seconds of every round of each way; they take turns, so that what slows the machine down slows all of them."""
+    for _ in range(warm_up):
+        for run in ways.values():
+            clock(run)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(warm_up + rounds):
+    for _ in range(rounds):
         for name, run in ways.items():
-            start = time.perf_counter()
-            run()
-            if number >= warm_up:
-                seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock(run))
     return seconds
 
 
@@ -33,8 +62,9 @@ def middle_half(values: list[float], digits: int) -> list[float]:
     return [round(low, digits), round(high, digits)]
 
 
-def peak_of(run: Callable[[], object]) -> int:
-    """Bytes by which one call raises the resident size of this process over what it was (Linux only)."""
+def peak_of(run: Run) -> int:
+    """Bytes by which one call raises the resident size of this process over what it was (Linux with glibc only)."""
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before goes back to the system, or the call would reuse it unseen
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _resident_bytes()
     run()

@@ -34,13 +34,18 @@ def models_table() -> str:
 
 
 def speed_table() -> str:
-    """README: ratio of images per second over the ResNet of the same depth."""
-    rows = json.loads((RESULTS / "throughput_cpu_1thread_float32.json").read_text())["rows"]
-    cells: dict[str, list[str]] = {}
+    """README: ratio of images per second over the ResNet of the same depth, eager, one CPU thread."""
+    rows = json.loads((RESULTS / "throughput" / "cpu_1thread.json").read_text())["rows"]
+    cells: dict[tuple[str, str], dict[tuple[str, int], str]] = {}
     for row in rows:
-        low, high = row["middle_half"]
-        cells.setdefault(row["model"], []).append(f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})")
-    return "\n".join(f"| `{model}` | {' | '.join(values)} |" for model, values in cells.items())
+        line = cells.setdefault((row["model"], row["memory_format"]), {})
+        line[row["precision"], row["batch_size"]] = f"{row['ratio']:.2f}"
+    columns = [(precision, batch) for precision in ("float32", "bfloat16") for batch in (1, 16)]
+    macs = {row["model"]: row["macs_ratio"] for row in rows}
+    return "\n".join(
+        f"| `{model}` | {layout} | {macs[model]:.2f} | {' | '.join(line[column] for column in columns)} |"
+        for (model, layout), line in sorted(cells.items(), key=lambda item: (list(macs).index(item[0][0]), item[0][1]))
+    )
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ RESULTS = Path(__file__).parent / "results"
 
 def facts() -> dict[str, Any]:
     module = getattr(sys.modules["__main__"], "__spec__", None)
+    name = module.name.removesuffix(".__main__") if module else sys.argv[0]
     return {
-        "command": " ".join(["python", "-m", module.name if module else sys.argv[0], *map(_portable, sys.argv[1:])]),
+        "command": " ".join(["python", "-m", name, *map(_portable, sys.argv[1:])]),
         "date": datetime.date.today().isoformat(),
         "versions": {
             "python": platform.python_version(),

@@ -11,7 +11,8 @@ from benchmarks.counting import count_segmenter
 from benchmarks.paper_tables import FPN_TABLES
 
 ROOT = Path(__file__).parents[1]
-RECORDS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+RESULTS = ROOT / "benchmarks" / "results"
+RECORDS = [*sorted(RESULTS.glob("*.json")), *sorted((RESULTS / "throughput").glob("*.json"))]
 
 
 def test_readme_holds_the_recorded_tables():
@@ -27,6 +28,28 @@ def test_a_record_names_command_versions_machine_and_date(path):
     assert " /" not in record["command"], "a path of somebody's machine"
     assert {"torch", "timm", "python", "vt_timm"} <= record["versions"].keys()
     assert record["machine"] and record["date"]
+
+
+def test_readme_quotes_the_speed_records():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+
+    def ratios(record, key="ratio", **wanted):
+        rows = json.loads((RESULTS / "throughput" / f"{record}.json").read_text())["rows"]
+        rows = [r for r in rows if all(r[k] == v for k, v in {"model": "vt_resnet18", **wanted}.items())]
+        return [f"{r[key]:.2f}" for r in rows]
+
+    bounds = ratios("stages_cpu_1thread", "products", memory_format="channels_last", batch_size=16)
+    assert "would reach {} in float32 and {} in bfloat16".format(*bounds) in readme
+    exported = "In ONNX Runtime the ratios are {} and {} (batch 1 and 16)".format(*ratios("cpu_1thread_onnx"))
+    assert f"{exported}, compiled by torch {' and '.join(ratios('cpu_1thread_compiled', mode='compile'))}," in readme
+    assert [f"for a training step {ratio}" in readme for ratio in ratios("cpu_1thread_train")] == [True, True]
+    assert [f"At 896 px the ratio is {r}" in readme for r in ratios("cpu_1thread_sizes", size=896)] == [True, True]
+    rows = json.loads((RESULTS / "throughput" / "cpu_1thread_train.json").read_text())["rows"]
+    most = max(r["model_peak_megabytes"] / r["peer_peak_megabytes"] - 1 for r in rows)
+    assert f"up to {100 * most:.0f} % above it for `vt_resnet18`" in readme
+    rows = json.loads((RESULTS / "throughput" / "cpu_1thread_memory.json").read_text())["rows"]
+    assert all(r["model_peak_megabytes"] < r["peer_peak_megabytes"] for r in rows)
+    assert "Peak memory of inference is below the ResNet's" in readme
 
 
 def test_readme_quotes_the_clustering_record():

@@ -1,0 +1,135 @@
+"""One pass of a model in a setting, as something to call: inference or a training step, eager, compiled or exported."""
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import vt_timm  # noqa: F401  registers the models
+
+from ..counting import count
+
+__all__ = [
+    "FORMATS",
+    "MODES",
+    "OTHERS",
+    "PEERS",
+    "PRECISIONS",
+    "Setting",
+    "build",
+    "macs_of",
+    "rounds_for",
+    "weights_of",
+]
+
+PEERS = {"vt_resnet18": "resnet18", "vt_resnet34": "resnet34", "vt_resnet50": "resnet50", "vt_resnet101": "resnet101"}
+# The attention ResNets of the paper's Table 8 that timm has: squeeze-and-excite, and CBAM as an option of its blocks.
+OTHERS = {
+    "vt_resnet18": ["seresnet18", "resnet18+cbam"],
+    "vt_resnet34": ["seresnet34", "resnet34+cbam"],
+    "vt_resnet50": ["seresnet50", "resnet50+cbam"],
+    "vt_resnet101": ["legacy_seresnet101", "resnet101+cbam"],
+}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+MODES = ("eager", "compile", "aot", "onnx")
+SMALLEST_ROUNDS = 5
+INPUTS = 3  # batches that passes take in turn, so that no input stays in the cache from one pass to the next
+
+Setting = dict[str, Any]
+
+
+def rounds_for(batch_size: int, size: int, pairs: int) -> int:
+    """As many pairs as asked for at batch 1 and 224 px, fewer where each takes longer."""
+    return max(SMALLEST_ROUNDS, round(pairs / (batch_size * (size / 224) ** 2) ** 0.5))
+
+
+def build(name: str, s: Setting) -> Callable[[], object]:
+    """One pass of a model; all passes of a setting see the same images and start from the same seed.
+
+    Args:
+        name: of a timm model, weights as initialised; with "+cbam" and the like, its blocks have that attention.
+        s: task, device, memory_format, mode, precision, size (pixels) and batch_size.
+    """
+    torch.manual_seed(0)
+    dtype, layout = PRECISIONS[s["precision"]], FORMATS[s["memory_format"]]
+    base, options = base_and_options(name)
+    model = timm.create_model(base, **options).to(s["device"], dtype).to(memory_format=layout)  # type: ignore[call-overload]
+    shape = (s["batch_size"], 3, s["size"], s["size"])
+    images = [torch.randn(shape).to(s["device"], dtype, memory_format=layout) for _ in range(INPUTS)]
+    if s["task"] == "train":
+        return _training_step(model, images, s["mode"])
+    model.eval()
+    if s["mode"] == "onnx":
+        return _onnx_pass(model, images)
+    call: Callable[[torch.Tensor], object] = model
+    if s["mode"] == "compile":
+        call = torch.compile(model, fullgraph=True)
+    elif s["mode"] == "aot":
+        call = _ahead_of_time(model, images[0])
+    turns = itertools.cycle(images)
+
+    def infer() -> None:
+        with torch.inference_mode():
+            call(next(turns))
+
+    return infer
+
+
+def _training_step(model: nn.Module, images: list[torch.Tensor], mode: str) -> Callable[[], object]:
+    labels = torch.randint(1000, (len(images[0]),), device=images[0].device)
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-4, momentum=0.9)
+    call = torch.compile(model, fullgraph=True) if mode == "compile" else model
+    turns = itertools.cycle(images)
+
+    def step() -> None:
+        F.cross_entropy(call(next(turns)), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _ahead_of_time(model: nn.Module, images: torch.Tensor) -> Callable[[torch.Tensor], object]:
+    """torch.export, compiled by AOTInductor to a package that is loaded again."""
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        exported = torch.export.export(model, (images,))
+        path = torch._inductor.aoti_compile_and_package(exported, package_path=f"{folder}/model.pt2")
+        return torch._inductor.aoti_load_package(path)
+
+
+def _onnx_pass(model: nn.Module, images: list[torch.Tensor]) -> Callable[[], object]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/model.onnx"
+        torch.onnx.export(model, (images[0],), path, dynamo=True, verbose=False)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    turns: Iterator[Any] = itertools.cycle([batch.numpy() for batch in images])
+    return lambda: session.run(None, {given.name: next(turns)})
+
+
+def base_and_options(name: str) -> tuple[str, dict[str, Any]]:
+    base, _, attention = name.partition("+")
+    return base, {"block_args": {"attn_layer": attention}} if attention else {}
+
+
+def macs_of(name: str, size: int) -> float:
+    """Millions an image."""
+    base, options = base_and_options(name)
+    return count(base, size, **options).macs
+
+
+def weights_of(name: str, s: Setting) -> int:
+    """Bytes of parameters and buffers."""
+    base, options = base_and_options(name)
+    model = timm.create_model(base, device="meta", dtype=PRECISIONS[s["precision"]], **options)
+    return sum(t.numel() * t.element_size() for t in itertools.chain(model.parameters(), model.buffers()))

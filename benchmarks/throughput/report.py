@@ -1,0 +1,205 @@
+"""The records of speed and memory as CSV, Markdown and plot: `python -m benchmarks.throughput.report`."""
+
+import csv
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..records import RESULTS
+from .passes import Setting, macs_of
+
+FOLDER = RESULTS / "throughput"
+HEAD = "# Speed and memory against the ResNet of the same depth"
+INTRODUCTION = """\
+Ratios of times, the ResNet's over the VT-ResNet's, so that above 1 the VT-ResNet is faster: the median over pairs of
+passes that took turns in one process, and in brackets the middle half of the pairs. Images of random numbers, weights
+as initialised. "MACs" is the ratio of multiply-accumulates. Every row is in [rows.csv](rows.csv), with images a second.
+
+![Time against MACs](ratios.png)
+
+Both are eager inference on one thread at 224 px, from cpu_1thread.json; on the right a line joins each VT-ResNet to
+its ResNet, and numbers are depths."""
+BOUNDS = """\
+Milliseconds of one batch: the whole ResNet, its last stage, and the VT stage in its place. "As it is" is the ratio that
+follows; "products" the one if the VT stage's MACs ran at the rate of a dense product of 1024 x 1024 weights, timed in
+the same run, and it did nothing else; "free" the one if it took no time at all. Where "as it is" is below the ratio of
+MACs, "products" mostly is too: a 3x3 convolution does more MACs a second than a product of 16 tokens an image with
+weights of 1024 x 1024, so that a saved MAC of `layer4` saves less time than one of the tokens costs, and `layer4` takes
+less of a batch's time than of its MACs. Only a faster product would get past that on this machine."""
+
+
+def records(kind: str) -> list[tuple[str, dict[str, Any]]]:
+    """Name and content of the records that hold a key."""
+    found = [(path.stem, json.loads(path.read_text())) for path in sorted(FOLDER.glob("*.json"))]
+    return [(name, record) for name, record in found if kind in (record.get("rows") or [record])[0]]
+
+
+def page() -> str:
+    parts = [HEAD, INTRODUCTION]
+    for name, record in records("ratio"):
+        parts += _ratios(name, record)
+    for name, record in records("free"):
+        parts += _bounds(name, record)
+    for name, record in records("extra_import_ms"):
+        parts += _startup(name, record)
+    return "\n\n".join(parts) + "\n"
+
+
+def _title(name: str, record: dict[str, Any]) -> str:
+    versions = record["versions"]
+    return (
+        f"[{name}.json]({name}.json): `{record['command']}`, {record['date']}, {record['machine']}, torch "
+        f"{versions['torch']}, timm {versions['timm']}."
+    )
+
+
+def _ratios(name: str, record: dict[str, Any]) -> list[str]:
+    """A table a record: a line a model, peer, mode, layout and size, a column a precision and batch size."""
+    rows = record["rows"]
+    columns = list(dict.fromkeys((r["precision"], r["batch_size"]) for r in rows))
+    memory = "model_peak_megabytes" in rows[0]
+    head = ["model", "against", "mode", "layout", "px", "MACs", *(f"{p}, batch {b}" for p, b in columns)]
+    lines = [_line(head), "|---" * len(head) + "|"]
+
+    def line_of(row: Setting) -> tuple[Any, ...]:
+        return row["model"], row["peer"], row["mode"], row["memory_format"], row["size"], f"{row['macs_ratio']:.2f}"
+
+    for key, group in itertools.groupby(sorted(rows, key=lambda r: _order(rows, r, line_of)), line_of):
+        cells = {(r["precision"], r["batch_size"]): _cell(r, memory) for r in group}
+        lines.append(_line([*key, *(cells.get(column, "") for column in columns)]))
+    task = "inference" if rows[0]["task"] == "inference" else "training step (forward, backward, SGD)"
+    threads = rows[0]["threads"]
+    where = f"{threads} CPU thread{'s' * (threads > 1)}" if rows[0]["device"] == "cpu" else rows[0]["device"]
+    note = " Then peak memory in MB, the VT-ResNet's / the ResNet's, weights included." if memory else ""
+    return [f"## {name}: {task}, {where}", _title(name, record) + note, "\n".join(lines)]
+
+
+def _order(rows: list[Setting], row: Setting, line_of: Any) -> int:
+    """Lines in the order in which they were measured first."""
+    return next(i for i, other in enumerate(rows) if line_of(other) == line_of(row))
+
+
+def _cell(row: Setting, memory: bool) -> str:
+    low, high = row["middle_half"]
+    text = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+    if memory and "model_peak_megabytes" in row:
+        text += f"; {row['model_peak_megabytes']:.0f} / {row['peer_peak_megabytes']:.0f}"
+    return text
+
+
+def _bounds(name: str, record: dict[str, Any]) -> list[str]:
+    head = ["model", "precision", "layout", "batch", "ResNet", "layer4", "VT stage", "as it is", "products", "free"]
+    head += ["layer4, GMAC/s", "VT stage, GMAC/s", "product, GMAC/s"]
+    keys = ["model", "precision", "memory_format", "batch_size", "resnet_ms", "layer4_ms", "vt_stage_ms", "as_it_is"]
+    keys += ["products", "free", *(f"{part}_gmacs_per_second" for part in ("layer4", "vt_stage", "product"))]
+    lines = [_line(head), "|---" * len(head) + "|"]
+    lines += [_line([row[key] for key in keys]) for row in record["rows"]]
+    return ["## Where the time goes, and bounds", BOUNDS, _title(name, record), "\n".join(lines)]
+
+
+def _startup(name: str, record: dict[str, Any]) -> list[str]:
+    low, high = record["extra_import_middle_half_ms"]
+    lines = [
+        f"`import vt_timm` after `import timm`: {record['extra_import_ms']} ms ({low:.0f} to {high:.0f}); timm itself "
+        f"{record['import_timm_ms']} ms. `timm.create_model` without weights, its time over the ResNet's:",
+        "",
+        _line(["model", "times the ResNet's", "middle half", "ms"]),
+        "|---" * 4 + "|",
+    ]
+    for row in record["create_model"]:
+        low, high = row["middle_half"]
+        lines.append(_line([row["model"], f"{row['times_the_peer']:.2f}", f"{low:.2f} to {high:.2f}", row["model_ms"]]))
+    return ["## Import and creation", _title(name, record), "\n".join(lines)]
+
+
+def _line(cells: list[Any]) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def write_rows() -> list[Setting]:
+    """rows.csv: every timed row of every record, with its machine."""
+    rows = [
+        {
+            "record": name,
+            "date": record["date"],
+            "machine": record["machine"],
+            "torch": record["versions"]["torch"],
+            **r,
+        }
+        for name, record in records("ratio")
+        for r in record["rows"]
+    ]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with (FOLDER / "rows.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+def draw(rows: list[Setting], path: Path) -> None:
+    """Ratio of times against ratio of MACs, and time an image against MACs, from the record that has all models."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row["record"] == "cpu_1thread"]
+    figure = Figure(figsize=(9.5, 4.0), dpi=150)
+    left, right = figure.subplots(1, 2)
+    colours = {"float32": "tab:blue", "bfloat16": "tab:red"}
+    markers = {"contiguous": "o", "channels_last": "^"}
+    for (precision, colour), (layout, marker), batch in itertools.product(colours.items(), markers.items(), (1, 16)):
+        points = [
+            r for r in rows if (r["precision"], r["memory_format"], r["batch_size"]) == (precision, layout, batch)
+        ]
+        left.scatter(
+            [r["macs_ratio"] for r in points],
+            [r["ratio"] for r in points],
+            marker=marker,
+            facecolors=colour if batch == 1 else "none",
+            edgecolors=colour,
+            label=f"{precision}, {layout}, batch {batch}",
+        )
+        if layout == "channels_last" and batch == 16:
+            for row in points:
+                macs = [macs_of(row[who], 224) for who in ("peer", "model")]
+                ms = [1000 / row[f"{who}_images_per_second"] for who in ("peer", "model")]
+                right.plot(macs, ms, color=colour, linewidth=1)
+                right.plot(macs[0], ms[0], "s", color=colour, fillstyle="none")
+                right.plot(macs[1], ms[1], "s", color=colour)
+                if precision == "float32":
+                    depth = row["peer"].removeprefix("resnet")
+                    right.annotate(depth, (macs[0], ms[0]), (6, -4), textcoords="offset points", fontsize=8)
+    left.plot([1.06, 1.2], [1.06, 1.2], color="tab:gray", linewidth=1, label="time saved as MACs are")
+    left.set_xlabel("MACs, ResNet / VT-ResNet")
+    left.set_ylabel("time, ResNet / VT-ResNet")
+    left.set_ylim(1.0, 1.36)
+    left.legend(fontsize=6, loc="upper left", ncols=2, columnspacing=1)
+    for colour, fill, label in (
+        ("tab:blue", "none", "ResNet, float32"),
+        ("tab:blue", "full", "VT-ResNet, float32"),
+        ("tab:red", "none", "ResNet, bfloat16"),
+        ("tab:red", "full", "VT-ResNet, bfloat16"),
+    ):
+        right.plot([], [], "s", color=colour, fillstyle=fill, label=label)
+    right.set_xlim(1000, 8600)
+    right.set_xlabel("MACs (M)")
+    right.set_ylabel("ms an image, batch 16, channels_last")
+    right.legend(fontsize=7)
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> int:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    rows = write_rows()
+    (FOLDER / "README.md").write_text(page())
+    draw(rows, FOLDER / "ratios.png")
+    print(f"wrote {FOLDER}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Where a VT-ResNet and its ResNet spend their time, and how fast the VT-ResNet could be on this machine at best.
+
+    python -m benchmarks.throughput.stages --write NAME
+
+Stages 1-4, with stem and classifier, are the same in both; the fifth, `layer4`, is exchanged for the VT stage. Timed in
+turn: the whole ResNet, its `layer4`, the VT stage, and a dense product of 1024 x 1024 weights with as many rows as the
+batch has tokens, which is what most of a VT stage is. Three bounds follow for the ratio of the whole models' times:
+
+    free        (common + layer4) / common                      a VT stage that takes no time at all
+    products    (common + layer4) / (common + its MACs / rate)  one that only multiplies, at that product's rate
+    as it is    (common + layer4) / (common + VT stage)
+
+No implementation of the paper's equations gets past the second on this machine unless it has a faster product.
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from ..counting import count_stage5
+from ..measure import clock_of, in_turn
+from ..records import RESULTS, facts, write_json
+from .passes import FORMATS, PEERS, PRECISIONS, Setting, rounds_for
+
+TOKENS, CHANNELS = 16, 1024
+
+
+def bounds(name: str, s: Setting, pairs: int) -> Setting:
+    """Milliseconds of the parts of one batch, and the ratios."""
+    torch.manual_seed(0)
+    dtype, layout = PRECISIONS[s["precision"]], FORMATS[s["memory_format"]]
+
+    def made(model: str) -> Any:
+        return timm.create_model(model).eval().to(s["device"], dtype).to(memory_format=layout)
+
+    resnet, vt = made(PEERS[name]), made(name)
+    images = torch.randn(s["batch_size"], 3, s["size"], s["size"]).to(s["device"], dtype, memory_format=layout)
+    maps: list[Tensor] = []
+    hook = vt.vt_stage.register_forward_pre_hook(lambda _, given: maps.append(given[0]))
+    product = nn.Linear(CHANNELS, CHANNELS, bias=False).to(s["device"], dtype)
+    rows = torch.randn(s["batch_size"] * TOKENS, CHANNELS).to(s["device"], dtype)
+    with torch.inference_mode():
+        vt(images)
+        hook.remove()
+        ways = {
+            "resnet": lambda: resnet(images),
+            "layer4": lambda: resnet.layer4(maps[0]),
+            "vt_stage": lambda: vt.vt_stage(maps[0]),
+            "product": lambda: product(rows),
+        }
+        seconds = in_turn(ways, rounds_for(s["batch_size"], s["size"], pairs), 2, clock_of(s["device"]))
+    ms = {part: 1000 * statistics.median(values) for part, values in seconds.items()}
+    common = ms["resnet"] - ms["layer4"]
+    macs = {"layer4": count_stage5(PEERS[name]).macs, "vt_stage": count_stage5(name).macs}  # millions, at 224 px
+    rate = len(rows) * CHANNELS**2 / 1e6 / ms["product"]  # million MACs a millisecond
+    at_rate = s["batch_size"] * macs["vt_stage"] / rate
+    return {
+        "model": name,
+        "peer": PEERS[name],
+        **s,
+        **{f"{part}_ms": round(value, 2) for part, value in ms.items() if part != "product"},
+        "layer4_gmacs_per_second": round(s["batch_size"] * macs["layer4"] / ms["layer4"], 1),
+        "vt_stage_gmacs_per_second": round(s["batch_size"] * macs["vt_stage"] / ms["vt_stage"], 1),
+        "product_gmacs_per_second": round(rate, 1),
+        "free": round(ms["resnet"] / common, 3),
+        "products": round(ms["resnet"] / (common + at_rate), 3),
+        "as_it_is": round(ms["resnet"] / (common + ms["vt_stage"]), 3),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput.stages", description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--memory-formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16])
+    parser.add_argument("--pairs", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--write", metavar="NAME", help="record as benchmarks/results/throughput/NAME.json")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    rows = []
+    for layout, precision, batch in itertools.product(args.memory_formats, args.precisions, args.batch_sizes):
+        for name in args.models:
+            s = {
+                "device": args.device,
+                "threads": args.threads,
+                "memory_format": layout,
+                "precision": precision,
+                "size": 224,
+                "batch_size": batch,
+            }
+            row = bounds(name, s, args.pairs)
+            rows.append(row)
+            print(
+                f"{name:<13}{precision:<10}{layout:<14}batch {batch:>2}: ResNet {row['resnet_ms']:.1f} ms, "
+                f"layer4 {row['layer4_ms']:.1f}, VT stage {row['vt_stage_ms']:.1f}; ratio {row['as_it_is']:.2f}, "
+                f"nothing but products {row['products']:.2f}, free {row['free']:.2f}",
+                flush=True,
+            )
+    if args.write:
+        write_json(RESULTS / "throughput" / f"{args.write}.json", {**facts(), "seed": 0, "rows": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""The speed benchmark: what it measures and how it reckons, never how fast this machine is."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks import measure
+from benchmarks.throughput import __main__ as command
+from benchmarks.throughput import passes, report, stages
+
+SETTING = dict(task="inference", device="cpu", threads=1, mode="eager", memory_format="contiguous")
+SETTING |= dict(precision="float32", size=64, batch_size=2)
+
+
+def run(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.throughput", *arguments], capture_output=True, text=True, timeout=300
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_ways_take_turns_and_warm_up_is_not_counted():
+    calls = []
+    ways = {name: lambda name=name: calls.append(name) for name in "ab"}
+    seconds = measure.in_turn(ways, rounds=2, warm_up=1, clock=lambda run: (run(), float(len(calls)))[1])
+    assert "".join(calls) == "ababab"
+    assert seconds == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
+
+
+def test_ratio_is_the_peer_over_the_model(monkeypatch):
+    times = {"resnet18": [3.0, 6.0, 3.0], "vt_resnet18": [2.0, 2.0, 2.0]}
+    monkeypatch.setattr(command, "build", lambda name, s: lambda: None)
+    monkeypatch.setattr(command, "in_turn", lambda ways, *_, **__: {name: times[name] for name in ways})
+    (row,) = command.compare("vt_resnet18", ["resnet18"], {**SETTING, "size": 224}, pairs=3)
+    assert row["ratio"] == 1.5
+    assert row["middle_half"] == [1.5, 2.25]
+    assert (row["peer_images_per_second"], row["model_images_per_second"]) == (0.7, 1.0)
+    assert row["macs_ratio"] == pytest.approx(1814 / 1551, abs=0.001)
+
+
+@pytest.mark.parametrize("task", ["inference", "train"])
+@pytest.mark.parametrize("memory_format", passes.FORMATS)
+@pytest.mark.parametrize("precision", passes.PRECISIONS)
+def test_a_pass_sees_the_images_asked_for(task, memory_format, precision, monkeypatch):
+    seen = []
+    create = passes.timm.create_model
+
+    def spied(name, **options):
+        model = create(name, **options)
+        model.register_forward_pre_hook(lambda module, given: seen.append((module.training, given[0])))
+        return model
+
+    monkeypatch.setattr(passes.timm, "create_model", spied)
+    one_pass = passes.build(
+        "vt_resnet_micro", {**SETTING, "task": task, "memory_format": memory_format, "precision": precision}
+    )
+    for _ in range(passes.INPUTS + 1):
+        one_pass()
+    training, images = seen[0]
+    assert training == (task == "train")
+    assert images.shape == (2, 3, 64, 64)
+    assert images.dtype == passes.PRECISIONS[precision]
+    assert images.is_contiguous(memory_format=passes.FORMATS[memory_format])
+    assert seen[passes.INPUTS][1] is images
+    assert not torch.equal(seen[1][1], images)
+
+
+def test_a_training_step_changes_the_weights(monkeypatch):
+    made = []
+    create = passes.timm.create_model
+    monkeypatch.setattr(passes.timm, "create_model", lambda *a, **k: made.append(create(*a, **k)) or made[-1])
+    step = passes.build("vt_resnet_micro", {**SETTING, "task": "train"})
+    before = made[0].fc.weight.clone()
+    step()
+    assert not torch.equal(before, made[0].fc.weight)
+
+
+def test_other_attention_is_an_option_of_the_blocks():
+    assert passes.base_and_options("resnet18+cbam") == ("resnet18", {"block_args": {"attn_layer": "cbam"}})
+    assert passes.macs_of("resnet18+cbam", 224) > passes.macs_of("resnet18", 224)
+
+
+def test_bounds_follow_from_the_parts(monkeypatch):
+    """By hand: common 60 ms of 100; 16 tokens of 1024 x 1024 in 1 ms are 16.8 million MACs a millisecond."""
+    seconds = {"resnet": [0.1], "layer4": [0.04], "vt_stage": [0.02], "product": [0.001]}
+    monkeypatch.setattr(stages, "in_turn", lambda *_: seconds)
+    s = dict(device="cpu", memory_format="contiguous", precision="float32", size=224, batch_size=1)
+    row = stages.bounds("vt_resnet18", s, pairs=1)
+    macs = 256 * 512 * 196 + 2 * 512 * 16 * 196 * 2  # at least: the lift, and both modules' filters and pooling
+    assert row["free"] == pytest.approx(100 / 60, abs=0.001)
+    assert row["as_it_is"] == pytest.approx(100 / 80, abs=0.001)
+    assert row["product_gmacs_per_second"] == pytest.approx(16.8, abs=0.05)
+    assert row["vt_stage_gmacs_per_second"] > macs / 20e6
+    at_rate = 20 * row["vt_stage_gmacs_per_second"] / row["product_gmacs_per_second"]
+    assert row["products"] == pytest.approx(100 / (60 + at_rate), rel=0.01)
+
+
+def test_command_prints_and_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    monkeypatch.setattr(
+        sys, "argv", ["x", *"--models vt_resnet18 --sizes 64 --batch-sizes 1 --pairs 1 --write small --memory".split()]
+    )
+    command.main()
+    (row,) = json.loads((tmp_path / "throughput" / "small.json").read_text())["rows"]
+    assert row["pairs"] == command.rounds_for(1, 64, 1) >= 5
+    weights = {"vt_resnet18": 10.9, "resnet18": 11.7}  # millions, four bytes each
+    assert row["model_peak_megabytes"] > 4 * weights["vt_resnet18"]
+    assert row["peer_peak_megabytes"] > 4 * weights["resnet18"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--task", "train", "--modes", "onnx"], "exported models do not train"),
+        (["--models", "resnet18"], "invalid choice"),
+        (["--device", "cuda"], "torch finds no GPU"),
+    ],
+)
+def test_wrong_options_end_in_one_line(arguments, says):
+    if says == "torch finds no GPU" and torch.cuda.is_available():
+        arguments, says = ["--device", "cuda", "--sizes", "x"], "invalid int value"
+    code, _, error = run(*arguments)
+    assert code == 2
+    assert says in error.splitlines()[-1]
+
+
+def test_onnx_runtime_is_left_out_in_bfloat16():
+    args = command.parser().parse_args("--modes eager onnx --precisions float32 bfloat16 --batch-sizes 1".split())
+    found = [(s["mode"], s["precision"]) for s in command.settings(args)]
+    assert found == [("eager", "float32"), ("eager", "bfloat16"), ("onnx", "float32")]
+
+
+def test_page_and_table_say_what_the_records_say():
+    assert (report.FOLDER / "README.md").read_text() == report.page()
+    header, *lines = (report.FOLDER / "rows.csv").read_text().splitlines()
+    recorded = sum(len(record["rows"]) for _, record in report.records("ratio"))
+    assert len(lines) == recorded > 0
+    assert header.startswith("record,date,machine,torch,model,peer")
