@@ -12,7 +12,7 @@ from benchmarks.accuracy import __main__ as command
 from benchmarks.accuracy import plan, records, report
 from vt_timm.recipes import find_recipe
 
-VALUES = {0.05: 70.0, 0.1: 72.0, 0.2: 71.0}
+VALUES = {0.4: 70.0, 0.1: 72.0, 0.2: 71.0}
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_the_page_gives_mean_and_spread_of_the_seeds(folder):
     assert "| vt_resnet18 | 0.1 | 75.33 +- 3.51 (3 seeds) |" in text
     assert "| resnet34 | 0.1 | 72.00 (one run) |" in text
     assert "| vt_resnet18 | graph | 70.50 | -1.50 | 80.00 |" in text
-    assert "| resnet18 | 70.00 | 72.00 | 71.00 |" in text
+    assert "| resnet18 | 72.00 | 71.00 | 70.00 |" in text
     assert (folder / "curves.png").stat().st_size > 5000
     assert len((folder / "runs.csv").read_text().splitlines()) == 1 + 12 + 4 + 1
 

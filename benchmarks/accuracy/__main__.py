@@ -38,7 +38,7 @@ def best_learning_rates() -> dict[str, float]:
     return best
 
 
-def train(experiment: Experiment, data: str, runs: Path, jobs: int) -> None:
+def train(experiment: Experiment, data: str, runs: Path, jobs: int, threads: int) -> None:
     """Train, or go on with, one experiment, and record it."""
     runs.mkdir(parents=True, exist_ok=True)
     folder, log = runs / experiment.name, runs / f"{experiment.name}.log"
@@ -47,20 +47,19 @@ def train(experiment: Experiment, data: str, runs: Path, jobs: int) -> None:
         machine = ["--device", "cpu", "--channels-last", "--amp", "--amp-dtype", "bfloat16"]
         place = ["--data-dir", data, "--output", str(runs), "--experiment", experiment.name, "--resume", "auto"]
         command = [sys.executable, "-m", "vt_timm", "run", "train", "--config", "matched_imagenette", *machine, *place]
-        threads = str(max(1, (os.cpu_count() or 1) // jobs))
         with log.open("a") as file:
             subprocess.run(
                 [*command, *experiment.arguments(TEACHER)],
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": threads},
+                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
                 check=True,
             )
     record = keep(folder, experiment.name, log, data, time.time() - start, jobs)
     print(f"{experiment.name:<32} top-1 {record['val_top1']:.2f} %, training {record['train_top1']:.2f} %", flush=True)
 
 
-def run_table(table: str, data: str, runs: Path, jobs: int, only: list[str] | None) -> None:
+def run_table(table: str, data: str, runs: Path, jobs: int, threads: int, only: list[str] | None) -> None:
     """All runs of a table that have no record; those of a search come before those that need its result."""
     while True:
         missing = [e for e in TABLES[table](best_learning_rates()) if load(e.name) is None]
@@ -68,7 +67,7 @@ def run_table(table: str, data: str, runs: Path, jobs: int, only: list[str] | No
         if not missing:
             break
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(lambda experiment: train(experiment, data, runs, jobs), missing))
+            list(pool.map(lambda experiment: train(experiment, data, runs, jobs, threads), missing))
 
 
 def main() -> int:
@@ -77,6 +76,7 @@ def main() -> int:
     parser.add_argument("--data", help="folder of Imagenette, with train/ and val/")
     parser.add_argument("--runs", type=Path, help="folder for the runs, checkpoints included")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores")
+    parser.add_argument("--threads", type=int, help="of a run, default the cores divided by --jobs")
     parser.add_argument("--only", nargs="+", choices=plan.SEEDS, metavar="MODEL", help="only these models")
     args = parser.parse_args()
     if args.table != "report":
@@ -84,7 +84,8 @@ def main() -> int:
             parser.error("training needs --data and --runs")
         if not (Path(args.data) / "train").is_dir():
             parser.error(f"{args.data}: there is no train/ in this folder")
-        run_table(args.table, args.data, args.runs, args.jobs, args.only)
+        threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
+        run_table(args.table, args.data, args.runs, args.jobs, threads, args.only)
     report.write(best_learning_rates())
     return 0
 

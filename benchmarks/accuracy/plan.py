@@ -7,7 +7,7 @@ from typing import Any
 __all__ = ["INGREDIENTS", "LEARNING_RATES", "SEED", "SEEDS", "Experiment", "ablations", "ingredients", "table_2"]
 
 SEED, SEEDS = 42, {"resnet18": (42, 43, 44), "vt_resnet18": (42, 43, 44), "resnet34": (42,), "vt_resnet34": (42,)}
-LEARNING_RATES = (0.05, 0.1, 0.2)
+LEARNING_RATES = (0.1, 0.2, 0.4)
 
 # Tables 3 to 7: options of vt_resnet18, each changing one thing of the default.
 ABLATIONS: dict[str, dict[str, Any]] = {
