@@ -110,6 +110,20 @@ def test_readme_quotes_the_segmentation_record():
     assert f"goes from {without[0]} and from {without[1]}" in readme
 
 
+def test_readme_quotes_the_trials_of_vt_fpn():
+    with (RESULTS / "segmentation_trials.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["neck"] == "vt_fpn" and row["lr"] in ("0.05", "0.001")]
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    short, one, both, long, sharp, used, adam = (f"{float(row['miou']):.2f} %" for row in rows)
+    left = f"{float(rows[5]['miou_without_tokens']):.2f} %"
+    assert f"200 updates, against {short} as it is: gains that start at one {one}, the" in readme
+    assert f"second layer at random too {both}; - 400 updates, against {long}: attention" in readme
+    assert (
+        f"at once, {sharp}; that and gains from 0.3, {used}, where the tokens are used, since {left} is left" in readme
+    )
+    assert f"AdamW instead of SGD, 400 updates: {adam}" in readme
+
+
 def _last(run: Path) -> dict[str, float]:
     with (run / "summary.csv").open() as file:
         return {key: float(value) for key, value in list(csv.DictReader(file))[-1].items()}
