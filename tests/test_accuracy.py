@@ -13,6 +13,12 @@ from benchmarks.accuracy import plan, records, report
 from vt_timm.recipes import find_recipe
 
 VALUES = {0.4: 70.0, 0.1: 72.0, 0.2: 71.0}
+LOG = """\
+Train: 0 [   0/147 (  1%)]  Loss: 2.43 (2.43)  Time: 1.267s,   50.50/s  (1.267s,   50.50/s)  LR: 1.000e-02
+Train: 0 [ 146/147 (100%)]  Loss: 1.90 (2.13)  Time: 0.351s,  182.11/s  (0.538s,  119.04/s)  LR: 2.361e-02
+Train: 1 [   0/147 (  1%)]  Loss: 0.845 (0.845)  Time: 1.200s,   53.32/s  (1.200s,   53.32/s)  LR: 3.349e-03
+Test: [  61/61]  Time: 0.400 (0.644)  Loss:   0.884 ( 0.783)  Acc@1:  66.667 ( 74.854)  Acc@5: 100.000 ( 96.739)
+"""
 
 
 @pytest.fixture
@@ -29,7 +35,7 @@ def record(folder, e, **changes):
     result = dict(model=e.model, options=dict(e.options), seed=e.seed, lr=e.lr, epochs=6, seconds=60)
     result |= dict(val_top1=VALUES.get(e.lr, 70.0), train_top1=80.0)
     (run / "result.json").write_text(json.dumps({**result, **changes}))
-    (run / "summary.csv").write_text("epoch,train_loss,eval_top1\n0,2.0,\n5,1.0,70\n")
+    (run / "train.log").write_text(LOG)
 
 
 def test_the_other_seeds_run_at_the_best_rate_of_the_search(folder):
@@ -81,6 +87,10 @@ def test_arguments_are_those_of_train_py():
         "--kd-model-name",
         "local-dir:t",
     ]
+
+
+def test_curves_show_the_training_loss_of_every_epoch():
+    assert report._training_losses(LOG) == [2.13, 0.845]
 
 
 def test_the_page_gives_mean_and_spread_of_the_seeds(folder):

@@ -1,6 +1,7 @@
 """The records of the runs as CSV, Markdown and curves, under `benchmarks/results/accuracy/`."""
 
 import csv
+import re
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -69,7 +70,7 @@ def _table_2(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]
     if not lines:
         return []
     head = "| model | lr | top-1 | training top-1 | MACs at 128 px (M) | parameters (M) | seconds an epoch |"
-    note = "Mean and standard deviation; times of runs that shared the machine with others, so only roughly."
+    note = "Mean and standard deviation; times of runs that shared the machine and were paused at times: at most."
     return ["## Table 2, small", "\n".join([head, "|---" * 7 + "|", *lines]), note]
 
 
@@ -120,6 +121,12 @@ def write(best: Mapping[str, float]) -> None:
     print(f"wrote {FOLDER}")
 
 
+def _training_losses(log: str) -> list[float]:
+    """Mean over each epoch, so far as its last line in the log tells: summary.csv has the evaluated epochs only."""
+    lines = re.findall(r"^Train: (\d+) .*?Loss: *\S+ \( *([\d.]+)\)", log, re.MULTILINE)
+    return list({int(epoch): float(mean) for epoch, mean in lines}.values())
+
+
 def _draw(rows: list[dict[str, Any]], best: Mapping[str, float]) -> None:
     """Training loss over the epochs of every run at its model's best learning rate."""
     from matplotlib.figure import Figure
@@ -128,8 +135,7 @@ def _draw(rows: list[dict[str, Any]], best: Mapping[str, float]) -> None:
     axis = figure.subplots()
     for colour, model in zip(("tab:gray", "tab:red", "black", "tab:orange"), plan.SEEDS, strict=True):
         for i, row in enumerate(_at_best(rows, model, best)):
-            with (FOLDER / "runs" / row["run"] / "summary.csv").open() as file:
-                losses = [float(line["train_loss"]) for line in csv.DictReader(file)]
+            losses = _training_losses((FOLDER / "runs" / row["run"] / "train.log").read_text())
             axis.plot(range(1, len(losses) + 1), losses, color=colour, label=None if i else model)
     axis.set_xlabel("epoch")
     axis.set_ylabel("training loss")
