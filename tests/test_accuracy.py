@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import timm
 import yaml
+from PIL import Image
 
 from benchmarks.accuracy import __main__ as command
-from benchmarks.accuracy import plan, records, report
+from benchmarks.accuracy import plan, records, report, transfer
 from vt_timm.recipes import find_recipe
 
 VALUES = {0.4: 70.0, 0.1: 72.0, 0.2: 71.0}
@@ -78,10 +80,56 @@ def test_the_plan_covers_tables_3_to_7_and_section_5_2():
     assert len(names) == len(set(names))
 
 
+def test_transfer_changes_nothing_but_the_start_and_repeats_the_better_rate():
+    best = {"digits_pretrained": 0.02, "digits_scratch": 0.1}
+    runs = [e for e in plan.transfer(best) if e.dataset == "digits"]
+    starts = {start: [e for e in runs if e.name.startswith(f"digits_{start}")] for start in ("pretrained", "scratch")}
+    for start, rate in (("pretrained", 0.02), ("scratch", 0.1)):
+        assert [(e.lr, e.seed) for e in starts[start]] == [(0.02, 42), (0.1, 42), (rate, 43), (rate, 44)]
+    for pretrained, scratch in zip(*starts.values(), strict=True):
+        assert pretrained.settings == {**scratch.settings, "pretrained": True}
+    assert "--pretrained --scale" not in " ".join(runs[0].arguments("t"))
+    assert "--config finetune --model vt_resnet18 --lr 0.02" in " ".join(runs[0].arguments("t"))
+    assert "--hflip 0.0 --scale 0.7 1.0 --pretrained" in " ".join(runs[0].arguments("t"))
+    assert {e.dataset for e in plan.transfer({})} == set(transfer.SETS) == set(plan.TRANSFER_SETS)
+
+
+def test_digits_keep_every_image_once_and_balance_the_training_half(tmp_path):
+    digits = transfer.prepare("digits", tmp_path, tmp_path)
+    assert [len(list((digits / "train" / str(label)).iterdir())) for label in range(10)] == [50] * 10
+    assert len(list(digits.glob("val/*/*.png"))) == 1797 - 500
+    assert len(list((digits / "val").iterdir())) == plan.TRANSFER_SETS["digits"]["num_classes"]
+    assert Image.open(next(digits.glob("val/3/*"))).size == (64, 64)
+
+
+def test_garments_are_cut_out_around_their_masks(tmp_path):
+    assert len(transfer.GARMENTS) == plan.TRANSFER_SETS["garments"]["num_classes"]
+    names = ["null", "ring", *transfer.GARMENTS]
+    photo, mask = np.zeros((200, 100, 3), np.uint8), np.zeros((200, 100), np.uint8)
+    bag, ring, coat = (slice(20, 60), slice(30, 62)), (slice(0, 8), slice(0, 8)), (slice(100, 200), slice(60, 100))
+    for (rows, columns), name, colour in ((bag, "bag", 250), (ring, "ring", 99), (coat, "coat", 120)):
+        mask[rows, columns], photo[rows, columns] = names.index(name), colour
+    mask[90:95, 0:99] = names.index("shoes")  # lower than 32 pixels
+    for split in ("train", "val"):
+        for kind, image, suffix in (("images", photo, "jpg"), ("labels", mask, "png")):
+            (tmp_path / split / kind).mkdir(parents=True)
+            Image.fromarray(image).save(tmp_path / split / kind / f"1.{suffix}")
+    (tmp_path / "classes.txt").write_text("\n".join(names) + "\n")
+    crops = transfer.prepare("garments", tmp_path, tmp_path / "sets")
+    assert sorted(path.parent.name for path in crops.glob("train/*/*")) == ["bag", "coat"]
+    bag_crop = np.array(Image.open(next(crops.glob("val/bag/*"))), dtype=int)
+    # 40 high and 32 wide: the square's middle 80 % of columns are the bag's
+    assert bag_crop.shape == (128, 128, 3)
+    assert abs(bag_crop[:, 24:104].mean() - 250) < 8 and bag_crop[:, :6].mean() < 60
+    coat_crop = np.array(Image.open(next(crops.glob("val/coat/*"))), dtype=int)
+    assert coat_crop[:, -20:].max() == 0, "outside the photo"
+
+
 def test_arguments_are_those_of_train_py():
     e = plan.Experiment("x", "vt_resnet18", 0.1, 7, {"recurrent": False, "tokenizer": "pool"}, {"model_ema": True})
     assert e.arguments("t") == (
-        "--model vt_resnet18 --lr 0.1 --seed 7 --model-ema --model-kwargs recurrent=False tokenizer='pool'".split()
+        "--config matched_imagenette --model vt_resnet18 --lr 0.1 --seed 7 --model-ema "
+        "--model-kwargs recurrent=False tokenizer='pool'".split()
     )
     assert plan.Experiment("x", "m", 0.1, teacher=True).arguments("local-dir:t")[-2:] == [
         "--kd-model-name",
@@ -101,16 +149,24 @@ def test_the_page_gives_mean_and_spread_of_the_seeds(folder):
         record(folder, e, val_top1=value)
     (graph,) = [e for e in plan.ablations(best) if e.name.endswith("_graph")]
     record(folder, graph, val_top1=70.5)
+    for e in plan.transfer({}):
+        record(folder, e, val_top1=80 + 100 * e.lr)
+    best = command.best_learning_rates()
+    for e, value in zip(plan.transfer(best)[2:4], (93.0, 90.5), strict=True):
+        record(folder, e, val_top1=value)
     report.write(best)
     text = (folder / "README.md").read_text()
     # resnet18: 72, 73, 74; vt_resnet18: 72, 75, 79
     assert "| resnet18 | 0.1 | 73.00 +- 1.00 (3 seeds) | 80.00 +- 0.00 (3 seeds) |" in text
     assert "| vt_resnet18 | 0.1 | 75.33 +- 3.51 (3 seeds) |" in text
-    assert "| resnet34 | 0.1 | 72.00 (one run) |" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| resnet34 | 0.1 | 72.00 (one run) |")]
+    assert row.endswith(" | 176 |"), "seconds an epoch: 147 updates of 1.2 s, the last line of the log"
+    assert "| digits | shipped weights | 0.1 | 91.17 +- 1.61 (3 seeds) | 80.00 +- 0.00 (3 seeds) |" in text
+    assert "| digits | scratch | 0.1 | 90.00 (one run) | 80.00 (one run) | 82.00 at 0.02, 90.00 at 0.1 |" in text
     assert "| vt_resnet18 | graph | 70.50 | -1.50 | 80.00 |" in text
     assert "| resnet18 | 72.00 | 71.00 | 70.00 |" in text
     assert (folder / "curves.png").stat().st_size > 5000
-    assert len((folder / "runs.csv").read_text().splitlines()) == 1 + 12 + 4 + 1
+    assert len((folder / "runs.csv").read_text().splitlines()) == 1 + 12 + 4 + 1 + 8 + 2
 
 
 def test_the_committed_page_is_what_the_records_give():

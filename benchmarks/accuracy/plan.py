@@ -1,10 +1,23 @@
-"""What is run for each table: the recipe `matched_imagenette` and what differs from it."""
+"""What is run for each table: a recipe, `matched_imagenette` but for transfer, and what differs from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["INGREDIENTS", "LEARNING_RATES", "SEED", "SEEDS", "Experiment", "ablations", "ingredients", "table_2"]
+__all__ = [
+    "INGREDIENTS",
+    "LEARNING_RATES",
+    "SEED",
+    "SEEDS",
+    "TRANSFER_RATES",
+    "TRANSFER_SETS",
+    "Experiment",
+    "ablations",
+    "ingredients",
+    "searches",
+    "table_2",
+    "transfer",
+]
 
 SEED, SEEDS = 42, {"resnet18": (42, 43, 44), "vt_resnet18": (42, 43, 44), "resnet34": (42,), "vt_resnet34": (42,)}
 LEARNING_RATES = (0.1, 0.2, 0.4)
@@ -31,6 +44,13 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
     "ema": dict(model_ema=True, model_ema_decay=0.99),
     "distillation": dict(distill_loss_weight=0.8, task_loss_weight=0.2, kd_temperature=1.0),
 }
+# The recipe `finetune` on other sets, from the shipped weights and from scratch: what differs for the set. A digit is
+# not to be mirrored, nor cut to a third.
+TRANSFER_SETS: dict[str, dict[str, Any]] = {
+    "digits": dict(num_classes=10, img_size=64, hflip=0.0, scale=(0.7, 1.0)),
+    "garments": dict(num_classes=11, img_size=96),
+}
+TRANSFER_RATES = (0.02, 0.1)
 
 
 @dataclass(frozen=True)
@@ -44,14 +64,16 @@ class Experiment:
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     teacher: bool = False
+    recipe: str = "matched_imagenette"
+    dataset: str = ""  # of `TRANSFER_SETS`, where it is not Imagenette
 
     def arguments(self, teacher: str) -> list[str]:
-        """For `vt-timm run train --config matched_imagenette`."""
-        settings = {"model": self.model, "lr": self.lr, "seed": self.seed, **self.settings}
+        """For `vt-timm run train`."""
+        settings = {"config": self.recipe, "model": self.model, "lr": self.lr, "seed": self.seed, **self.settings}
         flags: list[str] = []
         for key, value in settings.items():
-            flag = f"--{key.replace('_', '-')}"
-            flags += [flag] if value is True else [flag, str(value)]
+            values = [] if value is True else map(str, value if isinstance(value, tuple) else [value])
+            flags += [f"--{key.replace('_', '-')}", *values]
         if self.options:
             flags += ["--model-kwargs", *(f"{key}={value!r}" for key, value in self.options.items())]
         return flags + (["--kd-model-name", teacher] if self.teacher else [])
@@ -62,11 +84,22 @@ def search(model: str) -> list[Experiment]:
     return [Experiment(f"{model}_lr{lr}", model, lr) for lr in LEARNING_RATES]
 
 
+def searches() -> dict[str, list[Experiment]]:
+    """By what the learning rate is searched for: a model, or a set and a start of it."""
+    starts = [(dataset, start) for dataset in TRANSFER_SETS for start in ("pretrained", "scratch")]
+    return {
+        **{model: search(model) for model in SEEDS},
+        **{f"{dataset}_{start}": [_transfer(dataset, start, lr) for lr in TRANSFER_RATES] for dataset, start in starts},
+    }
+
+
 def table_2(best: Mapping[str, float]) -> list[Experiment]:
     """The searches of all four models, then the other seeds of those whose best learning rate is known."""
     runs = [experiment for model in SEEDS for experiment in search(model)]
-    for model, lr in best.items():
-        runs += [Experiment(f"{model}_lr{lr}_seed{s}", model, lr, s) for s in SEEDS[model] if s != SEED]
+    for model in SEEDS:
+        if model in best:
+            lr = best[model]
+            runs += [Experiment(f"{model}_lr{lr}_seed{s}", model, lr, s) for s in SEEDS[model] if s != SEED]
     return runs
 
 
@@ -88,3 +121,19 @@ def ingredients(best: Mapping[str, float]) -> list[Experiment]:
                 lr = settings.get("lr", best[model])
                 runs.append(Experiment(f"{model}_{name}", model, lr, settings=own, teacher=name == "distillation"))
     return runs
+
+
+def transfer(best: Mapping[str, float]) -> list[Experiment]:
+    """Every set from the shipped weights and from scratch: the searches, then two more seeds at the best rate."""
+    runs = []
+    for key, tried in searches().items():
+        dataset, _, start = key.partition("_")
+        if dataset in TRANSFER_SETS:
+            runs += tried + [_transfer(dataset, start, best[key], seed) for seed in (43, 44) if key in best]
+    return runs
+
+
+def _transfer(dataset: str, start: str, lr: float, seed: int = SEED) -> Experiment:
+    name = f"{dataset}_{start}_lr{lr}" + (f"_seed{seed}" if seed != SEED else "")
+    settings = {**TRANSFER_SETS[dataset], **({"pretrained": True} if start == "pretrained" else {})}
+    return Experiment(name, "vt_resnet18", lr, seed, settings=settings, recipe="finetune", dataset=dataset)
