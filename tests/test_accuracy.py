@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks.accuracy import __main__ as command
 from benchmarks.accuracy import plan, records, report, transfer
+from benchmarks.accuracy.verdict import verdict
 from vt_timm.recipes import find_recipe
 
 VALUES = {0.4: 70.0, 0.1: 72.0, 0.2: 71.0}
@@ -163,10 +164,28 @@ def test_the_page_gives_mean_and_spread_of_the_seeds(folder):
     assert row.endswith(" | 176 |"), "seconds an epoch: 147 updates of 1.2 s, the last line of the log"
     assert "| digits | shipped weights | 0.1 | 91.17 +- 1.61 (3 seeds) | 80.00 +- 0.00 (3 seeds) |" in text
     assert "| digits | scratch | 0.1 | 90.00 (one run) | 80.00 (one run) | 82.00 at 0.02, 90.00 at 0.1 |" in text
+    # sqrt(1 / 3 + 12.333 / 3) = 2.11
+    assert "**vt_resnet18 against resnet18: +2.33 points of top-1.**" in text
+    assert "over 3 and 3 seeds, is 2.11; no winner: less than twice that." in text
+    assert "by 4.67 points in vt_resnet18, 7.00 in resnet18." in text
     assert "| vt_resnet18 | graph | 70.50 | -1.50 | 80.00 |" in text
     assert "| resnet18 | 72.00 | 71.00 | 70.00 |" in text
     assert (folder / "curves.png").stat().st_size > 5000
     assert len((folder / "runs.csv").read_text().splitlines()) == 1 + 12 + 4 + 1 + 8 + 2
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, said",
+    [
+        ((75.0, 76.0, 77.0), (71.0, 72.0, 73.0), "so vt is ahead"),
+        ((71.0, 72.0, 73.0), (75.0, 76.0, 77.0), "so peer is ahead"),
+        ((75.0, 76.0, 77.0), (74.0, 75.0, 76.0), "no winner"),
+        ((75.0,), (71.0,), "One run each, so no spread is known"),
+    ],
+)
+def test_a_winner_is_named_only_beyond_what_the_seeds_differ(ours, theirs, said):
+    runs = [[{"val_top1": value, "train_top1": 80.0} for value in values] for values in (ours, theirs)]
+    assert said in verdict("vt", runs[0], "peer", runs[1])
 
 
 def test_the_committed_page_is_what_the_records_give():

@@ -10,6 +10,7 @@ from ..counting import count
 from . import plan
 from .plan import Experiment
 from .records import FOLDER, load
+from .verdict import IMAGENET, verdict
 
 __all__ = ["page", "write"]
 
@@ -50,7 +51,15 @@ def all_rows(best: Mapping[str, float]) -> list[dict[str, Any]]:
 def page(best: Mapping[str, float]) -> str:
     """All tables as Markdown; a table without runs is left out."""
     rows = all_rows(best)
-    parts = [HEAD, INTRODUCTION, *_table_2(rows, best), *_search(rows), *_others(rows, best), *_transfer(rows, best)]
+    parts = [
+        HEAD,
+        INTRODUCTION,
+        *_verdict(rows, best),
+        *_table_2(rows, best),
+        *_search(rows),
+        *_others(rows, best),
+        *_transfer(rows, best),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -62,6 +71,15 @@ def _spread(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.2f} (one run)"
     return f"{statistics.mean(values):.2f} +- {statistics.stdev(values):.2f} ({len(values)} seeds)"
+
+
+def _verdict(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]:
+    lines = []
+    for peer in ("resnet18", "resnet34"):
+        ours, theirs = _at_best(rows, f"vt_{peer}", best), _at_best(rows, peer, best)
+        if ours and theirs:
+            lines.append(verdict(f"vt_{peer}", ours, peer, theirs))
+    return ["## Did VT beat ResNet here?", *lines, IMAGENET] if lines else []
 
 
 def _table_2(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]:
