@@ -31,7 +31,7 @@ from .measure import in_turn, middle_half, ratios
 from .records import RESULTS, facts, keep_run, write_json
 
 RECIPE = "distillation_imagenette"
-TEACHER = "vt_resnet18.basic_imagenette"
+TEACHER = "vt_resnet18.muon_imagenette"
 RUNS = {"without_teacher": [], "with_teacher": ["--kd-model-name", f"local-dir:{HUB / TEACHER}"]}
 
 

@@ -1,14 +1,20 @@
-"""The tables of README.md, from the records: `python -m benchmarks.readme_tables` prints them.
+"""Tables and sentences of README.md, from the records: `python -m benchmarks.readme_tables` prints them.
 
 A test holds the page to what this prints; MODEL_CARD.md is rendered by `python -m hub.card`.
 """
 
 import csv
 import json
+import statistics
 
+import yaml
+
+from .accuracy.plan import table_2
+from .accuracy.records import best_learning_rates, load
+from .accuracy.verdict import is_ahead
 from .records import RESULTS
 
-__all__ = ["models_table", "speed_table"]
+__all__ = ["models_table", "speed_table", "verdict_sentence", "weights_sentence"]
 
 MODELS = ["vt_resnet18", "vt_resnet34", "vt_resnet50", "vt_resnet101", "vt_resnet_micro"]
 
@@ -48,6 +54,47 @@ def speed_table() -> str:
     )
 
 
+def leaderboard(size: int, epochs: int) -> float:
+    """The public one's top-1 of Imagenette v2 at an image size and a number of epochs."""
+    with (RESULTS / "imagenette_leaderboard.csv").open() as file:
+        rows = csv.DictReader(line for line in file if not line.startswith("#"))
+        return next(float(row["top1"]) for row in rows if (row["size"], row["epochs"]) == (str(size), str(epochs)))
+
+
+def weights_sentence() -> str:
+    """README and model card: the shipped vt_resnet18 beside the leaderboard's row for its size and epochs."""
+    accuracy = _accuracy("vt_resnet18")
+    assert accuracy is not None
+    run = RESULTS / "runs" / accuracy["model"]
+    settings = yaml.safe_load((run / "args.yaml").read_text())
+    with (run / "summary.csv").open() as file:
+        top1 = float(list(csv.DictReader(file))[-1]["eval_top1"])
+    public = leaderboard(settings["img_size"], settings["epochs"])
+    difference = top1 - public
+    return (
+        f"After {settings['epochs']} epochs, at the {settings['img_size']} px that it was trained at, `vt_resnet18` "
+        f"reaches {top1:.2f} %: {abs(difference):.2f} points {'above' if difference > 0 else 'below'} the {public:.2f} "
+        "% of Imagenette's public leaderboard for that size and number of epochs, which is mostly xresnet50."
+    )
+
+
+def verdict_sentence() -> str:
+    """README and model card: VT-ResNet against ResNet in the matched runs."""
+    best = best_learning_rates()
+    parts, top1 = [], {}
+    for model in ("vt_resnet18", "resnet18"):
+        records = [load(e.name) for e in table_2(best) if (e.model, e.lr) == (model, best[model])]
+        top1[model] = [record["val_top1"] for record in records if record]
+        mean, spread = statistics.mean(top1[model]), statistics.stdev(top1[model])
+        parts.append(f"`{model}` reaches {mean:.2f} +- {spread:.2f} %")
+    winner = "within" if is_ahead(*top1.values()) is None else "beyond"
+    return (
+        f"Matched runs on Imagenette, the same short schedule and the same search of the learning rate for both, "
+        f"{len(top1['resnet18'])} seeds each: {' and '.join(parts)}, a difference {winner} what the seeds explain. "
+        "That says nothing certain about ImageNet."
+    )
+
+
 if __name__ == "__main__":
-    for table in (models_table, speed_table):
+    for table in (models_table, speed_table, weights_sentence, verdict_sentence):
         print(f"{table.__doc__}\n{table()}\n")

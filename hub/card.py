@@ -1,7 +1,7 @@
 """Model cards, rendered from data: a folder's config.json, the run's settings, and metrics with their origin.
 
     python -m hub.card                                  # the shipped models' cards and MODEL_CARD.md, from the records
-    python -m hub.card vt_resnet18.basic_imagenette     # one of them
+    python -m hub.card vt_resnet18.muon_imagenette     # one of them
 
 `python -m hub.publish` renders the card of a new model. No number is typed by hand: those of shipped models come from
 `benchmarks/results/accuracy_NAME.json` and `benchmarks/results/runs/NAME/`.
@@ -9,6 +9,7 @@
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from benchmarks.counting import count
+from benchmarks.readme_tables import verdict_sentence, weights_sentence
 from benchmarks.records import RESULTS, without_folders
 from vt_timm.shipped import hub_name
 
@@ -217,7 +219,20 @@ def family_card() -> str:
     ]
     (images,) = {r["images"] for r in records}
     words = {1: "One", 2: "Two", 3: "Three", 4: "Four", 5: "Five"}
-    return _template("family").format(count=words[len(rows)], images=f"{images:,}", rows="\n".join(rows))
+    diversity = json.loads((RESULTS / "token_diversity.json").read_text())["rows"][0]
+    text = _template("family").format(
+        count=words[len(rows)],
+        images=f"{images:,}",
+        rows="\n".join(rows),
+        weights=weights_sentence(),
+        verdict=verdict_sentence(),
+        photos=diversity["photos"],
+        alike=" % and ".join(f"{100 * share:.1f}" for share in diversity["share_of_alike_pairs"]),
+        above=diversity["correlation_above"],
+    )
+    wrap = textwrap.TextWrapper(120, break_long_words=False, break_on_hyphens=False)
+    parts = text.strip().split("\n\n")
+    return "\n\n".join(part if part.startswith(("|", "#")) else wrap.fill(part) for part in parts) + "\n"
 
 
 def main() -> int:

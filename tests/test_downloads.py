@@ -20,8 +20,8 @@ from vt_timm.downloads import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
 from vt_timm.segmentation import load_segmenter
 from vt_timm.shipped import HUB
 
-SHIPPED = HUB / "vt_resnet_micro.basic_imagenette"
-NAME = "somebody/vt_resnet_micro.basic_imagenette"
+SHIPPED = HUB / "vt_resnet_micro.muon_imagenette"
+NAME = "somebody/vt_resnet_micro.muon_imagenette"
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_a_config_that_is_no_json(hub, capsys):
 
 
 def test_names_that_need_no_download_and_names_that_do_not_exist(capsys):
-    assert cli.main(["download", "vt_resnet18", "vt_resnet_micro.basic_imagenette"]) == 0
+    assert cli.main(["download", "vt_resnet18", "vt_resnet_micro.muon_imagenette"]) == 0
     assert capsys.readouterr().out.count("ships with vt_timm") == 2
     assert cli.main(["download", "vt_resne18"]) == 2
     assert "there are no weights called vt_resne18; did you mean vt_resnet18" in capsys.readouterr().err
@@ -246,7 +246,7 @@ def test_a_tag_without_its_file_comes_from_the_hub(hub, tmp_path):
     code = """
 import timm, torch, vt_timm
 x = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
-for name in ("vt_resnet_micro", "vt_resnet_micro.basic_imagenette", "hf-hub:somebody/vt_resnet_micro.basic_imagenette"):
+for name in ("vt_resnet_micro", "vt_resnet_micro.muon_imagenette", "hf-hub:somebody/vt_resnet_micro.muon_imagenette"):
     model = timm.create_model(name, pretrained=True).eval()
     with torch.inference_mode():
         print(model(x).tolist())

@@ -15,10 +15,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 RECORDS = [*sorted(RESULTS.glob("*.json")), *sorted((RESULTS / "throughput").glob("*.json"))]
 
 
-def test_readme_holds_the_recorded_tables():
+def test_readme_holds_the_recorded_tables_and_sentences():
     readme = (ROOT / "README.md").read_text()
     assert readme_tables.models_table() in readme
     assert readme_tables.speed_table() in readme
+    readme = " ".join(readme.split())
+    assert readme_tables.weights_sentence() in readme
+    assert readme_tables.verdict_sentence() in readme
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.stem)

@@ -17,14 +17,14 @@ from tests.conftest import fill
 from vt_timm.shipped import HUB
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ["vt_resnet18.basic_imagenette", "vt_resnet_micro.basic_imagenette"]
+SHIPPED = ["vt_resnet18.muon_imagenette", "vt_resnet_micro.muon_imagenette"]
 MICRO = "vt_resnet_micro"
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A private copy of the shipped micro model, to spoil."""
-    return Path(shutil.copytree(HUB / "vt_resnet_micro.basic_imagenette", tmp_path / "model"))
+    return Path(shutil.copytree(HUB / "vt_resnet_micro.muon_imagenette", tmp_path / "model"))
 
 
 def load(folder, **kwargs):
@@ -75,7 +75,7 @@ def test_card_says_what_was_measured(name):
 
 
 def test_snippet_of_the_card_runs():
-    text = (HUB / "vt_resnet18.basic_imagenette" / "README.md").read_text()
+    text = (HUB / "vt_resnet18.muon_imagenette" / "README.md").read_text()
     snippet = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     subprocess.run([sys.executable, "-c", snippet], check=True)
 

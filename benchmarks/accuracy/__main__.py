@@ -24,7 +24,7 @@ from vt_timm.shipped import HUB
 
 from . import plan, report
 from .plan import Experiment
-from .records import finished, keep, load
+from .records import best_learning_rates, finished, keep, load
 from .transfer import prepare
 
 TABLES = {
@@ -36,17 +36,7 @@ TABLES = {
 # glibc's malloc keeps what it has instead of handing every large tensor back to the kernel: 15 to 25 % more images a
 # second at 128 px on two cores of an AMD EPYC, by hand. Without effect on another C library.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8000000000", "MALLOC_TRIM_THRESHOLD_": "16000000000"}
-TEACHER = f"local-dir:{HUB / 'vt_resnet18.basic_imagenette'}"
-
-
-def best_learning_rates() -> dict[str, float]:
-    """Of each search that is complete, the rate with the highest validation top-1."""
-    best = {}
-    for key, experiments in plan.searches().items():
-        results = [(load(experiment.name), experiment.lr) for experiment in experiments]
-        if all(record for record, _ in results):
-            best[key] = max(results, key=lambda pair: pair[0]["val_top1"])[1]  # type: ignore[index]
-    return best
+TEACHER = f"local-dir:{HUB / 'vt_resnet18.muon_imagenette'}"
 
 
 def train(experiment: Experiment, data: str, runs: Path, jobs: int, threads: int) -> None:
@@ -66,8 +56,9 @@ def train(experiment: Experiment, data: str, runs: Path, jobs: int, threads: int
                 env={**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(threads)},
                 check=True,
             )
-    record = keep(folder, experiment.name, log, data, time.time() - start, jobs)
-    print(f"{experiment.name:<32} top-1 {record['val_top1']:.2f} %, training {record['train_top1']:.2f} %", flush=True)
+    train_data = data if experiment.is_reference else None
+    record = keep(folder, experiment.name, log, time.time() - start, jobs, train_data)
+    print(f"{experiment.name:<32} top-1 {record['val_top1']:.2f} %", flush=True)
 
 
 def run_table(table: str, data: str, runs: Path, jobs: int, threads: int, only: list[str] | None) -> None:

@@ -15,8 +15,9 @@ import vt_timm  # noqa: F401  registers the models
 
 from ..pretrained import top1_top5
 from ..records import RESULTS, facts, keep_run
+from . import plan
 
-__all__ = ["FOLDER", "finished", "keep", "load"]
+__all__ = ["FOLDER", "best_learning_rates", "finished", "keep", "load"]
 
 FOLDER = RESULTS / "accuracy"
 
@@ -37,16 +38,26 @@ def load(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def keep(run: Path, name: str, log: Path, data: str, seconds: float, jobs: int) -> dict[str, Any]:
-    """Arguments, summary, log and result of a finished run, with the accuracy on its training images.
+def best_learning_rates() -> dict[str, float]:
+    """Of each search that is complete, the rate with the highest validation top-1."""
+    best = {}
+    for key, experiments in plan.searches().items():
+        results = [(load(experiment.name), experiment.lr) for experiment in experiments]
+        if all(record for record, _ in results):
+            best[key] = max(results, key=lambda pair: pair[0]["val_top1"])[1]  # type: ignore[index]
+    return best
+
+
+def keep(run: Path, name: str, log: Path, seconds: float, jobs: int, train_data: str | None) -> dict[str, Any]:
+    """Arguments, summary, log and result of a finished run.
 
     Args:
         run: its output folder.
         name: of the experiment.
         log: what train.py printed.
-        data: folder with train/.
         seconds: how long train.py took.
         jobs: how many runs shared the machine.
+        train_data: folder with train/, to measure the accuracy on training images as well.
     """
     args = yaml.safe_load((run / "args.yaml").read_text())
     with (run / "summary.csv").open() as file:
@@ -60,7 +71,7 @@ def keep(run: Path, name: str, log: Path, data: str, seconds: float, jobs: int) 
         "epochs": args["epochs"],
         "val_top1": round(last["eval_top1"], 3),
         "val_loss": round(last["eval_loss"], 4),
-        "train_top1": round(_train_top1(run, args, data), 3),
+        **({"train_top1": round(_train_top1(run, args, train_data), 3)} if train_data else {}),
         "seconds": round(seconds),
         "runs_at_once": jobs,
     }
