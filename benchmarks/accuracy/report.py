@@ -20,7 +20,8 @@ INTRODUCTION = """\
 Ten classes, 9,469 training and 3,925 validation photos; recipe `matched_imagenette`: six epochs of SGD growing from 64
 to 128 px, everything else the same for all. Top-1 after the last epoch at 128 px, in percent; training top-1 is of the
 training photos seen as validation photos are. Differences within the spread of the seeds say nothing. The paper's
-numbers, of ImageNet and 90 or 400 epochs, are in [complexity.md](../complexity.md) and not here."""
+numbers, of ImageNet and 90 or 400 epochs, are in [complexity.md](../complexity.md) and not here. Every run is in
+[runs.csv](runs.csv) and has its arguments and log under [runs](runs); means and spreads: [summary.csv](summary.csv)."""
 
 TRANSFER = """\
 vt_resnet18 with the recipe `finetune`, from the shipped weights `vt_resnet18.muon_imagenette` and from scratch.
@@ -80,6 +81,21 @@ def _verdict(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]
         if ours and theirs:
             lines.append(verdict(f"vt_{peer}", ours, peer, theirs))
     return ["## Did VT beat ResNet here?", *lines, IMAGENET] if lines else []
+
+
+def summary(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over the seeds, at the best learning rate, of all that was searched for."""
+    lines = []
+    for what, tried in plan.searches().items():
+        table = "transfer" if tried[0].dataset else "table2"
+        runs = [r for r in rows if r["table"] == table and r["run"].startswith(f"{what}_lr{best.get(what)}")]
+        for key in ("val_top1", "train_top1"):
+            values = [r[key] for r in runs if key in r]
+            if values:
+                spread = round(statistics.stdev(values), 3) if len(values) > 1 else None
+                mean = round(statistics.mean(values), 3)
+                lines.append(dict(what=what, lr=best[what], metric=key, seeds=len(values), mean=mean, spread=spread))
+    return lines
 
 
 def _table_2(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]:
@@ -158,13 +174,17 @@ def _names(experiments: list[Experiment]) -> set[str]:
 
 
 def write(best: Mapping[str, float]) -> None:
-    """runs.csv, README.md and curves.png."""
+    """runs.csv, summary.csv, README.md and curves.png."""
     rows = all_rows(best)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / "runs.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    with (FOLDER / "summary.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ("what", "lr", "metric", "seeds", "mean", "spread"), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(summary(rows, best))
     (FOLDER / "README.md").write_text(page(best))
     if rows:
         _draw([r for r in rows if r["table"] == "table2"], best)
