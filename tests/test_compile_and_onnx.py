@@ -29,17 +29,31 @@ def build(name):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("train", [False, True])
-def test_torch_compile_finds_no_graph_break(name, train):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+def test_torch_compile_finds_no_graph_break(name, train, layout):
     """Traced whole, forward and backward; the backend that runs the traced graph as it is takes no compiler."""
-    model = build(name).train(train)
+    model = build(name).train(train).to(memory_format=layout)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    x = torch.randn(2, 3, 96, 64)
+    x = torch.randn(2, 3, 96, 64).to(memory_format=layout)
     with torch.set_grad_enabled(train):
         actual = compiled(x)
         torch.testing.assert_close(actual, build(name).train(train)(x), rtol=1e-4, atol=1e-5)
     if train:
         actual.sum().backward()
         assert all(p.grad is not None for p in model.parameters())
+
+
+def test_export_and_script_in_channels_last_take_any_size():
+    model = build("vt_resnet_micro").to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 96, 128).to(memory_format=torch.channels_last)
+    sizes = {0: Dim("batch", min=1, max=64), 2: 32 * Dim("height", min=2, max=32), 3: 32 * Dim("width", min=2, max=32)}
+    exported = torch.export.export(model, (x,), dynamic_shapes=(sizes,))
+    scripted = torch.jit.script(model)
+    for shape in ((2, 3, 96, 128), (3, 3, 128, 64)):
+        x = torch.randn(shape).to(memory_format=torch.channels_last)
+        with torch.no_grad():
+            torch.testing.assert_close(exported.module()(x), model(x), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(scripted(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["fpn", "vt_fpn"])

@@ -1,7 +1,7 @@
 """Relations between the visual tokens: the transformer (paper, section 3.2), and Table 5's graph convolution.
 
 Shape suffixes: B batch, L tokens, D channels of a token, h heads, d = D/h channels of a head, k = d/2 channels of a
-head's query or key.
+head's query or key, N = B*L, M = h*B.
 """
 
 import math
@@ -58,13 +58,16 @@ class TokenTransformer(nn.Module):
     def relate(self, tokens_BLD: Tensor) -> Tensor:
         """The second term of eq. 3: every token gathers from every token."""
         B, L, D = tokens_BLD.shape
-        tokens_BhLd = tokens_BLD.view(B, L, self.num_heads, self.head_dim).transpose(1, 2)
-        # (B, h, L, d) x (h, d, 2k) -> (B, h, L, 2k)
-        key_BhLk, query_BhLk = torch.einsum("bhld,hdk->bhlk", tokens_BhLd, self.key_query).chunk(2, dim=-1)
-        # (B, h, L, k) x (B, h, k, L) -> (B, h, L, L)
-        attention_BhLL = self.attention(key_BhLk @ query_BhLk.transpose(-1, -2) * self.scale)
-        # (B, h, L, L) x (B, h, L, d) -> (B, h, L, d)
-        return (attention_BhLL @ tokens_BhLd).transpose(1, 2).reshape(B, L, D)
+        h, d = self.num_heads, self.head_dim
+        # Heads first in memory, so that no product below copies its operands.
+        tokens_hNd = tokens_BLD.reshape(B * L, h, d).transpose(0, 1).contiguous()
+        # (h, N, d) x (h, d, 2k) -> (h, N, 2k)
+        key_MLk, query_MLk = torch.bmm(tokens_hNd, self.key_query).view(h * B, L, d).chunk(2, dim=-1)
+        # (M, L, k) x (M, k, L) -> (M, L, L)
+        attention_MLL = self.attention(torch.bmm(key_MLk, query_MLk.transpose(1, 2)) * self.scale)
+        # (M, L, L) x (M, L, d) -> (M, L, d)
+        related_MLd = torch.bmm(attention_MLL, tokens_hNd.view(h * B, L, d))
+        return related_MLd.view(h, B, L, d).permute(1, 2, 0, 3).reshape(B, L, D)
 
     def forward(self, tokens_BLD: Tensor) -> Tensor:
         tokens_BLD = tokens_BLD + self.drop_path(self.relate(tokens_BLD))
