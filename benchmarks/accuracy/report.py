@@ -1,6 +1,7 @@
 """The records of the runs as CSV, Markdown and curves, under `benchmarks/results/accuracy/`."""
 
 import csv
+import math
 import re
 import statistics
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from .verdict import IMAGENET, verdict
 __all__ = ["page", "write"]
 
 COLUMNS = ("table", "run", "model", "options", "settings", "lr", "seed", "val_top1", "train_top1", "seconds", "epochs")
+CLASSES = 10
 HEAD = "# Small versions of the paper's accuracy tables, on Imagenette"
 INTRODUCTION = """\
 Ten classes, 9,469 training and 3,925 validation photos; recipe `matched_imagenette`: six epochs of SGD growing from 64
@@ -117,21 +119,27 @@ def _table_2(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]
         "Mean and standard deviation over the seeds. Seconds of the last epoch, at 128 px, of the fastest run: one "
         "thread in bfloat16, without evaluation; the machine was shared, so at most."
     )
-    return ["## Table 2, small", "\n".join([head, "|---" * 7 + "|", *lines]), note]
+    picture = "![Training loss of these runs, by epoch](curves.png)"
+    return ["## Table 2, small", "\n".join([head, "|---" * 7 + "|", *lines]), note, picture]
 
 
 def _search(rows: list[dict[str, Any]]) -> list[str]:
     lines = []
     for model in plan.SEEDS:
-        found = {r["lr"]: r["val_top1"] for r in rows if r["model"] == model and r["run"] in _names(plan.search(model))}
+        found = {r["lr"]: r for r in rows if r["model"] == model and r["run"] in _names(plan.search(model))}
         if found:
-            cells = [f"{found[lr]:.2f}" if lr in found else "" for lr in plan.LEARNING_RATES]
+            cells = [_or_diverged(found[lr]) if lr in found else "" for lr in plan.LEARNING_RATES]
             lines.append(f"| {model} | " + " | ".join(cells) + " |")
     if not lines:
         return []
     head = "| model | " + " | ".join(f"lr {lr}" for lr in plan.LEARNING_RATES) + " |"
     rule = "|---" * (1 + len(plan.LEARNING_RATES)) + "|"
     return ["## The search of the learning rate", "\n".join([head, rule, *lines]), f"One run each, seed {plan.SEED}."]
+
+
+def _or_diverged(record: dict[str, Any]) -> str:
+    """Top-1, with a word where the loss is above that of guessing."""
+    return f"{record['val_top1']:.2f}" + (" (diverged)" if record["val_loss"] > math.log(CLASSES) else "")
 
 
 def _others(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]:
