@@ -71,10 +71,11 @@ def weights_sentence() -> str:
         top1 = float(list(csv.DictReader(file))[-1]["eval_top1"])
     public = leaderboard(settings["img_size"], settings["epochs"])
     difference = top1 - public
+    side = "above" if difference > 0 else "below"
     return (
-        f"After {settings['epochs']} epochs, at the {settings['img_size']} px that it was trained at, `vt_resnet18` "
-        f"reaches {top1:.2f} %: {abs(difference):.2f} points {'above' if difference > 0 else 'below'} the {public:.2f} "
-        "% of Imagenette's public leaderboard for that size and number of epochs, which is mostly xresnet50."
+        f"After {settings['epochs']} epochs, at the {settings['img_size']} px up to which it was trained, "
+        f"`vt_resnet18` reaches {top1:.2f} %: {abs(difference):.2f} points {side} the {public:.2f} % of Imagenette's "
+        "public leaderboard for that size and number of epochs, which is mostly xresnet50."
     )
 
 

@@ -50,7 +50,7 @@ TRANSFER_SETS: dict[str, dict[str, Any]] = {
     "digits": dict(num_classes=10, img_size=64, val_interval=20, hflip=0.0, scale=(0.7, 1.0)),
     "garments": dict(num_classes=11, img_size=96, val_interval=20, epochs=10),
 }
-TRANSFER_RATES = (0.02, 0.1)
+TRANSFER_RATES = (0.02, 0.1, 0.2)
 
 
 @dataclass(frozen=True)

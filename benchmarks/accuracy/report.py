@@ -23,7 +23,9 @@ Ten classes, 9,469 training and 3,925 validation photos; recipe `matched_imagene
 to 128 px, everything else the same for all. Top-1 after the last epoch at 128 px, in percent; training top-1 is of the
 training photos seen as validation photos are. Differences within the spread of the seeds say nothing. The paper's
 numbers, of ImageNet and 90 or 400 epochs, are in [complexity.md](../complexity.md) and not here. Every run is in
-[runs.csv](runs.csv) and has its arguments and log under [runs](runs); means and spreads: [summary.csv](summary.csv)."""
+[runs.csv](runs.csv) and has its arguments and log under [runs](runs); means and spreads: [summary.csv](summary.csv).
+`python -m benchmarks.accuracy table2 --data DATA/imagenette2-224 --runs RUNS` makes a table's runs or goes on with
+them; so do `ablations`, `ingredients` and `transfer`."""
 
 TRANSFER = """\
 vt_resnet18 with the recipe `finetune`, from the shipped weights `vt_resnet18.muon_imagenette` and from scratch.
