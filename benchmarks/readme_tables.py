@@ -9,12 +9,12 @@ import statistics
 
 import yaml
 
-from .accuracy.plan import table_2
+from .accuracy import plan
 from .accuracy.records import best_learning_rates, load
 from .accuracy.verdict import is_ahead
 from .records import RESULTS
 
-__all__ = ["models_table", "speed_table", "verdict_sentence", "weights_sentence"]
+__all__ = ["models_table", "speed_table", "transfer_sentence", "verdict_sentence", "weights_sentence"]
 
 MODELS = ["vt_resnet18", "vt_resnet34", "vt_resnet50", "vt_resnet101", "vt_resnet_micro"]
 
@@ -84,7 +84,7 @@ def verdict_sentence() -> str:
     best = best_learning_rates()
     parts, top1 = [], {}
     for model in ("vt_resnet18", "resnet18"):
-        records = [load(e.name) for e in table_2(best) if (e.model, e.lr) == (model, best[model])]
+        records = [load(e.name) for e in plan.table_2(best) if (e.model, e.lr) == (model, best[model])]
         top1[model] = [record["val_top1"] for record in records if record]
         mean, spread = statistics.mean(top1[model]), statistics.stdev(top1[model])
         parts.append(f"`{model}` reaches {mean:.2f} +- {spread:.2f} %")
@@ -96,6 +96,21 @@ def verdict_sentence() -> str:
     )
 
 
+def transfer_sentence() -> str:
+    """README: what the shipped weights are worth on other sets."""
+    best = best_learning_rates()
+    gains = []
+    for dataset in plan.TRANSFER_SETS:
+        mean = {}
+        for start in ("pretrained", "scratch"):
+            runs = [
+                e for e in plan.transfer(best) if e.name.startswith(f"{dataset}_{start}_lr{best[f'{dataset}_{start}']}")
+            ]
+            mean[start] = statistics.mean(record["val_top1"] for e in runs if (record := load(e.name)))
+        gains.append(f"{mean['pretrained']:.2f} against {mean['scratch']:.2f} % on {dataset}")
+    return f"Fine-tuned from these weights against from scratch, {len(runs)} seeds each: {' and '.join(gains)}."
+
+
 if __name__ == "__main__":
-    for table in (models_table, speed_table, weights_sentence, verdict_sentence):
+    for table in (models_table, speed_table, weights_sentence, verdict_sentence, transfer_sentence):
         print(f"{table.__doc__}\n{table()}\n")

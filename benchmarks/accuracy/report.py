@@ -130,7 +130,7 @@ def _search(rows: list[dict[str, Any]]) -> list[str]:
     for model in plan.SEEDS:
         found = {r["lr"]: r for r in rows if r["model"] == model and r["run"] in _names(plan.search(model))}
         if found:
-            cells = [_or_diverged(found[lr]) if lr in found else "" for lr in plan.LEARNING_RATES]
+            cells = [_or_diverged(found[lr], CLASSES) if lr in found else "" for lr in plan.LEARNING_RATES]
             lines.append(f"| {model} | " + " | ".join(cells) + " |")
     if not lines:
         return []
@@ -139,9 +139,9 @@ def _search(rows: list[dict[str, Any]]) -> list[str]:
     return ["## The search of the learning rate", "\n".join([head, rule, *lines]), f"One run each, seed {plan.SEED}."]
 
 
-def _or_diverged(record: dict[str, Any]) -> str:
+def _or_diverged(record: dict[str, Any], classes: int) -> str:
     """Top-1, with a word where the loss is above that of guessing."""
-    return f"{record['val_top1']:.2f}" + (" (diverged)" if record["val_loss"] > math.log(CLASSES) else "")
+    return f"{record['val_top1']:.2f}" + (" (diverged)" if record["val_loss"] > math.log(classes) else "")
 
 
 def _others(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]:
@@ -168,8 +168,9 @@ def _transfer(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str
             runs = [r for r in rows if r["table"] == "transfer" and r["run"].startswith(f"{key}_")]
             if key not in best:
                 continue
-            tried = {r["lr"]: r["val_top1"] for r in runs if r["seed"] == plan.SEED}
-            search = ", ".join(f"{tried[lr]:.2f} at {lr}" for lr in plan.TRANSFER_RATES)
+            tried = {r["lr"]: r for r in runs if r["seed"] == plan.SEED}
+            classes = plan.TRANSFER_SETS[dataset]["num_classes"]
+            search = ", ".join(f"{_or_diverged(tried[lr], classes)} at {lr}" for lr in plan.TRANSFER_RATES)
             val = [r["val_top1"] for r in runs if r["lr"] == best[key]]
             start = "scratch" if start == "scratch" else "shipped weights"
             lines.append(f"| {dataset} | {start} | {best[key]} | {_spread(val)} | {search} |")
