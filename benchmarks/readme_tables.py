@@ -103,9 +103,8 @@ def transfer_sentence() -> str:
     for dataset in plan.TRANSFER_SETS:
         mean = {}
         for start in ("pretrained", "scratch"):
-            runs = [
-                e for e in plan.transfer(best) if e.name.startswith(f"{dataset}_{start}_lr{best[f'{dataset}_{start}']}")
-            ]
+            key = f"{dataset}_{start}"
+            runs = [e for e in plan.transfer(best) if e.name.startswith(f"{key}_lr{best[key]}")]
             mean[start] = statistics.mean(record["val_top1"] for e in runs if (record := load(e.name)))
         gains.append(f"{mean['pretrained']:.2f} against {mean['scratch']:.2f} % on {dataset}")
     return f"Fine-tuned from these weights against from scratch, {len(runs)} seeds each: {' and '.join(gains)}."
