@@ -33,8 +33,9 @@ TABLES = {
     "ingredients": plan.ingredients,
     "transfer": plan.transfer,
 }
-# glibc's malloc keeps what it has instead of handing every large tensor back to the kernel: 15 to 25 % more images a
-# second at 128 px on two cores of an AMD EPYC, by hand. Without effect on another C library.
+# glibc's malloc keeps what it has instead of handing every large tensor back to the kernel. By hand, one trial with
+# MALLOC_TOP_PAD_ set as well, on an AMD EPYC: 18 % (resnet18) and 27 % (vt_resnet18) more images a second at 128 px, 1
+# to 11 % at 64 and 96 px. Without effect on another C library.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8000000000", "MALLOC_TRIM_THRESHOLD_": "16000000000"}
 TEACHER = f"local-dir:{HUB / 'vt_resnet18.muon_imagenette'}"
 

@@ -25,7 +25,11 @@ training photos seen as validation photos are. Differences within the spread of 
 numbers, of ImageNet and 90 or 400 epochs, are in [complexity.md](../complexity.md) and not here. Every run is in
 [runs.csv](runs.csv) and has its arguments and log under [runs](runs); means and spreads: [summary.csv](summary.csv).
 `python -m benchmarks.accuracy table2 --data DATA/imagenette2-224 --runs RUNS` makes a table's runs or goes on with
-them; so do `ablations`, `ingredients` and `transfer`."""
+them; so do `ablations`, `ingredients` and `transfer`.
+
+The learning rates were chosen on the same validation photos, by the run of seed 42, which also counts among the seeds:
+that flatters every mean a little. The runs come from two sessions with different versions of torch (result.json of each
+run names its own), the searches mostly from the first and other seeds and ablations from the second."""
 
 TRANSFER = """\
 vt_resnet18 with the recipe `finetune`, from the shipped weights `vt_resnet18.muon_imagenette` and from scratch.
