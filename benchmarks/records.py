@@ -60,7 +60,7 @@ def keep_run(run: Path, name: str, log: Path, where: Path | None = None) -> Path
     """Keep a run folder of timm's train.py as `benchmarks/results/runs/NAME`, without this machine's paths.
 
     Args:
-        run: its output folder, with args.yaml and summary.csv.
+        run: its output folder, with args.yaml and, once an epoch was evaluated, summary.csv.
         name: what to call it.
         log: what train.py printed.
         where: in another folder than `benchmarks/results/runs`.
@@ -70,7 +70,8 @@ def keep_run(run: Path, name: str, log: Path, where: Path | None = None) -> Path
     args = yaml.safe_load((run / "args.yaml").read_text())
     args = {key: without_folders(value) if isinstance(value, str) else value for key, value in args.items()}
     (record / "args.yaml").write_text(yaml.safe_dump(args))
-    (record / "summary.csv").write_text((run / "summary.csv").read_text())
+    if (run / "summary.csv").is_file():  # a run that was stopped may have evaluated nothing
+        (record / "summary.csv").write_text((run / "summary.csv").read_text())
     kept = re.compile(r"Train|Test|\*{3}|Model|Scheduled|Created|LogitDistillationTask")
     lines = [line for line in log.read_text().splitlines() if kept.match(line)]
     (record / "train.log").write_text("\n".join(lines) + "\n")

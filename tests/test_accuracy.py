@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from benchmarks.accuracy import plan, records, report, transfer
+from benchmarks.accuracy.__main__ import train
 from benchmarks.accuracy.verdict import verdict
 from vt_timm.recipes import find_recipe
 
@@ -144,7 +145,41 @@ def test_arguments_are_those_of_train_py():
 
 
 def test_curves_show_the_training_loss_of_every_epoch():
-    assert report._training_losses(LOG) == [2.13, 0.845]
+    assert records.training_losses(LOG) == [2.13, 0.845]
+
+
+def test_a_run_that_diverges_is_stopped_and_recorded(folder, monkeypatch):
+    """In place of train.py a program that prints what one that diverges prints, and would go on for ten minutes."""
+    e, *others = plan.search("vt_resnet34")
+    run = folder / "work" / e.name
+    program = folder / "python"
+    recipe = {"model": e.model, "model_kwargs": {}, "seed": 42, "lr": e.lr, "epochs": 6}
+    lines = [line.format(loss) for line in [LOG.splitlines()[1].replace("2.13", "{}")] for loss in (41.0, "1.66e+04")]
+    lines[1] = lines[1].replace("Train: 0", "Train: 1")
+    said = "\n".join(lines)
+    program.write_text(
+        f"#!{sys.executable}\nimport pathlib, time\nrun = pathlib.Path({str(run)!r})\nrun.mkdir()\n"
+        f"(run / 'args.yaml').write_text({yaml.safe_dump(recipe)!r})\nprint({said!r}, flush=True)\ntime.sleep(600)\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    train(e, "nowhere", folder / "work", jobs=1, threads=1)
+    result = records.load(e.name)
+    assert result["diverged"] == {"epoch": 2, "train_loss": 16600.0} and result["val_top1"] is None
+    for other in others:
+        record(folder, other)
+    best = records.best_learning_rates()
+    assert best["vt_resnet34"] in {other.lr for other in others}
+    report.write(best)
+    assert "| vt_resnet34 | diverged in epoch 2, stopped | 71.00 |" in (folder / "README.md").read_text()
+
+
+def test_an_error_of_train_py_is_no_divergence(folder, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    e = plan.search("vt_resnet34")[0]
+    with pytest.raises(subprocess.CalledProcessError):
+        train(e, "nowhere", folder / "work", jobs=1, threads=1)
+    assert records.load(e.name) is None
 
 
 def test_the_page_gives_mean_and_spread_of_the_seeds(folder):

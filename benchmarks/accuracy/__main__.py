@@ -7,9 +7,9 @@
     python -m benchmarks.accuracy report                                                     # CSV, page and curves
 
 Every run is timm's train.py under `vt-timm run` with the recipe `matched_imagenette`, those of `transfer` with
-`finetune`. A run that was stopped goes on from its last epoch; a finished one is recorded under
-`benchmarks/results/accuracy/runs/`. `table2` and `transfer` first try the learning rates, and then other seeds at the
-best; the others take their model's best from `table2`.
+`finetune`. A run that was interrupted goes on from its last epoch; one that diverges is stopped. Both that and a
+finished one are recorded under `benchmarks/results/accuracy/runs/`. `table2` and `transfer` first try the learning
+rates, and then other seeds at the best; the others take their model's best from `table2`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from vt_timm.shipped import HUB
 
 from . import plan, report
 from .plan import Experiment
-from .records import best_learning_rates, finished, keep, load
+from .records import best_learning_rates, diverged, finished, keep, load
 from .transfer import prepare
 
 TABLES = {
@@ -41,7 +41,7 @@ TEACHER = f"local-dir:{HUB / 'vt_resnet18.muon_imagenette'}"
 
 
 def train(experiment: Experiment, data: str, runs: Path, jobs: int, threads: int) -> None:
-    """Train, or go on with, one experiment, and record it."""
+    """Train, or go on with, one experiment, and record it; stop it once it has diverged."""
     runs.mkdir(parents=True, exist_ok=True)
     folder, log = runs / experiment.name, runs / f"{experiment.name}.log"
     start = time.time()
@@ -49,17 +49,21 @@ def train(experiment: Experiment, data: str, runs: Path, jobs: int, threads: int
         machine = ["--device", "cpu", "--channels-last", "--amp", "--amp-dtype", "bfloat16"]
         place = ["--data-dir", data, "--output", str(runs), "--experiment", experiment.name, "--resume", "auto"]
         command = [sys.executable, "-m", "vt_timm", "run", "train", *machine, *place]
-        with log.open("a") as file:
-            subprocess.run(
-                [*command, *experiment.arguments(TEACHER)],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(threads)},
-                check=True,
-            )
+        environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(threads)}
+        command += experiment.arguments(TEACHER)
+        with (
+            log.open("a") as file,
+            subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment) as run,
+        ):
+            while run.poll() is None and not diverged(log):
+                time.sleep(5)
+            run.terminate()
+        if not (finished(folder) or diverged(log)):
+            raise subprocess.CalledProcessError(run.returncode, command)
     train_data = data if experiment.is_reference else None
     record = keep(folder, experiment.name, log, time.time() - start, jobs, train_data)
-    print(f"{experiment.name:<32} top-1 {record['val_top1']:.2f} %", flush=True)
+    result = f"top-1 {record['val_top1']:.2f} %" if "diverged" not in record else f"diverged: {record['diverged']}"
+    print(f"{experiment.name:<32} {result}", flush=True)
 
 
 def run_table(table: str, data: str, runs: Path, jobs: int, threads: int, only: list[str] | None) -> None:

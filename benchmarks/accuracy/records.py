@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from ..pretrained import top1_top5
 from ..records import RESULTS, facts, keep_run
 from . import plan
 
-__all__ = ["FOLDER", "best_learning_rates", "finished", "keep", "load"]
+__all__ = ["FOLDER", "best_learning_rates", "diverged", "finished", "keep", "load", "training_losses"]
 
 FOLDER = RESULTS / "accuracy"
+# Mean training loss of an epoch from which no run here came back: runs with 23 did, those with 50 and more did not.
+DIVERGED = 100.0
 
 
 def finished(run: Path) -> bool:
@@ -30,6 +33,20 @@ def finished(run: Path) -> bool:
     with (run / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     return bool(rows) and int(rows[-1]["epoch"]) == epochs - 1 and bool(rows[-1].get("eval_top1"))
+
+
+def training_losses(log: str) -> list[float]:
+    """Mean over each epoch, so far as its last line in the log tells: summary.csv has the evaluated epochs only."""
+    lines = re.findall(r"^Train: (\d+) .*?Loss: *\S+ \( *([\d.e+]+|nan|inf)\)", log, re.MULTILINE)
+    return list({int(epoch): float(mean) for epoch, mean in lines}.values())
+
+
+def diverged(log: Path) -> dict[str, Any] | None:
+    """The first epoch, counted from 1, with a mean training loss above `DIVERGED` or of no number, and that loss."""
+    for epoch, loss in enumerate(training_losses(log.read_text()), start=1):
+        if not loss <= DIVERGED:
+            return {"epoch": epoch, "train_loss": loss}
+    return None
 
 
 def load(name: str) -> dict[str, Any] | None:
@@ -44,12 +61,12 @@ def best_learning_rates() -> dict[str, float]:
     for key, experiments in plan.searches().items():
         results = [(load(experiment.name), experiment.lr) for experiment in experiments]
         if all(record for record, _ in results):
-            best[key] = max(results, key=lambda pair: pair[0]["val_top1"])[1]  # type: ignore[index]
+            best[key] = max(results, key=lambda pair: pair[0]["val_top1"] or 0.0)[1]  # type: ignore[index]
     return best
 
 
 def keep(run: Path, name: str, log: Path, seconds: float, jobs: int, train_data: str | None) -> dict[str, Any]:
-    """Arguments, summary, log and result of a finished run.
+    """Arguments, summary, log and result of a run that finished, or that was stopped because it diverged.
 
     Args:
         run: its output folder.
@@ -60,8 +77,14 @@ def keep(run: Path, name: str, log: Path, seconds: float, jobs: int, train_data:
         train_data: folder with train/, to measure the accuracy on training images as well.
     """
     args = yaml.safe_load((run / "args.yaml").read_text())
-    with (run / "summary.csv").open() as file:
-        last = {k: float(v) for k, v in list(csv.DictReader(file))[-1].items() if v}
+    if finished(run):
+        with (run / "summary.csv").open() as file:
+            last = {k: float(v) for k, v in list(csv.DictReader(file))[-1].items() if v}
+        results = {"val_top1": round(last["eval_top1"], 3), "val_loss": round(last["eval_loss"], 4)}
+        if train_data:
+            results["train_top1"] = round(_train_top1(run, args, train_data), 3)
+    else:
+        results = {"val_top1": None, "val_loss": None, "diverged": diverged(log)}
     record = {
         **{key: facts()[key] for key in ("date", "versions", "machine")},
         "model": args["model"],
@@ -69,9 +92,7 @@ def keep(run: Path, name: str, log: Path, seconds: float, jobs: int, train_data:
         "seed": args["seed"],
         "lr": args["lr"],
         "epochs": args["epochs"],
-        "val_top1": round(last["eval_top1"], 3),
-        "val_loss": round(last["eval_loss"], 4),
-        **({"train_top1": round(_train_top1(run, args, train_data), 3)} if train_data else {}),
+        **results,
         "seconds": round(seconds),
         "runs_at_once": jobs,
     }

@@ -10,7 +10,7 @@ from typing import Any
 from ..counting import count
 from . import plan
 from .plan import Experiment
-from .records import FOLDER, load
+from .records import FOLDER, load, training_losses
 from .verdict import IMAGENET, verdict
 
 __all__ = ["page", "write"]
@@ -144,7 +144,9 @@ def _search(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _or_diverged(record: dict[str, Any], classes: int) -> str:
-    """Top-1, with a word where the loss is above that of guessing."""
+    """Top-1, with a word where the loss is above that of guessing; of a run that was stopped, in which epoch."""
+    if record["val_top1"] is None:
+        return f"diverged in epoch {record['diverged']['epoch']}, stopped"
     return f"{record['val_top1']:.2f}" + (" (diverged)" if record["val_loss"] > math.log(classes) else "")
 
 
@@ -155,8 +157,8 @@ def _others(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]:
         for r in (r for r in rows if r["table"] == table):
             (base,) = [b for b in _at_best(rows, r["model"], best) if b["seed"] == plan.SEED]
             name = r["run"].removeprefix(f"{r['model']}_")
-            delta = r["val_top1"] - base["val_top1"]
-            lines.append(f"| {r['model']} | {name} | {r['val_top1']:.2f} | {delta:+.2f} |")
+            delta = "" if r["val_top1"] is None else f"{r['val_top1'] - base['val_top1']:+.2f}"
+            lines.append(f"| {r['model']} | {name} | {_or_diverged(r, CLASSES)} | {delta} |")
         if lines:
             head = "| model | run | top-1 | against the default, same seed |"
             note = f"One run each, seed {plan.SEED}; how much seeds alone differ is in the first table."
@@ -212,12 +214,6 @@ def _seconds_of_the_last_epoch(log: str) -> float:
     return int(updates) * float(seconds)
 
 
-def _training_losses(log: str) -> list[float]:
-    """Mean over each epoch, so far as its last line in the log tells: summary.csv has the evaluated epochs only."""
-    lines = re.findall(r"^Train: (\d+) .*?Loss: *\S+ \( *([\d.]+)\)", log, re.MULTILINE)
-    return list({int(epoch): float(mean) for epoch, mean in lines}.values())
-
-
 def _draw(rows: list[dict[str, Any]], best: Mapping[str, float]) -> None:
     """Training loss over the epochs of every run at its model's best learning rate."""
     from matplotlib.figure import Figure
@@ -226,7 +222,7 @@ def _draw(rows: list[dict[str, Any]], best: Mapping[str, float]) -> None:
     axis = figure.subplots()
     for colour, model in zip(("tab:gray", "tab:red", "black", "tab:orange"), plan.SEEDS, strict=True):
         for i, row in enumerate(_at_best(rows, model, best)):
-            losses = _training_losses((FOLDER / "runs" / row["run"] / "train.log").read_text())
+            losses = training_losses((FOLDER / "runs" / row["run"] / "train.log").read_text())
             axis.plot(range(1, len(losses) + 1), losses, color=colour, label=None if i else model)
     axis.set_xlabel("epoch")
     axis.set_ylabel("training loss")
