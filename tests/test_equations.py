@@ -15,6 +15,7 @@ from vt_timm.tokenizers import (
     token_grid,
 )
 from vt_timm.transformer import GraphConvolution, TokenTransformer
+from vt_timm.visual_transformer import Lift
 
 B, C, H, W, L, HEADS = 2, 6, 2, 3, 5, 2
 P = H * W
@@ -277,6 +278,19 @@ def test_channels_last_changes_nothing():
     feature_last = feature.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(projector(feature_last, tokens), projector(feature, tokens))
     torch.testing.assert_close(tokenizer(feature_last), tokenizer(feature))
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_the_lift_of_a_channels_last_map_is_its_convolution_and_contiguous(train):
+    lift = randomize(Lift(C, 3 * C)).train(train)
+    feature, _ = inputs(8)
+    expected = lift.bn(lift.conv(feature))
+    (expected_gradient,) = torch.autograd.grad(expected.square().sum(), lift.conv.weight)
+    actual = lift(feature.contiguous(memory_format=torch.channels_last))
+    assert actual.is_contiguous()
+    torch.testing.assert_close(actual, expected)
+    (gradient,) = torch.autograd.grad(actual.square().sum(), lift.conv.weight)
+    torch.testing.assert_close(gradient, expected_gradient)
 
 
 @pytest.mark.parametrize(

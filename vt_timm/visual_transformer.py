@@ -14,7 +14,7 @@ from .projector import Projector
 from .tokenizers import ClusteringTokenizer, FilterTokenizer, PoolingTokenizer, RecurrentTokenizer
 from .transformer import GraphConvolution, TokenTransformer
 
-__all__ = ["RELATIONS", "TOKENIZERS", "VTModule", "VTStage", "check_choice"]
+__all__ = ["RELATIONS", "TOKENIZERS", "Lift", "VTModule", "VTStage", "check_choice"]
 
 TOKENIZERS = {"filter": FilterTokenizer, "cluster": ClusteringTokenizer, "pool": PoolingTokenizer}
 RELATIONS = ("transformer", "graph", "none")
@@ -85,6 +85,23 @@ class VTModule(nn.Module):
         return feature_BCHW, tokens_BLD
 
 
+class Lift(ConvNormAct):
+    """1x1 convolution, batch norm, ReLU, (B, C_in, H, W) -> (B, C, H, W), contiguous also where a channels_last map
+    comes in: the VT modules read channels as rows of pixels, and each would make a copy of its own.
+    """
+
+    def __init__(self, in_chans: int, feature_dim: int, device=None, dtype=None) -> None:
+        super().__init__(in_chans, feature_dim, kernel_size=1, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_contiguous():
+            return self.bn(self.conv(x))
+        B, _, H, W = x.shape
+        # (B, C, C_in) x (B, C_in, P) -> (B, C, P): the same sum, but a product writes rows of pixels
+        weight_BCI = self.conv.weight.flatten(1).expand(B, -1, -1)
+        return self.bn(torch.bmm(weight_BCI, x.flatten(2)).view(B, -1, H, W))
+
+
 class VTStage(nn.Module):
     """The stage that replaces a ResNet's last (Table 11): a 1x1 lift where the channels change, then VT modules.
 
@@ -141,7 +158,7 @@ class VTStage(nn.Module):
                 "set one of the two to True"
             )
         self.grad_checkpointing = False
-        self.lift = ConvNormAct(in_chans, feature_dim, 1, **dd) if in_chans != feature_dim else nn.Identity()
+        self.lift = Lift(in_chans, feature_dim, **dd) if in_chans != feature_dim else nn.Identity()
         last = len(drop_path) - 1
         self.blocks = nn.ModuleList(
             VTModule(

@@ -80,7 +80,7 @@ def keep(run: Path, name: str, log: Path, seconds: float, jobs: int, train_data:
     if finished(run):
         with (run / "summary.csv").open() as file:
             last = {k: float(v) for k, v in list(csv.DictReader(file))[-1].items() if v}
-        results = {"val_top1": round(last["eval_top1"], 3), "val_loss": round(last["eval_loss"], 4)}
+        results: dict[str, Any] = {"val_top1": round(last["eval_top1"], 3), "val_loss": round(last["eval_loss"], 4)}
         if train_data:
             results["train_top1"] = round(_train_top1(run, args, train_data), 3)
     else:
