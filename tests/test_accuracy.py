@@ -212,6 +212,7 @@ def test_the_page_gives_mean_and_spread_of_the_seeds(folder):
     assert "by 4.67 points in vt_resnet18, 7.00 in resnet18." in text
     assert "| vt_resnet18 | graph | 70.50 | -1.50 |" in text
     assert "| resnet18 | 72.00 | 71.00 | 70.00 (diverged) |" in text
+    assert "resnet34 was best at the lowest rate, so one beyond the grid may be better still." in text
     summary = (folder / "summary.csv").read_text()
     assert "vt_resnet18,0.1,val_top1,3,75.333,3.512\n" in summary and "resnet34,0.1,val_top1,1,72.0,\n" in summary
     assert "digits_pretrained,0.1,val_top1,2,91.5,2.121\n" in summary
