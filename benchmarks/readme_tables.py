@@ -11,6 +11,7 @@ import yaml
 
 from .accuracy import plan
 from .accuracy.records import best_learning_rates, load
+from .accuracy.report import has_diverged
 from .accuracy.verdict import is_ahead
 from .records import RESULTS
 
@@ -80,20 +81,32 @@ def weights_sentence() -> str:
 
 
 def verdict_sentence() -> str:
-    """README and model card: VT-ResNet against ResNet in the matched runs."""
+    """README and model card: VT-ResNet against ResNet in the matched runs, and at which learning rates VT diverged."""
     best = best_learning_rates()
-    parts, top1 = [], {}
-    for model in ("vt_resnet18", "resnet18"):
+    top1: dict[str, list[float]] = {}
+    for model in plan.SEEDS:
         records = [load(e.name) for e in plan.table_2(best) if (e.model, e.lr) == (model, best[model])]
         top1[model] = [record["val_top1"] for record in records if record]
-        mean, spread = statistics.mean(top1[model]), statistics.stdev(top1[model])
-        parts.append(f"`{model}` reaches {mean:.2f} +- {spread:.2f} %")
-    winner = "within" if is_ahead(*top1.values()) is None else "beyond"
+    many = [
+        f"`{model}` reaches {statistics.mean(top1[model]):.2f} +- {statistics.stdev(top1[model]):.2f} %"
+        for model in ("vt_resnet18", "resnet18")
+    ]
+    single = [f"`{model}` reaches {top1[model][0]:.2f} %" for model in ("vt_resnet34", "resnet34")]
+    winner = "within" if is_ahead(top1["vt_resnet18"], top1["resnet18"]) is None else "beyond"
     return (
-        f"Matched runs on Imagenette, the same short schedule and the same search of the learning rate for both, "
-        f"{len(top1['resnet18'])} seeds each: {' and '.join(parts)}, a difference {winner} what the seeds explain. "
-        "That says nothing certain about ImageNet."
+        f"Matched runs on Imagenette, the same short schedule and the same search of the learning rate for both. "
+        f"{len(top1['resnet18'])} seeds each: {' and '.join(many)}, a difference {winner} what the seeds explain. "
+        f"One run each: {' and '.join(single)}. That says nothing certain about ImageNet. {_diverged_sentence()}"
     )
+
+
+def _diverged_sentence() -> str:
+    rates: dict[str, list[str]] = {}
+    for model in plan.SEEDS:
+        tried = [(e.lr, load(e.name)) for e in plan.search(model)]
+        rates[model] = [str(lr) for lr, record in tried if record and has_diverged(record)]
+    text = " and ".join(f"`{model}` at {' and '.join(lrs)}" for model, lrs in rates.items() if lrs)
+    return f"Of the rates {', '.join(map(str, plan.LEARNING_RATES))} some were too high: {text} diverged."
 
 
 def transfer_sentence() -> str:

@@ -13,7 +13,7 @@ from .plan import Experiment
 from .records import DIVERGED, FOLDER, load, training_losses
 from .verdict import IMAGENET, verdict
 
-__all__ = ["page", "write"]
+__all__ = ["has_diverged", "page", "write"]
 
 COLUMNS = ("table", "run", "model", "options", "settings", "lr", "seed", "val_top1", "train_top1", "seconds", "epochs")
 CLASSES = 10
@@ -149,10 +149,15 @@ def _search(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]:
 
 
 def _or_diverged(record: dict[str, Any], classes: int) -> str:
-    """Top-1, with a word where the loss is above that of guessing; of a run that was stopped, in which epoch."""
+    """Top-1, with a word where it diverged; of a run that was stopped, in which epoch."""
     if record["val_top1"] is None:
         return f"diverged in epoch {record['diverged']['epoch']}, stopped"
-    return f"{record['val_top1']:.2f}" + (" (diverged)" if record["val_loss"] > math.log(classes) else "")
+    return f"{record['val_top1']:.2f}" + (" (diverged)" if has_diverged(record, classes) else "")
+
+
+def has_diverged(record: dict[str, Any], classes: int = CLASSES) -> bool:
+    """Whether it was stopped, or ended with a validation loss above that of guessing."""
+    return record["val_top1"] is None or record["val_loss"] > math.log(classes)
 
 
 def _others(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]:
