@@ -28,9 +28,9 @@ def count(name: str, size: int = 224, **options: Any) -> Cost:
     return _count(name, size, json.dumps(options))[0]
 
 
-def count_stage5(name: str) -> Cost:
+def count_stage5(name: str, size: int = 224) -> Cost:
     """The same for a ResNet's last stage alone, or for the VT stage in its place."""
-    return _count(name, 224, "{}")[1]
+    return _count(name, size, "{}")[1]
 
 
 @functools.cache

@@ -96,6 +96,8 @@ def test_bounds_follow_from_the_parts(monkeypatch):
     assert row["vt_stage_gmacs_per_second"] > macs / 20e6
     at_rate = 20 * row["vt_stage_gmacs_per_second"] / row["product_gmacs_per_second"]
     assert row["products"] == pytest.approx(100 / (60 + at_rate), rel=0.01)
+    twice_as_wide = stages.bounds("vt_resnet18", {**s, "size": 448}, pairs=1)
+    assert twice_as_wide["layer4_gmacs_per_second"] == pytest.approx(4 * row["layer4_gmacs_per_second"], rel=0.01)
 
 
 def test_command_prints_and_records(tmp_path, monkeypatch):

@@ -40,6 +40,7 @@ def page() -> str:
     parts = [HEAD, INTRODUCTION]
     for name, record in records("ratio"):
         parts += _ratios(name, record)
+    parts += ["## Where the time goes, and bounds", BOUNDS]
     for name, record in records("free"):
         parts += _bounds(name, record)
     for name, record in records("extra_import_ms"):
@@ -90,13 +91,30 @@ def _cell(row: Setting, memory: bool) -> str:
 
 
 def _bounds(name: str, record: dict[str, Any]) -> list[str]:
-    head = ["model", "precision", "layout", "batch", "ResNet", "layer4", "VT stage", "as it is", "products", "free"]
+    head = [
+        "model",
+        "precision",
+        "layout",
+        "px",
+        "batch",
+        "ResNet",
+        "layer4",
+        "VT stage",
+        "as it is",
+        "products",
+        "free",
+    ]
     head += ["layer4, GMAC/s", "VT stage, GMAC/s", "product, GMAC/s"]
-    keys = ["model", "precision", "memory_format", "batch_size", "resnet_ms", "layer4_ms", "vt_stage_ms", "as_it_is"]
-    keys += ["products", "free", *(f"{part}_gmacs_per_second" for part in ("layer4", "vt_stage", "product"))]
+    keys = ["model", "precision", "memory_format", "size", "batch_size", "resnet_ms", "layer4_ms", "vt_stage_ms"]
+    keys += [
+        "as_it_is",
+        "products",
+        "free",
+        *(f"{part}_gmacs_per_second" for part in ("layer4", "vt_stage", "product")),
+    ]
     lines = [_line(head), "|---" * len(head) + "|"]
     lines += [_line([row[key] for key in keys]) for row in record["rows"]]
-    return ["## Where the time goes, and bounds", BOUNDS, _title(name, record), "\n".join(lines)]
+    return [_title(name, record), "\n".join(lines)]
 
 
 def _startup(name: str, record: dict[str, Any]) -> list[str]:

@@ -57,8 +57,8 @@ def bounds(name: str, s: Setting, pairs: int) -> Setting:
         seconds = in_turn(ways, rounds_for(s["batch_size"], s["size"], pairs), 2, clock_of(s["device"]))
     ms = {part: 1000 * statistics.median(values) for part, values in seconds.items()}
     common = ms["resnet"] - ms["layer4"]
-    macs = {"layer4": count_stage5(PEERS[name]).macs, "vt_stage": count_stage5(name).macs}  # millions, at 224 px
-    rate = len(rows) * CHANNELS**2 / 1e6 / ms["product"]  # million MACs a millisecond
+    macs = {"layer4": count_stage5(PEERS[name], s["size"]).macs, "vt_stage": count_stage5(name, s["size"]).macs}
+    rate = len(rows) * CHANNELS**2 / 1e6 / ms["product"]  # million MACs a millisecond, as `macs` are millions
     at_rate = s["batch_size"] * macs["vt_stage"] / rate
     return {
         "model": name,
@@ -80,6 +80,7 @@ def main() -> int:
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--memory-formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[224], metavar="PX")
     parser.add_argument("--pairs", type=int, default=25)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -87,20 +88,21 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows = []
-    for layout, precision, batch in itertools.product(args.memory_formats, args.precisions, args.batch_sizes):
+    choices = (args.sizes, args.memory_formats, args.precisions, args.batch_sizes)
+    for size, layout, precision, batch in itertools.product(*choices):
         for name in args.models:
             s = {
                 "device": args.device,
                 "threads": args.threads,
                 "memory_format": layout,
                 "precision": precision,
-                "size": 224,
+                "size": size,
                 "batch_size": batch,
             }
             row = bounds(name, s, args.pairs)
             rows.append(row)
             print(
-                f"{name:<13}{precision:<10}{layout:<14}batch {batch:>2}: ResNet {row['resnet_ms']:.1f} ms, "
+                f"{name:<13}{precision:<10}{layout:<14}{size} px, batch {batch:>2}: ResNet {row['resnet_ms']:.1f} ms, "
                 f"layer4 {row['layer4_ms']:.1f}, VT stage {row['vt_stage_ms']:.1f}; ratio {row['as_it_is']:.2f}, "
                 f"nothing but products {row['products']:.2f}, free {row['free']:.2f}",
                 flush=True,
