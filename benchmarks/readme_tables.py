@@ -109,6 +109,27 @@ def _diverged_sentence() -> str:
     return f"Of the rates {', '.join(map(str, plan.LEARNING_RATES))} some were too high: {text} diverged."
 
 
+def ablations_sentence() -> str:
+    """README: Tables 3 to 7, small."""
+    best = best_learning_rates()
+    model = "vt_resnet18"
+    defaults = [
+        record for e in plan.table_2(best) if (e.model, e.lr) == (model, best[model]) and (record := load(e.name))
+    ]
+    default = next(record["val_top1"] for record in defaults if record["seed"] == plan.SEED)
+    spread = statistics.stdev(record["val_top1"] for record in defaults)
+    changed = [
+        f"`{key}={value!r}` {record['val_top1']:.2f} %"
+        for e in plan.ablations(best)
+        if (record := load(e.name))
+        for key, value in e.options.items()
+    ]
+    return (
+        f"In matched runs of `{model}`, one each, the default reaches {default:.2f} %, with a standard deviation of "
+        f"{spread:.2f} over {len(defaults)} seeds, and with one option changed {', '.join(changed)}."
+    )
+
+
 def transfer_sentence() -> str:
     """README: what the shipped weights are worth on other sets."""
     best = best_learning_rates()
@@ -124,5 +145,5 @@ def transfer_sentence() -> str:
 
 
 if __name__ == "__main__":
-    for table in (models_table, speed_table, weights_sentence, verdict_sentence, transfer_sentence):
+    for table in (models_table, speed_table, weights_sentence, verdict_sentence, ablations_sentence, transfer_sentence):
         print(f"{table.__doc__}\n{table()}\n")
