@@ -182,6 +182,19 @@ def test_an_error_of_train_py_is_no_divergence(folder, monkeypatch):
     assert records.load(e.name) is None
 
 
+def test_a_run_with_an_average_is_one_more_of_the_default(folder):
+    average = LOG.splitlines()[-1].replace("Test:", "Test (EMA):").replace("74.854", "70.125")
+    assert records.top1_without_average(f"{LOG}{average}\n") == 74.854
+    for e in plan.table_2({}):
+        record(folder, e)
+    best = records.best_learning_rates()
+    (ema,) = [e for e in plan.ingredients(best) if e.name == "resnet18_ema"]
+    record(folder, ema, val_top1=70.125)
+    text = report.page(best)
+    assert "| resnet18 | ema | 70.12 | -1.88 |" in text
+    assert "the run `ema` of resnet18 is one more of its default, and without the average has 74.85. It" in text
+
+
 def test_the_page_gives_mean_and_spread_of_the_seeds(folder):
     for e in plan.table_2({}):
         record(folder, e)

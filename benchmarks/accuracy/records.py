@@ -18,7 +18,16 @@ from ..pretrained import top1_top5
 from ..records import RESULTS, facts, keep_run
 from . import plan
 
-__all__ = ["FOLDER", "best_learning_rates", "diverged", "finished", "keep", "load", "training_losses"]
+__all__ = [
+    "FOLDER",
+    "best_learning_rates",
+    "diverged",
+    "finished",
+    "keep",
+    "load",
+    "top1_without_average",
+    "training_losses",
+]
 
 FOLDER = RESULTS / "accuracy"
 # Mean training loss of an epoch from which no run here came back: runs with 23 did, those with 50 and more did not.
@@ -39,6 +48,11 @@ def training_losses(log: str) -> list[float]:
     """Mean over each epoch, so far as its last line in the log tells: summary.csv has the evaluated epochs only."""
     lines = re.findall(r"^Train: (\d+) .*?Loss: *\S+ \( *([\d.e+]+|nan|inf)\)", log, re.MULTILINE)
     return list({int(epoch): float(mean) for epoch, mean in lines}.values())
+
+
+def top1_without_average(log: str) -> float:
+    """Validation top-1 of the weights themselves, as train.py's log tells where it averages them (EMA) too."""
+    return float(re.findall(r"^Test: \[.*?Acc@1: *\S+ \( *([\d.]+)\)", log, re.MULTILINE)[-1])
 
 
 def diverged(log: Path) -> dict[str, Any] | None:

@@ -10,12 +10,15 @@ from typing import Any
 from ..counting import count
 from . import plan
 from .plan import Experiment
-from .records import DIVERGED, FOLDER, load, training_losses
+from .records import DIVERGED, FOLDER, load, top1_without_average, training_losses
 from .verdict import IMAGENET, verdict
 
 __all__ = ["has_diverged", "page", "write"]
 
-COLUMNS = ("table", "run", "model", "options", "settings", "lr", "seed", "val_top1", "train_top1", "seconds", "epochs")
+COLUMNS = (
+    *("table", "run", "model", "options", "settings", "lr", "seed"),
+    *("val_top1", "top1_without_average", "train_top1", "seconds", "epochs"),
+)
 CLASSES = 10
 HEAD = "# Small versions of the paper's accuracy tables, on Imagenette"
 INTRODUCTION = """\
@@ -45,6 +48,9 @@ def rows_of(table: str, experiments: list[Experiment]) -> list[dict[str, Any]]:
         record = load(e.name)
         if record:
             rows.append({**record, "table": table, "run": e.name, "settings": dict(e.settings), "teacher": e.teacher})
+            if "model_ema" in e.settings:
+                log = (FOLDER / "runs" / e.name / "train.log").read_text()
+                rows[-1]["top1_without_average"] = top1_without_average(log)
     return rows
 
 
@@ -88,6 +94,7 @@ def _verdict(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]
         ours, theirs = _at_best(rows, f"vt_{peer}", best), _at_best(rows, peer, best)
         if ours and theirs:
             lines.append(verdict(f"vt_{peer}", ours, peer, theirs))
+    lines += [_rerun(row) for row in rows if "model_ema" in row["settings"]]
     return ["## Did VT beat ResNet here?", *lines, IMAGENET] if lines else []
 
 
@@ -171,9 +178,18 @@ def _others(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]:
             lines.append(f"| {r['model']} | {name} | {_or_diverged(r, CLASSES)} | {delta} |")
         if lines:
             head = "| model | run | top-1 | against the default, same seed |"
-            note = f"One run each, seed {plan.SEED}; how much seeds alone differ is in the first table."
+            note = f"One run each, seed {plan.SEED}; how much single runs alone differ is said at the top."
             parts += [f"## {title}", "\n".join([head, "|---" * 4 + "|", *lines]), note]
     return parts
+
+
+def _rerun(row: dict[str, Any]) -> str:
+    """What a run with a weight average says of the default: it trains the same way."""
+    return (
+        f"An average of the weights takes no part in training, so that the run `ema` of {row['model']} is one more of "
+        f"its default, and without the average has {row['top1_without_average']:.2f}. It counts for no mean above; "
+        "single runs can differ by more than these seeds do."
+    )
 
 
 def _transfer(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]:
