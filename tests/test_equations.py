@@ -293,6 +293,15 @@ def test_the_lift_of_a_channels_last_map_is_its_convolution_and_contiguous(train
     torch.testing.assert_close(gradient, expected_gradient)
 
 
+def test_a_symbolic_trace_of_the_lift_takes_both_layouts():
+    """timm's and torchvision's feature extraction trace without a map, so that no layout is known."""
+    lift = randomize(Lift(C, 3 * C))
+    traced = torch.fx.symbolic_trace(lift)
+    feature, _ = inputs(8)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.testing.assert_close(traced(feature.contiguous(memory_format=layout)), lift(feature))
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -6,6 +6,7 @@ Shape suffixes: B batch, C channels of the feature map, H W its height and width
 from collections.abc import Collection
 
 import torch
+import torch.fx
 from timm.layers import ConvNormAct
 from timm.models import checkpoint
 from torch import Tensor, nn
@@ -94,12 +95,17 @@ class Lift(ConvNormAct):
         super().__init__(in_chans, feature_dim, kernel_size=1, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_contiguous():
-            return self.bn(self.conv(x))
-        B, _, H, W = x.shape
-        # (B, C, C_in) x (B, C_in, P) -> (B, C, P): the same sum, but a product writes rows of pixels
-        weight_BCI = self.conv.weight.flatten(1).expand(B, -1, -1)
-        return self.bn(torch.bmm(weight_BCI, x.flatten(2)).view(B, -1, H, W))
+        return self.bn(convolve_1x1(x, self.conv.weight))
+
+
+@torch.fx.wrap  # a leaf of a traced graph: the layout is known only once there is a map
+def convolve_1x1(x: Tensor, weight: Tensor) -> Tensor:
+    """(B, C_in, H, W) and (C, C_in, 1, 1) -> (B, C, H, W), contiguous."""
+    if x.is_contiguous():
+        return torch.nn.functional.conv2d(x, weight)
+    B, _, H, W = x.shape
+    # (B, C, C_in) x (B, C_in, P) -> (B, C, P): the same sum, but a product writes rows of pixels
+    return torch.bmm(weight.flatten(1).expand(B, -1, -1), x.flatten(2)).view(B, -1, H, W)
 
 
 class VTStage(nn.Module):
