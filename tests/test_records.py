@@ -48,9 +48,12 @@ def test_readme_quotes_the_speed_records():
     exported = "In ONNX Runtime the ratios are {} and {} (batch 1 and 16)".format(*ratios("cpu_1thread_onnx"))
     assert f"{exported}, compiled by torch {' and '.join(ratios('cpu_1thread_compiled', mode='compile'))}," in readme
     assert [f"for a training step {ratio}" in readme for ratio in ratios("cpu_1thread_train")] == [True, True]
-    at_896 = "At 896 px the ratio is {} in float32 and {} in bfloat16".format(*ratios("cpu_1thread_sizes", size=896))
-    free = "it would be {} and {}".format(*ratios("stages_cpu_1thread_sizes", "free", size=896))
-    assert f"{at_896}: with a VT stage that took no time {free} (" in readme
+    models = [{"size": 896, "model": model} for model in ("vt_resnet18", "vt_resnet50")]
+    at_896 = "At 896 px the ratio is {} in float32 and {} in bfloat16 for `vt_resnet18`, and {} and {} for"
+    measured = [r for model in models for r in ratios("cpu_1thread_sizes", **model)]
+    bounds = [ratios("stages_cpu_1thread_sizes", "free", **model) for model in models]
+    free = ", and ".join(" and ".join(pair) for pair in bounds)
+    assert f"{at_896.format(*measured)} `vt_resnet50`: with a VT stage that took no time it would be {free} (" in readme
     rows = json.loads((RESULTS / "throughput" / "cpu_1thread_train.json").read_text())["rows"]
     most = max(r["model_peak_megabytes"] / r["peer_peak_megabytes"] - 1 for r in rows)
     assert f"up to {100 * most:.0f} % above it for `vt_resnet18`" in readme
