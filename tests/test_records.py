@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,16 @@ def test_readme_quotes_the_trials_of_vt_fpn():
 def _last(run: Path) -> dict[str, float]:
     with (run / "summary.csv").open() as file:
         return {key: float(value) for key, value in list(csv.DictReader(file))[-1].items()}
+
+
+def test_the_page_of_trials_quotes_the_logs_of_high_rates():
+    """A row ends in mean loss of epochs 1 and 2 and the update after which it was stopped; timm prints means in ()."""
+    folder = RESULTS / "design_trials"
+    for name in ("rate0.4", "rate0.4_clip1", "rate0.4_no_relation"):
+        page = (RESULTS / "design_trials.md").read_text()
+        row = next(line for line in page.splitlines() if line.startswith(f"| [{name}]"))
+        first, second, update = (cell.strip() for cell in row.strip("|").split("|")[2:])
+        lines = (folder / f"{name}.log").read_text().splitlines()
+        printed = [re.match(r"Train: (\d) \[ *(\d+)/147.*Loss: \S+ \(([^)]+)\)", line) for line in lines]
+        epochs = {int(match[1]): (match[2], float(match[3])) for match in printed if match}
+        assert epochs == {0: ("146", float(first)), 1: (update, float(second))}
