@@ -138,7 +138,7 @@ def test_arguments_are_those_of_train_py():
         "--config matched_imagenette --model vt_resnet18 --lr 0.1 --seed 7 --model-ema "
         "--model-kwargs recurrent=False tokenizer='pool'".split()
     )
-    assert plan.Experiment("x", "m", 0.1, teacher=True).arguments("local-dir:t")[-2:] == [
+    assert plan.Experiment("x", "m", 0.1, ingredient="distillation").arguments("local-dir:t")[-2:] == [
         "--kd-model-name",
         "local-dir:t",
     ]
@@ -188,11 +188,18 @@ def test_a_run_with_an_average_is_one_more_of_the_default(folder):
     for e in plan.table_2({}):
         record(folder, e)
     best = records.best_learning_rates()
-    (ema,) = [e for e in plan.ingredients(best) if e.name == "resnet18_ema"]
-    record(folder, ema, val_top1=70.125)
+    runs = {e.name: e for e in plan.ingredients(best)}
+    record(folder, runs["resnet18_ema_float32"], val_top1=70.125)
+    record(folder, runs["resnet18_dropout_float32"], val_top1=75.0)
+    record(folder, runs["vt_resnet18_smoothing"], val_top1=73.0)
+    record(folder, runs["vt_resnet18_dropout_float32"], val_top1=60.0)
     text = report.page(best)
-    assert "| resnet18 | ema | 70.12 | -1.88 |" in text
-    assert "the run `ema` of resnet18 is one more of its default, and without the average has 74.85. It" in text
+    assert "| ingredient | vt_resnet18, float32 | resnet18, float32 | vt_resnet18, bfloat16 |" in text
+    assert "| none |  | 74.85 | 72.00 |" in text
+    assert "| ema |  | 70.12 (-4.73) |  |" in text
+    assert "| smoothing |  |  | 73.00 (+1.00) |" in text
+    assert "| dropout | 60.00 | 75.00 (+0.15) |  |" in text
+    assert "Without the average: resnet18 74.85 in float32. None" in text
 
 
 def test_the_page_gives_mean_and_spread_of_the_seeds(folder):

@@ -46,7 +46,9 @@ def train(experiment: Experiment, data: str, runs: Path, jobs: int, threads: int
     folder, log = runs / experiment.name, runs / f"{experiment.name}.log"
     start = time.time()
     if not finished(folder):
-        machine = ["--device", "cpu", "--channels-last", "--amp", "--amp-dtype", "bfloat16"]
+        machine = ["--device", "cpu", "--channels-last"]
+        if experiment.dtype != "float32":
+            machine += ["--amp", "--amp-dtype", experiment.dtype]
         place = ["--data-dir", data, "--output", str(runs), "--experiment", experiment.name, "--resume", "auto"]
         command = [sys.executable, "-m", "vt_timm", "run", "train", *machine, *place]
         environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(threads)}

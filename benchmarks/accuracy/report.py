@@ -16,7 +16,7 @@ from .verdict import IMAGENET, verdict
 __all__ = ["has_diverged", "page", "write"]
 
 COLUMNS = (
-    *("table", "run", "model", "options", "settings", "lr", "seed"),
+    *("table", "run", "model", "options", "settings", "dtype", "lr", "seed"),
     *("val_top1", "top1_without_average", "train_top1", "seconds", "epochs"),
 )
 CLASSES = 10
@@ -47,7 +47,8 @@ def rows_of(table: str, experiments: list[Experiment]) -> list[dict[str, Any]]:
     for e in experiments:
         record = load(e.name)
         if record:
-            rows.append({**record, "table": table, "run": e.name, "settings": dict(e.settings), "teacher": e.teacher})
+            of_plan = {"settings": dict(e.settings), "dtype": e.dtype, "ingredient": e.ingredient}
+            rows.append({**record, **of_plan, "table": table, "run": e.name})
             if "model_ema" in e.settings:
                 log = (FOLDER / "runs" / e.name / "train.log").read_text()
                 rows[-1]["top1_without_average"] = top1_without_average(log)
@@ -72,7 +73,8 @@ def page(best: Mapping[str, float]) -> str:
         *_verdict(rows, best),
         *_table_2(rows, best),
         *_search(rows, best),
-        *_others(rows, best),
+        *_ablations(rows, best),
+        *_ingredients(rows),
         *_transfer(rows, best),
     ]
     return "\n\n".join(parts) + "\n"
@@ -94,7 +96,7 @@ def _verdict(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]
         ours, theirs = _at_best(rows, f"vt_{peer}", best), _at_best(rows, peer, best)
         if ours and theirs:
             lines.append(verdict(f"vt_{peer}", ours, peer, theirs))
-    lines += [_rerun(row) for row in rows if "model_ema" in row["settings"]]
+    lines += _reruns(rows)
     return ["## Did VT beat ResNet here?", *lines, IMAGENET] if lines else []
 
 
@@ -167,29 +169,75 @@ def has_diverged(record: dict[str, Any], classes: int = CLASSES) -> bool:
     return record["val_top1"] is None or record["val_loss"] > math.log(classes)
 
 
-def _others(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]:
-    parts = []
-    for table, title in (("ablations", "Tables 3 to 7, small"), ("ingredients", "Section 5.2, small")):
-        lines = []
-        for r in (r for r in rows if r["table"] == table):
-            (base,) = [b for b in _at_best(rows, r["model"], best) if b["seed"] == plan.SEED]
-            name = r["run"].removeprefix(f"{r['model']}_")
-            delta = "" if r["val_top1"] is None else f"{r['val_top1'] - base['val_top1']:+.2f}"
-            lines.append(f"| {r['model']} | {name} | {_or_diverged(r, CLASSES)} | {delta} |")
-        if lines:
-            head = "| model | run | top-1 | against the default, same seed |"
-            note = f"One run each, seed {plan.SEED}; how much single runs alone differ is said at the top."
-            parts += [f"## {title}", "\n".join([head, "|---" * 4 + "|", *lines]), note]
-    return parts
+def _ablations(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]:
+    runs = [r for r in rows if r["table"] == "ablations"]
+    if not runs:
+        return []
+    (default,) = [r for r in _at_best(rows, runs[0]["model"], best) if r["seed"] == plan.SEED]
+    lines = []
+    for r in runs:
+        name = r["run"].removeprefix(f"{r['model']}_")
+        lines.append(f"| {r['model']} | {name} | {_or_diverged(r, CLASSES)} | {_difference(r, default['val_top1'])} |")
+    head = "| model | run | top-1 | against the default, same seed |"
+    note = f"One run each, seed {plan.SEED}; how much single runs alone differ is said at the top."
+    return ["## Tables 3 to 7, small", "\n".join([head, "|---" * 4 + "|", *lines]), note]
 
 
-def _rerun(row: dict[str, Any]) -> str:
-    """What a run with a weight average says of the default: it trains the same way."""
-    return (
-        f"An average of the weights takes no part in training, so that the run `ema` of {row['model']} is one more of "
-        f"its default, and without the average has {row['top1_without_average']:.2f}. It counts for no mean above; "
-        "single runs can differ by more than these seeds do."
+def defaults_of_ingredients(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
+    """Top-1 without any ingredient, by model and dtype; in float32 the run `ema` before its average is that."""
+    default = {
+        (r["model"], r["dtype"]): r["top1_without_average"]
+        for r in rows
+        if r["dtype"] == "float32" and "model_ema" in r["settings"]
+    }
+    runs = {r["run"]: r for r in rows}
+    for r in rows:
+        if r["table"] == "ingredients" and r["dtype"] == "bfloat16":
+            default[r["model"], "bfloat16"] = runs[f"{r['model']}_lr{r['lr']}"]["val_top1"]
+    return default
+
+
+def _ingredients(rows: list[dict[str, Any]]) -> list[str]:
+    runs = {(r["ingredient"], r["model"], r["dtype"]): r for r in rows if r["table"] == "ingredients"}
+    if not runs:
+        return []
+    default = defaults_of_ingredients(rows)
+    columns = sorted({key[1:] for key in runs}, key=lambda column: (column[1] != "float32", column[0] == "resnet18"))
+    lines = ["| none | " + " | ".join(f"{default[c]:.2f}" if c in default else "" for c in columns) + " |"]
+    for ingredient in plan.INGREDIENTS:
+        cells = []
+        for column in columns:
+            row = runs.get((ingredient, *column))
+            difference = _difference(row, default.get(column)) if row else ""
+            cells.append((_or_diverged(row, CLASSES) if row else "") + (f" ({difference})" if difference else ""))
+        lines.append(f"| {ingredient} | " + " | ".join(cells) + " |")
+    head = "| ingredient | " + " | ".join(f"{model}, {dtype}" for model, dtype in columns) + " |"
+    note = (
+        f"One run each, seed {plan.SEED}, each ingredient alone on top of the recipe, with the values of "
+        "`advanced_in1k` (RMSProp's rate and the average's length fit the short schedule: "
+        "[plan.py](../../accuracy/plan.py)). In brackets the difference to none, in the same precision: in float32 the "
+        "run `ema` before its average, which takes no part in training. The teacher of the distillation is the shipped "
+        "vt_resnet18, trained on the same photos, where the paper has FBNetV3-G. How much single runs alone differ is "
+        "said at the top."
     )
+    return ["## Section 5.2, small", "\n".join([head, "|---" * (1 + len(columns)) + "|", *lines]), note]
+
+
+def _difference(row: dict[str, Any], default: float | None) -> str:
+    return "" if default is None or row["val_top1"] is None else f"{row['val_top1'] - default:+.2f}"
+
+
+def _reruns(rows: list[dict[str, Any]]) -> list[str]:
+    """What the runs with a weight average say of the default: they train the same way."""
+    runs = [r for r in rows if "model_ema" in r["settings"]]
+    if not runs:
+        return []
+    found = ", ".join(f"{r['model']} {r['top1_without_average']:.2f} in {r['dtype']}" for r in runs)
+    return [
+        "An average of the weights takes no part in training, so that a run `ema` of section 5.2 is one more of its "
+        f"model's default. Without the average: {found}. None of them counts for a mean above; single runs can "
+        "differ by more than these seeds do."
+    ]
 
 
 def _transfer(rows: list[dict[str, Any]], best: Mapping[str, float]) -> list[str]:
