@@ -42,6 +42,11 @@ def _portable(argument: str) -> str:
 
 
 def _processor() -> str:
+    """Its name, and the widest instructions that torch uses on it."""
+    return f"{_model_name()} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def _model_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import timm
 import torch
 
 from benchmarks import measure
@@ -111,6 +112,26 @@ def test_command_prints_and_records(tmp_path, monkeypatch):
     weights = {"vt_resnet18": 10.9, "resnet18": 11.7}  # millions, four bytes each
     assert row["model_peak_megabytes"] > 4 * weights["vt_resnet18"]
     assert row["peer_peak_megabytes"] > 4 * weights["resnet18"]
+    # one map of 64 x 32 x 32 after the first convolution, and its copy after the batch norm
+    assert row["peer_allocated_megabytes"] == pytest.approx(4 * weights["resnet18"] + 2 * 0.262, abs=0.4)
+
+
+def test_allocated_memory_counts_what_is_there_at_once():
+    megabyte = 2**18  # float32 values
+
+    def run() -> None:
+        first = torch.ones(megabyte)
+        second = first + 1
+        del first
+        torch.cat([second, second])  # 1 + 2 megabytes at once, after 1 + 1
+
+    assert measure.allocated_peak_of(run) == 3 * 2**20
+
+
+def test_momentum_is_held_between_training_steps():
+    s = {**SETTING, "precision": "float32"}
+    momentum = passes.held_by("vt_resnet18", {**s, "task": "train"}) - passes.held_by("vt_resnet18", s)
+    assert momentum == 4 * sum(p.numel() for p in timm.create_model("vt_resnet18").parameters())
 
 
 @pytest.mark.parametrize(

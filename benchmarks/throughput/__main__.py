@@ -23,9 +23,9 @@ import sys
 
 import torch
 
-from ..measure import clock_of, in_turn, middle_half, peak_memory, peak_of, ratios
+from ..measure import allocated_peak_of, clock_of, in_turn, middle_half, peak_memory, peak_of, ratios
 from ..records import RESULTS, facts, write_json
-from .passes import FORMATS, MODES, OTHERS, PEERS, PRECISIONS, Setting, build, macs_of, rounds_for, weights_of
+from .passes import FORMATS, MODES, OTHERS, PEERS, PRECISIONS, Setting, build, held_by, macs_of, rounds_for
 
 MILLION_BYTES = 10**6
 
@@ -55,19 +55,30 @@ def compare(name: str, peers: list[str], s: Setting, pairs: int) -> list[Setting
 
 
 def memory_of(name: str, s: Setting) -> int:
-    """Bytes of the weights and of what one pass needs beyond them at its peak, in a process of its own."""
-    build(name, {**s, "batch_size": 1, "size": 64})()  # libraries load what they need
+    """Bytes of weights and momentum and of what one pass needs beyond them at its peak, in a process of its own:
+    resident on a CPU, allocated on a GPU.
+    """
     run = build(name, s)
+    run()  # libraries load what they need, and SGD makes its momentum only in a first step
     if s["device"].startswith("cuda"):
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
-        return weights_of(name, s) + torch.cuda.max_memory_allocated() - before
-    return weights_of(name, s) + peak_of(run)
+        return held_by(name, s) + torch.cuda.max_memory_allocated() - before
+    return held_by(name, s) + peak_of(run)
+
+
+def allocated_of(name: str, s: Setting) -> int:
+    """The same on a CPU as torch allocates it."""
+    run = build(name, s)
+    run()
+    return held_by(name, s) + allocated_peak_of(run)
 
 
 def add_memory(row: Setting, s: Setting) -> None:
-    """The middle of three processes each, since the system hands memory out in its own steps."""
+    """Peaks: resident, the middle of three processes each, since the system hands memory out in its own steps; and
+    what torch allocates.
+    """
     plural = {
         "mode": "modes",
         "precision": "precisions",
@@ -79,6 +90,8 @@ def add_memory(row: Setting, s: Setting) -> None:
     for key in ("peer", "model"):
         peaks = [peak_memory("benchmarks.throughput", "--memory-of", row[key], *flags) for _ in range(3)]
         row[f"{key}_peak_megabytes"] = round(statistics.median(peaks) / MILLION_BYTES, 1)
+        if s["device"] == "cpu" and s["mode"] != "onnx":
+            row[f"{key}_allocated_megabytes"] = round(allocated_of(row[key], s) / MILLION_BYTES, 1)
 
 
 def settings(args: argparse.Namespace) -> list[Setting]:
@@ -126,7 +139,8 @@ def main() -> int:
         return 0
     rows: list[Setting] = []
     head = f"{'model':<13}{'against':<19}{'mode':<8}{'precision':<10}{'layout':<15}{'px':>3}{'batch':>6}{'ratio':>7}"
-    print(f"{head}  {'middle half':<13}{'MACs':>5}{'images/s, peer, model':>23}{'  peak MB' if args.memory else ''}")
+    memory = "  peak MB, allocated MB" if args.memory else ""
+    print(f"{head}  {'middle half':<13}{'MACs':>5}{'images/s, peer, model':>23}{memory}")
     for s in settings(args):
         for name in args.models:
             peers = [PEERS[name], *(OTHERS[name] if args.others else [])]
@@ -149,6 +163,8 @@ def line(row: Setting) -> str:
     )
     if "peer_peak_megabytes" in row:
         text += f"{row['peer_peak_megabytes']:>10.1f}{row['model_peak_megabytes']:>8.1f}"
+    if "peer_allocated_megabytes" in row:
+        text += f"{row['peer_allocated_megabytes']:>10.1f}{row['model_allocated_megabytes']:>8.1f}"
     return text
 
 

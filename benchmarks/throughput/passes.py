@@ -22,9 +22,9 @@ __all__ = [
     "PRECISIONS",
     "Setting",
     "build",
+    "held_by",
     "macs_of",
     "rounds_for",
-    "weights_of",
 ]
 
 PEERS = {"vt_resnet18": "resnet18", "vt_resnet34": "resnet34", "vt_resnet50": "resnet50", "vt_resnet101": "resnet101"}
@@ -128,8 +128,9 @@ def macs_of(name: str, size: int) -> float:
     return count(base, size, **options).macs
 
 
-def weights_of(name: str, s: Setting) -> int:
-    """Bytes of parameters and buffers."""
+def held_by(name: str, s: Setting) -> int:
+    """Bytes of parameters, buffers and, in training, of SGD's momentum: what is there before a pass and after it."""
     base, options = base_and_options(name)
     model = timm.create_model(base, device="meta", dtype=PRECISIONS[s["precision"]], **options)
-    return sum(t.numel() * t.element_size() for t in itertools.chain(model.parameters(), model.buffers()))
+    momentum = model.parameters() if s["task"] == "train" else ()
+    return sum(t.numel() * t.element_size() for t in itertools.chain(model.parameters(), model.buffers(), momentum))

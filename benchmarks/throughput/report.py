@@ -73,7 +73,13 @@ def _ratios(name: str, record: dict[str, Any]) -> list[str]:
     task = "inference" if rows[0]["task"] == "inference" else "training step (forward, backward, SGD)"
     threads = rows[0]["threads"]
     where = f"{threads} CPU thread{'s' * (threads > 1)}" if rows[0]["device"] == "cpu" else rows[0]["device"]
-    note = " Then peak memory in MB, the VT-ResNet's / the ResNet's, weights included." if memory else ""
+    note = ""
+    if memory:
+        note = " Then peak memory in MB, the VT-ResNet's / the ResNet's, weights included: resident, in a first pass"
+        if "model_allocated_megabytes" in rows[0]:
+            note = note.replace("in a first pass", "and in brackets what torch allocates, in a second pass")
+            note += " (SGD's momentum counted)" * (rows[0]["task"] == "train")
+        note += "."
     return [f"## {name}: {task}, {where}", _title(name, record) + note, "\n".join(lines)]
 
 
@@ -87,6 +93,8 @@ def _cell(row: Setting, memory: bool) -> str:
     text = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
     if memory and "model_peak_megabytes" in row:
         text += f"; {row['model_peak_megabytes']:.0f} / {row['peer_peak_megabytes']:.0f}"
+    if memory and "model_allocated_megabytes" in row:
+        text += f" ({row['model_allocated_megabytes']:.0f} / {row['peer_allocated_megabytes']:.0f})"
     return text
 
 
