@@ -1,5 +1,7 @@
 """One graph for torch.compile, and ONNX files that take any batch and image size."""
 
+import shutil
+
 import pytest
 import timm
 import torch
@@ -7,6 +9,7 @@ from torch.export import Dim
 
 import vt_timm
 from tests.conftest import fill
+from vt_timm.visual_transformer import VTStage
 
 MODELS = {
     "vt_resnet18": {},
@@ -41,6 +44,21 @@ def test_torch_compile_finds_no_graph_break(name, train, layout):
     if train:
         actual.sum().backward()
         assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_torch_compile_trains_a_channels_last_stage_at_two_sizes():
+    """As `train.py --torchcompile --train-img-sizes` does; the sizes are symbols from the second one on."""
+    stage = VTStage(16, 32, token_dim=32, num_tokens=4, num_heads=2, drop_path=[0.0]).train()
+    compiled = torch.compile(stage, fullgraph=True, dynamic=True)
+    for shape in ((2, 16, 8, 8), (3, 16, 12, 10)):
+        x = torch.randn(shape).to(memory_format=torch.channels_last).requires_grad_()
+        gradients = []
+        for run in (stage, compiled):
+            run(x)[1].square().sum().backward()
+            gradients.append(x.grad)
+            x.grad = None
+        torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
 
 
 def test_export_and_script_in_channels_last_take_any_size():

@@ -101,8 +101,10 @@ class Lift(ConvNormAct):
 @torch.fx.wrap  # a leaf of a traced graph: the layout is known only once there is a map
 def convolve_1x1(x: Tensor, weight: Tensor) -> Tensor:
     """(B, C_in, H, W) and (C, C_in, 1, 1) -> (B, C, H, W), contiguous."""
-    if x.is_contiguous():
-        return torch.nn.functional.conv2d(x, weight)
+    # A compiler makes the copy together with the batch norm; torch.compile cannot order the strides of the product's
+    # view where sizes are symbols (pytorch/pytorch issues 172204 and 185510).
+    if x.is_contiguous() or torch.compiler.is_compiling():
+        return torch.nn.functional.conv2d(x, weight).contiguous()
     B, _, H, W = x.shape
     # (B, C, C_in) x (B, C_in, P) -> (B, C, P): the same sum, but a product writes rows of pixels
     return torch.bmm(weight.flatten(1).expand(B, -1, -1), x.flatten(2)).view(B, -1, H, W)
