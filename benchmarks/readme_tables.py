@@ -10,12 +10,20 @@ import statistics
 import yaml
 
 from .accuracy import plan
-from .accuracy.records import FOLDER, best_learning_rates, load, top1_without_average
-from .accuracy.report import has_diverged
+from .accuracy.records import best_learning_rates, load
+from .accuracy.report import defaults_of_ingredients, has_diverged, ingredient_rows
 from .accuracy.verdict import is_ahead
 from .records import RESULTS
 
-__all__ = ["models_table", "speed_table", "transfer_sentence", "verdict_sentence", "weights_sentence"]
+__all__ = [
+    "ablations_sentence",
+    "ingredients_sentence",
+    "models_table",
+    "speed_table",
+    "transfer_sentence",
+    "verdict_sentence",
+    "weights_sentence",
+]
 
 MODELS = ["vt_resnet18", "vt_resnet34", "vt_resnet50", "vt_resnet101", "vt_resnet_micro"]
 
@@ -111,10 +119,30 @@ def _diverged_sentence() -> str:
 
 
 def _rerun_sentence() -> str:
-    rerun = top1_without_average((FOLDER / "runs" / "vt_resnet18_ema" / "train.log").read_text())
+    runs = [r for r in ingredient_rows(best_learning_rates()) if "model_ema" in r["settings"]]
+    found = [f"{r['top1_without_average']:.2f} % in {r['dtype']}" for r in runs if r["model"] == "vt_resnet18"]
     return (
-        f"One more run of `vt_resnet18` as it is, that of EMA without its average, has {rerun:.2f} %: single runs can "
-        "differ by more than those seeds do."
+        f"`vt_resnet18` as it is also ran for EMA: without the average {' and '.join(found)}. Single runs can differ "
+        "by more than those seeds do."
+    )
+
+
+def ingredients_sentence() -> str:
+    """README: section 5.2, small."""
+    best = best_learning_rates()
+    rows = [r for r in ingredient_rows(best) if r["dtype"] == "float32"]
+    default = defaults_of_ingredients(rows)
+    runs = {(r["ingredient"], r["model"]): r["val_top1"] for r in rows}
+    models = ("vt_resnet18", "resnet18")
+    added = [
+        f"{ingredient} {' and '.join(f'{runs[ingredient, model]:.2f}' for model in models)} %"
+        for ingredient in plan.INGREDIENTS
+        if all((ingredient, model) in runs for model in models)
+    ]
+    return (
+        f"Section 5.2's ingredients, each alone, in float32, one run each: without any `{models[0]}` reaches "
+        f"{default[models[0], 'float32']:.2f} % and `{models[1]}` {default[models[1], 'float32']:.2f} %, with "
+        f"{', '.join(added)}."
     )
 
 
@@ -155,5 +183,6 @@ def transfer_sentence() -> str:
 
 
 if __name__ == "__main__":
-    for table in (models_table, speed_table, weights_sentence, verdict_sentence, ablations_sentence, transfer_sentence):
+    accuracy = (weights_sentence, verdict_sentence, ablations_sentence, ingredients_sentence, transfer_sentence)
+    for table in (models_table, speed_table, *accuracy):
         print(f"{table.__doc__}\n{table()}\n")

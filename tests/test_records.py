@@ -25,6 +25,7 @@ def test_readme_holds_the_recorded_tables_and_sentences():
     assert readme_tables.weights_sentence() in readme
     assert readme_tables.verdict_sentence() in readme
     assert readme_tables.ablations_sentence() in readme
+    assert readme_tables.ingredients_sentence() in readme
     assert readme_tables.transfer_sentence() in readme
 
 

@@ -44,8 +44,8 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
     "ema": dict(model_ema=True, model_ema_decay=0.99),
     "distillation": dict(distill_loss_weight=0.8, task_loss_weight=0.2, kd_temperature=1.0),
 }
-# Section 5.2 is run in float32: on a CPU without AVX512-BF16 an update in bfloat16 takes 20 seconds. These two were
-# there in bfloat16 before, and stay.
+# Section 5.2 is run in float32: a CPU without AVX512-BF16 is many times slower in bfloat16. These two were made in
+# bfloat16 before, and stay.
 ALSO_BFLOAT16 = ("vt_resnet18_smoothing", "vt_resnet18_ema")
 # The recipe `finetune` on other sets, from the shipped weights and from scratch: what differs for the set. A digit is
 # not to be mirrored, nor cut to a third.

@@ -13,7 +13,7 @@ from .plan import Experiment
 from .records import DIVERGED, FOLDER, load, top1_without_average, training_losses
 from .verdict import IMAGENET, verdict
 
-__all__ = ["has_diverged", "page", "write"]
+__all__ = ["defaults_of_ingredients", "has_diverged", "ingredient_rows", "page", "write"]
 
 COLUMNS = (
     *("table", "run", "model", "options", "settings", "dtype", "lr", "seed"),
@@ -55,11 +55,15 @@ def rows_of(table: str, experiments: list[Experiment]) -> list[dict[str, Any]]:
     return rows
 
 
+def ingredient_rows(best: Mapping[str, float]) -> list[dict[str, Any]]:
+    return rows_of("ingredients", plan.ingredients(best))
+
+
 def all_rows(best: Mapping[str, float]) -> list[dict[str, Any]]:
     return (
         rows_of("table2", plan.table_2(best))
         + rows_of("ablations", plan.ablations(best))
-        + rows_of("ingredients", plan.ingredients(best))
+        + ingredient_rows(best)
         + rows_of("transfer", plan.transfer(best))
     )
 
