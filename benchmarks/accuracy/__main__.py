@@ -7,9 +7,10 @@
     python -m benchmarks.accuracy report                                                     # CSV, page and curves
 
 Every run is timm's train.py under `vt-timm run` with the recipe `matched_imagenette`, those of `transfer` with
-`finetune`. A run that was interrupted goes on from its last epoch; one that diverges is stopped. Both that and a
-finished one are recorded under `benchmarks/results/accuracy/runs/`. `table2` and `transfer` first try the learning
-rates, and then other seeds at the best; the others take their model's best from `table2`.
+`finetune`. A run that was interrupted begins again, since train.py keeps what it evaluates and these recipes evaluate
+little but the end; one that diverges is stopped. Both that and a finished one are recorded under
+`benchmarks/results/accuracy/runs/`. `table2` and `transfer` first try the learning rates, and then other seeds at the
+best; the others take their model's best from `table2`.
 """
 
 import argparse
