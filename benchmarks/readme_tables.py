@@ -120,10 +120,10 @@ def _diverged_sentence() -> str:
 
 def _rerun_sentence() -> str:
     runs = [r for r in ingredient_rows(best_learning_rates()) if "model_ema" in r["settings"]]
-    found = [f"{r['top1_without_average']:.2f} % in {r['dtype']}" for r in runs if r["model"] == "vt_resnet18"]
+    found = [f"{r['top1_without_average']:.2f} % ({r['dtype']})" for r in runs if r["model"] == "vt_resnet18"]
     return (
-        f"`vt_resnet18` as it is also ran for EMA: without the average {' and '.join(found)}. Single runs can differ "
-        "by more than those seeds do."
+        f"More runs of the default `vt_resnet18`, those of EMA before its average, reach {' and '.join(found)}: single "
+        "runs can differ by more than those seeds do."
     )
 
 

@@ -221,8 +221,8 @@ def _ingredients(rows: list[dict[str, Any]]) -> list[str]:
         "`advanced_in1k` (RMSProp's rate and the average's length fit the short schedule: "
         "[plan.py](../../accuracy/plan.py)). In brackets the difference to none, in the same precision: in float32 the "
         "run `ema` before its average, which takes no part in training. The teacher of the distillation is the shipped "
-        "vt_resnet18, trained on the same photos, where the paper has FBNetV3-G. How much single runs alone differ is "
-        "said at the top."
+        "vt_resnet18, trained on the same photos, where the paper has FBNetV3-G. What has no number was not run. How "
+        "much single runs alone differ is said at the top."
     )
     return ["## Section 5.2, small", "\n".join([head, "|---" * (1 + len(columns)) + "|", *lines]), note]
 

@@ -75,11 +75,11 @@ def _ratios(name: str, record: dict[str, Any]) -> list[str]:
     where = f"{threads} CPU thread{'s' * (threads > 1)}" if rows[0]["device"] == "cpu" else rows[0]["device"]
     note = ""
     if memory:
-        note = " Then peak memory in MB, the VT-ResNet's / the ResNet's, weights included: resident, in a first pass"
+        note = " Then peak memory in MB, the VT-ResNet's / the ResNet's, weights included: "
         if "model_allocated_megabytes" in rows[0]:
-            note = note.replace("in a first pass", "and in brackets what torch allocates, in a second pass")
-            note += " (SGD's momentum counted)" * (rows[0]["task"] == "train")
-        note += "."
+            note += "resident, and in brackets as torch allocates it, in a second pass, so that SGD's momentum counts."
+        else:
+            note += "resident, in a first pass."
     return [f"## {name}: {task}, {where}", _title(name, record) + note, "\n".join(lines)]
 
 
