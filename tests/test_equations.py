@@ -272,6 +272,19 @@ def test_projector_is_equation_5(token_dim):
                 assert actual[b, c, p // W, p % W].item() == pytest.approx(x[p][c] + update[p][c], abs=1e-9)
 
 
+def test_the_projectors_drop_path_drops_whole_updates_and_scales_the_others():
+    projector = randomize(Projector(C, 8, HEADS, drop_path=0.75))
+    feature, tokens = (x.repeat(16, *[1] * (x.dim() - 1)) for x in inputs(8))
+    kept = feature + (projector(feature, tokens) - feature) / 0.25
+    projector.drop_path.train()
+    torch.manual_seed(0)
+    actual = projector(feature, tokens)
+    dropped = [torch.equal(image, before) for image, before in zip(actual, feature, strict=True)]
+    assert 0 < sum(dropped) < len(dropped)
+    for image, was_dropped, before, update in zip(actual, dropped, feature, kept, strict=True):
+        torch.testing.assert_close(image, before if was_dropped else update)
+
+
 def test_channels_last_changes_nothing():
     projector, tokenizer = randomize(Projector(C, 8, HEADS)), randomize(FilterTokenizer(C, 8, L))
     feature, tokens = inputs(8)

@@ -65,6 +65,7 @@ class Projector(nn.Module):
         key_BLhd = self.key(tokens_BLD).unflatten(2, (self.num_heads, self.head_dim))
         # Over the tokens of the batch: L rows an image instead of P, and the same affine map once trained.
         value_BLhd = self.bn(self.value(tokens_BLD).flatten(0, 1)).view(key_BLhd.shape)
+        value_BLhd = self.drop_path(value_BLhd)  # drops or scales an image's update, which is linear in its values
         # (X W_Q) K^T = X (K W_Q^T)^T: W_Q meets L keys instead of P pixels, the same product for fewer MACs.
         # (B, L, h, e) x (h, d, e) -> (B, h, L, d)
         key_BhLd = torch.einsum("blhe,hde->bhld", key_BLhd, self.query) * self.scale
@@ -72,6 +73,5 @@ class Projector(nn.Module):
         attention_NLP = self.attention(torch.bmm(key_BhLd.flatten(0, 1), feature_NdP))
         # (N, d, L) x (N, L, P) -> (N, d, P)
         update_NdP = torch.bmm(value_BLhd.permute(0, 2, 3, 1).flatten(0, 1), attention_NLP)
-        update_BCHW = self.drop_path(update_NdP.view(B, C, H, W))
-        update_BCHW += feature_BCHW
-        return update_BCHW
+        update_NdP += feature_NdP  # in place before the view: on a view, backward copies the gradient
+        return update_NdP.view(B, C, H, W)
