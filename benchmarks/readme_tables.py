@@ -18,6 +18,7 @@ from .records import RESULTS
 __all__ = [
     "ablations_sentence",
     "ingredients_sentence",
+    "memory_sentence",
     "models_table",
     "speed_table",
     "transfer_sentence",
@@ -60,6 +61,21 @@ def speed_table() -> str:
     return "\n".join(
         f"| `{model}` | {layout} | {macs[model]:.2f} | {' | '.join(line[column] for column in columns)} |"
         for (model, layout), line in sorted(cells.items(), key=lambda item: (list(macs).index(item[0][0]), item[0][1]))
+    )
+
+
+def memory_sentence() -> str:
+    """README: what a pass allocates at its peak, over what the ResNet's does."""
+    rows = json.loads((RESULTS / "throughput" / "memory_cpu.json").read_text())["rows"]
+    span = {}
+    for task in ("inference", "train"):
+        shares = [row["share"] for row in rows if row["task"] == task]
+        span[task] = f"{min(shares):.2f} to {max(shares):.2f}"
+    above = [f"`{r['model']}` in {r['memory_format']} ({r['share']:.3f})" for r in rows if r["share"] > 1]
+    return (
+        f"Peak memory, as torch allocates it for a batch of {rows[0]['batch_size']} in {rows[0]['precision']}, is "
+        f"{span['inference']} of the ResNet's in inference and {span['train']} in a training step, above it for "
+        f"{' and '.join(above) or 'none'}."
     )
 
 
@@ -184,5 +200,5 @@ def transfer_sentence() -> str:
 
 if __name__ == "__main__":
     accuracy = (weights_sentence, verdict_sentence, ablations_sentence, ingredients_sentence, transfer_sentence)
-    for table in (models_table, speed_table, *accuracy):
+    for table in (models_table, speed_table, memory_sentence, *accuracy):
         print(f"{table.__doc__}\n{table()}\n")

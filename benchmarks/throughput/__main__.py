@@ -23,7 +23,7 @@ import sys
 
 import torch
 
-from ..measure import allocated_peak_of, clock_of, in_turn, middle_half, peak_memory, peak_of, ratios
+from ..measure import clock_of, in_turn, middle_half, peak_memory, peak_of, ratios
 from ..records import RESULTS, facts, write_json
 from .passes import FORMATS, MODES, OTHERS, PEERS, PRECISIONS, Setting, build, held_by, macs_of, rounds_for
 
@@ -68,17 +68,8 @@ def memory_of(name: str, s: Setting) -> int:
     return held_by(name, s) + peak_of(run)
 
 
-def allocated_of(name: str, s: Setting) -> int:
-    """The same on a CPU as torch allocates it."""
-    run = build(name, s)
-    run()
-    return held_by(name, s) + allocated_peak_of(run)
-
-
 def add_memory(row: Setting, s: Setting) -> None:
-    """Peaks: resident, the middle of three processes each, since the system hands memory out in its own steps; and
-    what torch allocates.
-    """
+    """Peaks, the middle of three processes each, since the system hands memory out in its own steps."""
     plural = {
         "mode": "modes",
         "precision": "precisions",
@@ -90,8 +81,7 @@ def add_memory(row: Setting, s: Setting) -> None:
     for key in ("peer", "model"):
         peaks = [peak_memory("benchmarks.throughput", "--memory-of", row[key], *flags) for _ in range(3)]
         row[f"{key}_peak_megabytes"] = round(statistics.median(peaks) / MILLION_BYTES, 1)
-        if s["device"] == "cpu" and s["mode"] != "onnx":
-            row[f"{key}_allocated_megabytes"] = round(allocated_of(row[key], s) / MILLION_BYTES, 1)
+    row["peak_of_pass"] = 2
 
 
 def settings(args: argparse.Namespace) -> list[Setting]:
@@ -139,7 +129,7 @@ def main() -> int:
         return 0
     rows: list[Setting] = []
     head = f"{'model':<13}{'against':<19}{'mode':<8}{'precision':<10}{'layout':<15}{'px':>3}{'batch':>6}{'ratio':>7}"
-    memory = "  peak MB, allocated MB" if args.memory else ""
+    memory = "  peak MB, peer, model" if args.memory else ""
     print(f"{head}  {'middle half':<13}{'MACs':>5}{'images/s, peer, model':>23}{memory}")
     for s in settings(args):
         for name in args.models:
@@ -163,8 +153,6 @@ def line(row: Setting) -> str:
     )
     if "peer_peak_megabytes" in row:
         text += f"{row['peer_peak_megabytes']:>10.1f}{row['model_peak_megabytes']:>8.1f}"
-    if "peer_allocated_megabytes" in row:
-        text += f"{row['peer_allocated_megabytes']:>10.1f}{row['model_allocated_megabytes']:>8.1f}"
     return text
 
 

@@ -29,6 +29,15 @@ MACs, "products" mostly is too: a 3x3 convolution does more MACs a second than a
 weights of 1024 x 1024, so that a saved MAC of `layer4` saves less time than one of the tokens costs, and `layer4` takes
 less of a batch's time than of its MACs. Only a faster product would get past that on this machine."""
 
+MEMORY = """\
+The most that is allocated at once in a pass: weights, maps, and in a training step gradients and SGD's momentum. The
+same every time, unlike the resident size above, and without what libraries keep for themselves. "Keeps" is what the
+last stage holds for its backward pass. A VT stage works where the stage before ended, at 14 x 14 pixels for 224, with
+as many channels as `layer4` has at 7 x 7: its maps have four times the pixels, and fewer of them are kept. The peak
+of `vt_resnet18` in a training step is in the first tokenizer's backward pass, where the lift's product, its output
+and the gradient of that, 6.4 MB each, stand beside the gradients of the stage's weights; nothing else of the stage is
+left by then, so that only computing the lift a second time would lower it."""
+
 
 def records(kind: str) -> list[tuple[str, dict[str, Any]]]:
     """Name and content of the records that hold a key."""
@@ -40,6 +49,8 @@ def page() -> str:
     parts = [HEAD, INTRODUCTION]
     for name, record in records("ratio"):
         parts += _ratios(name, record)
+    for name, record in records("share"):
+        parts += _memory(name, record)
     parts += ["## Where the time goes, and bounds", BOUNDS]
     for name, record in records("free"):
         parts += _bounds(name, record)
@@ -75,11 +86,9 @@ def _ratios(name: str, record: dict[str, Any]) -> list[str]:
     where = f"{threads} CPU thread{'s' * (threads > 1)}" if rows[0]["device"] == "cpu" else rows[0]["device"]
     note = ""
     if memory:
-        note = " Then peak memory in MB, the VT-ResNet's / the ResNet's, weights included: "
-        if "model_allocated_megabytes" in rows[0]:
-            note += "resident, and in brackets as torch allocates it, in a second pass, so that SGD's momentum counts."
-        else:
-            note += "resident, in a first pass."
+        note = " Then peak resident memory in MB, the VT-ResNet's / the ResNet's, weights included, "
+        second = rows[0].get("peak_of_pass") == 2
+        note += "of a second pass." if second else "of a first pass, where training has no momentum yet."
     return [f"## {name}: {task}, {where}", _title(name, record) + note, "\n".join(lines)]
 
 
@@ -93,8 +102,6 @@ def _cell(row: Setting, memory: bool) -> str:
     text = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
     if memory and "model_peak_megabytes" in row:
         text += f"; {row['model_peak_megabytes']:.0f} / {row['peer_peak_megabytes']:.0f}"
-    if memory and "model_allocated_megabytes" in row:
-        text += f" ({row['model_allocated_megabytes']:.0f} / {row['peer_allocated_megabytes']:.0f})"
     return text
 
 
@@ -107,6 +114,17 @@ def _bounds(name: str, record: dict[str, Any]) -> list[str]:
     lines = [_line(head), "|---" * len(head) + "|"]
     lines += [_line([row[key] for key in keys]) for row in record["rows"]]
     return [_title(name, record), "\n".join(lines)]
+
+
+def _memory(name: str, record: dict[str, Any]) -> list[str]:
+    head = ["task", "model", "layout", "precision", "px", "batch", "VT-ResNet, MB", "ResNet, MB", "share"]
+    head += ["VT stage keeps, MB", "layer4 keeps, MB"]
+    keys = ["task", "model", "memory_format", "precision", "size", "batch_size", "model_megabytes", "peer_megabytes"]
+    lines = [_line(head), "|---" * len(head) + "|"]
+    for row in record["rows"]:
+        kept = [row.get(f"{stage}_keeps_megabytes", "") for stage in ("vt_stage", "layer4")]
+        lines.append(_line([*(row[key] for key in keys), f"{row['share']:.3f}", *kept]))
+    return ["## Memory as torch allocates it", MEMORY, _title(name, record), "\n".join(lines)]
 
 
 def _startup(name: str, record: dict[str, Any]) -> list[str]:
