@@ -37,7 +37,7 @@ def kept_by_stage(name: str, s: Setting) -> int:
     """Bytes that the last stage of a (VT-)ResNet keeps for its backward pass, without weights and without its input."""
     dtype, layout = PRECISIONS[s["precision"]], FORMATS[s["memory_format"]]
     model = timm.create_model(name).train().to(dtype).to(memory_format=layout)  # type: ignore[call-overload]
-    stage = model.vt_stage if name in PEERS else model.layer4
+    stage = model.get_submodule("vt_stage" if name in PEERS else "layer4")
     given: list[Tensor] = []
     stage.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     with torch.no_grad():
