@@ -17,7 +17,6 @@ faster. Printed: the median over pairs, the middle half of them, and the ratio o
 """
 
 import argparse
-import itertools
 import statistics
 import sys
 
@@ -25,7 +24,19 @@ import torch
 
 from ..measure import clock_of, in_turn, middle_half, peak_memory, peak_of, ratios
 from ..records import RESULTS, facts, write_json
-from .passes import FORMATS, MODES, OTHERS, PEERS, PRECISIONS, Setting, build, held_by, macs_of, rounds_for
+from .passes import (
+    FORMATS,
+    MODES,
+    OTHERS,
+    PEERS,
+    PRECISIONS,
+    Setting,
+    build,
+    combinations,
+    held_by,
+    macs_of,
+    rounds_for,
+)
 
 MILLION_BYTES = 10**6
 
@@ -86,9 +97,14 @@ def add_memory(row: Setting, s: Setting) -> None:
 
 def settings(args: argparse.Namespace) -> list[Setting]:
     fixed = {"task": args.task, "device": args.device, "threads": args.threads}
-    varied = itertools.product(args.modes, args.memory_formats, args.precisions, args.sizes, args.batch_sizes)
-    keys = ("mode", "memory_format", "precision", "size", "batch_size")
-    found = [{**fixed, **dict(zip(keys, values, strict=True))} for values in varied]
+    found = combinations(
+        fixed,
+        mode=args.modes,
+        memory_format=args.memory_formats,
+        precision=args.precisions,
+        size=args.sizes,
+        batch_size=args.batch_sizes,
+    )
     return [s for s in found if not (s["mode"] == "onnx" and s["precision"] != "float32")]
 
 

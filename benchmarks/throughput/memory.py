@@ -9,7 +9,6 @@ of the VT stage in its place are counted alone, since all others are the same in
 """
 
 import argparse
-import itertools
 import sys
 
 import timm
@@ -20,7 +19,7 @@ import vt_timm  # noqa: F401  registers the models
 
 from ..measure import allocated_peak_of
 from ..records import RESULTS, facts, write_json
-from .passes import FORMATS, PEERS, PRECISIONS, Setting, build, held_by
+from .passes import FORMATS, PEERS, PRECISIONS, Setting, build, combinations, held_by
 
 TASKS = ("inference", "train")
 MILLION_BYTES = 1e6
@@ -91,22 +90,22 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    choices = (args.tasks, args.models, args.memory_formats, args.precisions, args.sizes, args.batch_sizes)
-    for task, name, layout, precision, size, batch in itertools.product(*choices):
-        s = {
-            "task": task,
-            "device": "cpu",
-            "mode": "eager",
-            "memory_format": layout,
-            "precision": precision,
-            "size": size,
-            "batch_size": batch,
-        }
-        row = compare(name, s)
+    found = combinations(
+        {"device": "cpu", "mode": "eager"},
+        task=args.tasks,
+        model=args.models,
+        memory_format=args.memory_formats,
+        precision=args.precisions,
+        size=args.sizes,
+        batch_size=args.batch_sizes,
+    )
+    for s in found:
+        row = compare(s.pop("model"), s)
         rows.append(row)
         print(
-            f"{task:<10}{name:<13}{precision:<10}{layout:<14}{size} px, batch {batch:>2}: "
-            f"{row['model_megabytes']:.1f} MB, {row['peer']} {row['peer_megabytes']:.1f}, share {row['share']:.3f}",
+            f"{row['task']:<10}{row['model']:<13}{row['precision']:<10}{row['memory_format']:<14}{row['size']} px, "
+            f"batch {row['batch_size']:>2}: {row['model_megabytes']:.1f} MB, {row['peer']} "
+            f"{row['peer_megabytes']:.1f}, share {row['share']:.3f}",
             flush=True,
         )
     if args.write:

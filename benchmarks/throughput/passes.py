@@ -2,7 +2,7 @@
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import timm
@@ -22,6 +22,7 @@ __all__ = [
     "PRECISIONS",
     "Setting",
     "build",
+    "combinations",
     "held_by",
     "macs_of",
     "rounds_for",
@@ -42,6 +43,12 @@ SMALLEST_ROUNDS = 5
 INPUTS = 3  # batches that passes take in turn, so that no input stays in the cache from one pass to the next
 
 Setting = dict[str, Any]
+
+
+def combinations(fixed: Setting, **choices: Sequence[object]) -> list[Setting]:
+    """A setting for each combination of the choices, of which the last varies fastest."""
+    found = itertools.product(*choices.values())
+    return [{**fixed, **dict(zip(choices, values, strict=True))} for values in found]
 
 
 def rounds_for(batch_size: int, size: int, pairs: int) -> int:

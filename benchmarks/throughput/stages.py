@@ -14,7 +14,6 @@ No implementation of the paper's equations gets past the second on this machine 
 """
 
 import argparse
-import itertools
 import statistics
 import sys
 from typing import Any
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from ..counting import count_stage5
 from ..measure import clock_of, in_turn
 from ..records import RESULTS, facts, write_json
-from .passes import FORMATS, PEERS, PRECISIONS, Setting, rounds_for
+from .passes import FORMATS, PEERS, PRECISIONS, Setting, combinations, rounds_for
 
 TOKENS, CHANNELS = 16, 1024
 
@@ -88,25 +87,24 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows = []
-    choices = (args.sizes, args.memory_formats, args.precisions, args.batch_sizes)
-    for size, layout, precision, batch in itertools.product(*choices):
-        for name in args.models:
-            s = {
-                "device": args.device,
-                "threads": args.threads,
-                "memory_format": layout,
-                "precision": precision,
-                "size": size,
-                "batch_size": batch,
-            }
-            row = bounds(name, s, args.pairs)
-            rows.append(row)
-            print(
-                f"{name:<13}{precision:<10}{layout:<14}{size} px, batch {batch:>2}: ResNet {row['resnet_ms']:.1f} ms, "
-                f"layer4 {row['layer4_ms']:.1f}, VT stage {row['vt_stage_ms']:.1f}; ratio {row['as_it_is']:.2f}, "
-                f"nothing but products {row['products']:.2f}, free {row['free']:.2f}",
-                flush=True,
-            )
+    found = combinations(
+        {"device": args.device, "threads": args.threads},
+        size=args.sizes,
+        memory_format=args.memory_formats,
+        precision=args.precisions,
+        batch_size=args.batch_sizes,
+        model=args.models,
+    )
+    for s in found:
+        row = bounds(s.pop("model"), s, args.pairs)
+        rows.append(row)
+        print(
+            f"{row['model']:<13}{row['precision']:<10}{row['memory_format']:<14}{row['size']} px, batch "
+            f"{row['batch_size']:>2}: ResNet {row['resnet_ms']:.1f} ms, layer4 {row['layer4_ms']:.1f}, VT stage "
+            f"{row['vt_stage_ms']:.1f}; ratio {row['as_it_is']:.2f}, nothing but products {row['products']:.2f}, free "
+            f"{row['free']:.2f}",
+            flush=True,
+        )
     if args.write:
         write_json(RESULTS / "throughput" / f"{args.write}.json", {**facts(), "seed": 0, "rows": rows})
     return 0
