@@ -10,7 +10,8 @@ import torch
 
 from benchmarks import measure
 from benchmarks.throughput import __main__ as command
-from benchmarks.throughput import memory, passes, report, stages
+from benchmarks.throughput import memory, passes, projector, report, stages
+from vt_timm.projector import Projector
 
 SETTING = dict(task="inference", device="cpu", threads=1, mode="eager", memory_format="contiguous")
 SETTING |= dict(precision="float32", size=64, batch_size=2)
@@ -163,6 +164,33 @@ def test_memory_of_a_training_step_has_momentum_and_what_the_stages_keep(tmp_pat
     assert row["peer_megabytes"] > 3 * 4 * 11.7
     a_map = 4 * 2 * 512 * 4 * 4 / 1e6  # of the VT stage: the lift's product, its output, the projector's
     assert row["vt_stage_keeps_megabytes"] > 3 * a_map
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_fused_attention_computes_what_the_projector_does(layout):
+    torch.manual_seed(0)
+    module = Projector(64, 32, num_heads=4).eval()
+    torch.nn.init.normal_(module.bn.weight)  # starts at zero, where any attention gives the map
+    feature, tokens = torch.randn(3, 64, 5, 6).to(memory_format=layout), torch.randn(3, 8, 32)
+    torch.testing.assert_close(projector.fused(module, feature, tokens), module(feature, tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_the_projector_benchmark_records_both_ways(tmp_path, monkeypatch):
+    monkeypatch.setattr(projector, "RESULTS", tmp_path)
+    options = "--models vt_resnet18 --memory-formats channels_last --batch-sizes 2 --sizes 64 --pairs 5 --write p"
+    monkeypatch.setattr(sys, "argv", ["x", *options.split()])
+    projector.main()
+    (row,) = json.loads((tmp_path / "throughput" / "p.json").read_text())["rows"]
+    assert row["pairs"] >= 5
+    low, high = row["middle_half"]
+    assert low <= row["fused_is_faster_by"] <= high
+    assert row["projector_ms"] > 0 < row["fused_ms"]
+
+
+def test_combinations_vary_the_last_choice_fastest():
+    found = passes.combinations({"device": "cpu"}, size=[32, 64], batch_size=[1, 16])
+    assert [(s["size"], s["batch_size"]) for s in found] == [(32, 1), (32, 16), (64, 1), (64, 16)]
+    assert all(s["device"] == "cpu" for s in found)
 
 
 def test_momentum_is_held_between_training_steps():

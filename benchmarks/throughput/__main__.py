@@ -9,6 +9,8 @@
     python -m benchmarks.throughput --device cuda --precisions bfloat16 --memory-formats channels_last \\
         --batch-sizes 1 64 256 --modes eager compile                              # on a GPU
     python -m benchmarks.throughput.stages --write NAME                           # where the time goes, and a bound
+    python -m benchmarks.throughput.memory --write NAME                           # what torch allocates at the peak
+    python -m benchmarks.throughput.projector --write NAME                        # whether fused attention would pay
     python -m benchmarks.throughput.startup --write NAME                          # import and create_model
     python -m benchmarks.throughput.report                                        # CSV, page and plot of the records
 
