@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import platform
 import re
 import sys
@@ -23,7 +24,7 @@ def facts() -> dict[str, Any]:
     module = getattr(sys.modules["__main__"], "__spec__", None)
     name = module.name.removesuffix(".__main__") if module else sys.argv[0]
     return {
-        "command": " ".join(["python", "-m", name, *map(_portable, sys.argv[1:])]),
+        "command": " ".join([*_huge_pages(), "python", "-m", name, *map(_portable, sys.argv[1:])]),
         "date": datetime.date.today().isoformat(),
         "versions": {
             "python": platform.python_version(),
@@ -33,6 +34,12 @@ def facts() -> dict[str, Any]:
         },
         "machine": f"{_processor()}, {torch.get_num_threads()} torch threads",
     }
+
+
+def _huge_pages() -> list[str]:
+    """As it was given, if it was: whether torch asks the system for huge pages, which changes times."""
+    wanted = os.environ.get("THP_MEM_ALLOC_ENABLE")
+    return [f"THP_MEM_ALLOC_ENABLE={wanted}"] if wanted else []
 
 
 def _portable(argument: str) -> str:

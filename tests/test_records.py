@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks import readme_tables, segmentation
+from benchmarks import readme_tables, records, segmentation
 from benchmarks.counting import count_segmenter
 from benchmarks.paper_tables import FPN_TABLES
 
@@ -22,6 +22,7 @@ def test_readme_holds_the_recorded_tables_and_sentences():
     assert readme_tables.models_table() in readme
     assert readme_tables.speed_table() in readme
     readme = " ".join(readme.split())
+    assert readme_tables.speed_sentences() in readme
     assert readme_tables.memory_sentence() in readme
     assert readme_tables.weights_sentence() in readme
     assert readme_tables.verdict_sentence() in readme
@@ -33,31 +34,19 @@ def test_readme_holds_the_recorded_tables_and_sentences():
 @pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.stem)
 def test_a_record_names_command_versions_machine_and_date(path):
     record = json.loads(path.read_text())
-    assert record["command"].startswith("python -m benchmarks.")
+    assert re.match(r"(THP_MEM_ALLOC_ENABLE=1 )?python -m benchmarks\.", record["command"])
     assert " /" not in record["command"], "a path of somebody's machine"
     assert {"torch", "timm", "python", "vt_timm"} <= record["versions"].keys()
     assert record["machine"] and record["date"]
 
 
-def test_readme_quotes_the_speed_records():
-    readme = " ".join((ROOT / "README.md").read_text().split())
-
-    def ratios(record, key="ratio", **wanted):
-        rows = json.loads((RESULTS / "throughput" / f"{record}.json").read_text())["rows"]
-        rows = [r for r in rows if all(r[k] == v for k, v in {"model": "vt_resnet18", **wanted}.items())]
-        return [f"{r[key]:.2f}" for r in rows]
-
-    bounds = ratios("stages_cpu_1thread", "products", memory_format="channels_last", batch_size=16)
-    assert "would reach {} in float32 and {} in bfloat16".format(*bounds) in readme
-    exported = "In ONNX Runtime the ratios are {} and {} (batch 1 and 16)".format(*ratios("cpu_1thread_onnx"))
-    assert f"{exported}, compiled by torch {' and '.join(ratios('cpu_1thread_compiled', mode='compile'))}," in readme
-    assert [f"for a training step {ratio}" in readme for ratio in ratios("cpu_1thread_train")] == [True, True]
-    models = [{"size": 896, "model": model} for model in ("vt_resnet18", "vt_resnet50")]
-    at_896 = "At 896 px the ratio is {} in float32 and {} in bfloat16 for `vt_resnet18`, and {} and {} for"
-    measured = [r for model in models for r in ratios("cpu_1thread_sizes", **model)]
-    bounds = [ratios("stages_cpu_1thread_sizes", "free", **model) for model in models]
-    free = ", and ".join(" and ".join(pair) for pair in bounds)
-    assert f"{at_896.format(*measured)} `vt_resnet50`: with a VT stage that took no time it would be {free} (" in readme
+def test_facts_name_the_command_with_huge_pages_and_without_folders(monkeypatch):
+    monkeypatch.setattr(records.sys, "argv", ["x", "--data", "/home/somebody/data/photos", "--pairs", "3"])
+    monkeypatch.setitem(records.sys.modules, "__main__", type("module", (), {"__spec__": None}))
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    assert records.facts()["command"] == "python -m x --data DATA/data/photos --pairs 3"
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
+    assert records.facts()["command"].startswith("THP_MEM_ALLOC_ENABLE=1 python -m x ")
 
 
 def test_readme_quotes_the_clustering_record():

@@ -19,15 +19,42 @@ as initialised. "MACs" is the ratio of multiply-accumulates. Every row is in [ro
 
 ![Time against MACs](ratios.png)
 
-Both are eager inference on one thread at 224 px, from cpu_1thread.json; on the right a line joins each VT-ResNet to
-its ResNet, and numbers are depths."""
+Both are eager inference on one thread at 224 px, from cpu_1thread_avx2.json and cpu_1thread.json; on the right a line
+joins each VT-ResNet to its ResNet, and numbers are depths.
+
+Records of times that end in `_avx2` are of the code as it is, on an AMD EPYC with AVX2 and no more, where bfloat16 is
+emulated and was not timed. The others are older, of AMD EPYCs with AVX512 and bfloat16 in hardware (their machine lines
+do not say so), and of before some or all of the copies that the VT stage was spared on 2026-11-24 and 25: of the
+transformer's heads, of channels_last maps, of gradients in training. We had no such machine since, and no GPU ever.
+
+cpu_1thread_again_avx2.json is cpu_1thread_avx2.json measured a second time. cpu_1thread_huge_pages_avx2.json is batch
+16 once more with `THP_MEM_ALLOC_ENABLE=1`, by which torch asks the system (Linux) for huge pages, since handing out
+memory for large maps takes a good part of such a pass: the ratios are no higher for it."""
+# record, precision, colour and name of what the plot shows
+DRAWN = (
+    ("cpu_1thread_avx2", "float32", "tab:green", "float32, AVX2"),
+    ("cpu_1thread", "float32", "tab:blue", "float32, AVX512"),
+    ("cpu_1thread", "bfloat16", "tab:red", "bfloat16, AVX512"),
+)
 BOUNDS = """\
 Milliseconds of one batch: the whole ResNet, its last stage, and the VT stage in its place. "As it is" is the ratio that
 follows; "products" the one if the VT stage's MACs ran at the rate of a dense product of 1024 x 1024 weights, timed in
 the same run, and it did nothing else; "free" the one if it took no time at all. Where "as it is" is below the ratio of
-MACs, "products" mostly is too: a 3x3 convolution does more MACs a second than a product of 16 tokens an image with
-weights of 1024 x 1024, so that a saved MAC of `layer4` saves less time than one of the tokens costs, and `layer4` takes
-less of a batch's time than of its MACs. Only a faster product would get past that on this machine."""
+MACs, "products" often is too. On AVX512 a 3x3 convolution does more MACs a second than a product of 16 tokens an image
+with weights of 1024 x 1024, so that a saved MAC of `layer4` saves less time than one of the tokens costs. On either
+machine, `layer4` of bottlenecks takes less of the time of a batch of 16 than of its MACs. Only a faster product would
+get past that. What lies between "as it is" and "products" are softmaxes, sums and batch norms of 14 x 14 maps, and
+products that are smaller than the one that was timed. A stage that is timed alone finds its memory where it left it; in
+a whole pass the system hands much of it out anew, so that the ratios above are lower where maps are large."""
+
+TWO_PROJECTORS = ("vt_resnet50", 16)  # model and batch size that FUSED speaks of
+FUSED = """\
+`scaled_dot_product_attention` in the projector's place, pixels as queries, with the same result. It reads a
+channels_last map as it is, where the projector's products of heads make a copy, but a contiguous one, such as the lift
+gives, slows it down. A projector hands on a contiguous map, so that of the two of `vt_resnet50` only the first makes
+that copy: {first:.1f} and {second:.1f} ms at batch 16 against twice {fused:.1f}. For the attention maps, which it never
+shows, there would have to be a second path. So it is not used. In the transformer torch's fused kernel for CPUs does
+not apply: its keys are half as wide as its values."""
 
 MEMORY = """\
 The most that is allocated at once in a pass: weights, maps, and in a training step gradients and SGD's momentum. The
@@ -41,8 +68,9 @@ lift a second time would lower it."""
 
 
 def records(kind: str) -> list[tuple[str, dict[str, Any]]]:
-    """Name and content of the records that hold a key."""
-    found = [(path.stem, json.loads(path.read_text())) for path in sorted(FOLDER.glob("*.json"))]
+    """Name and content of the records that hold a key, those of the code as it is first."""
+    paths = sorted(FOLDER.glob("*.json"), key=lambda path: (not path.stem.endswith("_avx2"), path.stem))
+    found = [(path.stem, json.loads(path.read_text())) for path in paths]
     return [(name, record) for name, record in found if kind in (record.get("rows") or [record])[0]]
 
 
@@ -55,6 +83,8 @@ def page() -> str:
     parts += ["## Where the time goes, and bounds", BOUNDS]
     for name, record in records("free"):
         parts += _bounds(name, record)
+    for name, record in records("fused_is_faster_by"):
+        parts += _projector(name, record)
     for name, record in records("extra_import_ms"):
         parts += _startup(name, record)
     return "\n\n".join(parts) + "\n"
@@ -128,6 +158,22 @@ def _memory(name: str, record: dict[str, Any]) -> list[str]:
     return ["## Memory as torch allocates it", MEMORY, _title(name, record), "\n".join(lines)]
 
 
+def _projector(name: str, record: dict[str, Any]) -> list[str]:
+    head = ["model", "layout", "precision", "px", "batch", "projector, ms", "fused, ms", "fused is faster by"]
+    keys = ["model", "memory_format", "precision", "size", "batch_size", "projector_ms", "fused_ms"]
+    lines = [_line(head), "|---" * len(head) + "|"]
+    for row in record["rows"]:
+        low, high = row["middle_half"]
+        faster = f"{row['fused_is_faster_by']:.2f} ({low:.2f} to {high:.2f})"
+        lines.append(_line([*(row[key] for key in keys), faster]))
+    at_16 = {row["memory_format"]: row for row in record["rows"] if (row["model"], row["batch_size"]) == TWO_PROJECTORS}
+    copying = at_16["channels_last"]
+    text = FUSED.format(
+        first=copying["projector_ms"], second=at_16["contiguous"]["projector_ms"], fused=copying["fused_ms"]
+    )
+    return ["## The projector with fused attention", text, _title(name, record), "\n".join(lines)]
+
+
 def _startup(name: str, record: dict[str, Any]) -> list[str]:
     low, high = record["extra_import_middle_half_ms"]
     lines = [
@@ -169,49 +215,45 @@ def write_rows() -> list[Setting]:
 
 
 def draw(rows: list[Setting], path: Path) -> None:
-    """Ratio of times against ratio of MACs, and time an image against MACs, from the record that has all models."""
+    """Ratio of times against ratio of MACs, and time an image against MACs, from the records that have all models."""
     from matplotlib.figure import Figure
 
-    rows = [row for row in rows if row["record"] == "cpu_1thread"]
     figure = Figure(figsize=(9.5, 4.0), dpi=150)
     left, right = figure.subplots(1, 2)
-    colours = {"float32": "tab:blue", "bfloat16": "tab:red"}
     markers = {"contiguous": "o", "channels_last": "^"}
-    for (precision, colour), (layout, marker), batch in itertools.product(colours.items(), markers.items(), (1, 16)):
-        points = [
-            r for r in rows if (r["precision"], r["memory_format"], r["batch_size"]) == (precision, layout, batch)
-        ]
-        left.scatter(
-            [r["macs_ratio"] for r in points],
-            [r["ratio"] for r in points],
-            marker=marker,
-            facecolors=colour if batch == 1 else "none",
-            edgecolors=colour,
-            label=f"{precision}, {layout}, batch {batch}",
-        )
-        if layout == "channels_last" and batch == 16:
-            for row in points:
-                macs = [macs_of(row[who], 224) for who in ("peer", "model")]
-                ms = [1000 / row[f"{who}_images_per_second"] for who in ("peer", "model")]
-                right.plot(macs, ms, color=colour, linewidth=1)
-                right.plot(macs[0], ms[0], "s", color=colour, fillstyle="none")
-                right.plot(macs[1], ms[1], "s", color=colour)
-                if precision == "float32":
-                    depth = row["peer"].removeprefix("resnet")
-                    right.annotate(depth, (macs[0], ms[0]), (6, -4), textcoords="offset points", fontsize=8)
+    for record, precision, colour, label in DRAWN:
+        points = [row for row in rows if (row["record"], row["precision"]) == (record, precision)]
+        left.plot([], [], "s", color=colour, label=label)
+        right.plot([], [], "s", color=colour, fillstyle="none", label=f"ResNet, {label}")
+        right.plot([], [], "s", color=colour, label=f"VT-ResNet, {label}")
+        for row in points:
+            left.scatter(
+                row["macs_ratio"],
+                row["ratio"],
+                marker=markers[row["memory_format"]],
+                facecolors=colour if row["batch_size"] == 1 else "none",
+                edgecolors=colour,
+            )
+            if (row["memory_format"], row["batch_size"]) != ("channels_last", 16):
+                continue
+            macs = [macs_of(row[who], 224) for who in ("peer", "model")]
+            ms = [1000 / row[f"{who}_images_per_second"] for who in ("peer", "model")]
+            right.plot(macs, ms, color=colour, linewidth=1)
+            right.plot(macs[0], ms[0], "s", color=colour, fillstyle="none")
+            right.plot(macs[1], ms[1], "s", color=colour)
+            if record == DRAWN[0][0]:
+                depth = row["peer"].removeprefix("resnet")
+                right.annotate(depth, (macs[0], ms[0]), (-3, 6), textcoords="offset points", fontsize=8)
+    for layout, marker in markers.items():
+        left.plot([], [], marker, color="tab:gray", label=f"{layout}, batch 1")
+        left.plot([], [], marker, color="tab:gray", fillstyle="none", label=f"{layout}, batch 16")
     left.plot([1.06, 1.2], [1.06, 1.2], color="tab:gray", linewidth=1, label="time saved as MACs are")
     left.set_xlabel("MACs, ResNet / VT-ResNet")
     left.set_ylabel("time, ResNet / VT-ResNet")
     left.set_ylim(1.0, 1.36)
-    left.legend(fontsize=6, loc="upper left", ncols=2, columnspacing=1)
-    for colour, fill, label in (
-        ("tab:blue", "none", "ResNet, float32"),
-        ("tab:blue", "full", "VT-ResNet, float32"),
-        ("tab:red", "none", "ResNet, bfloat16"),
-        ("tab:red", "full", "VT-ResNet, bfloat16"),
-    ):
-        right.plot([], [], "s", color=colour, fillstyle=fill, label=label)
+    left.legend(fontsize=7, loc="upper left", ncols=2, columnspacing=1)
     right.set_xlim(1000, 8600)
+    right.margins(y=0.1)
     right.set_xlabel("MACs (M)")
     right.set_ylabel("ms an image, batch 16, channels_last")
     right.legend(fontsize=7)
