@@ -41,7 +41,7 @@ def test_a_record_names_command_versions_machine_and_date(path):
 
 
 def test_facts_name_the_command_with_huge_pages_and_without_folders(monkeypatch):
-    monkeypatch.setattr(records.sys, "argv", ["x", "--data", "/home/somebody/data/photos", "--pairs", "3"])
+    monkeypatch.setattr(records.sys, "argv", ["x", "--data", "/disk/data/photos", "--pairs", "3"])
     monkeypatch.setitem(records.sys.modules, "__main__", type("module", (), {"__spec__": None}))
     monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
     assert records.facts()["command"] == "python -m x --data DATA/data/photos --pairs 3"
