@@ -1,5 +1,6 @@
 """The speed benchmark: what it measures and how it reckons, never how fast this machine is."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -188,7 +189,8 @@ def test_the_projector_benchmark_records_both_ways(tmp_path, monkeypatch):
 
 
 def test_combinations_vary_the_last_choice_fastest():
-    found = passes.combinations({"device": "cpu"}, size=[32, 64], batch_size=[1, 16])
+    args = argparse.Namespace(sizes=[32, 64], batch_sizes=[1, 16])
+    found = passes.combinations(args, "size", "batch_size", device="cpu")
     assert [(s["size"], s["batch_size"]) for s in found] == [(32, 1), (32, 16), (64, 1), (64, 16)]
     assert all(s["device"] == "cpu" for s in found)
 

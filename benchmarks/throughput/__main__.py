@@ -27,12 +27,11 @@ import torch
 from ..measure import clock_of, in_turn, middle_half, peak_memory, peak_of, ratios
 from ..records import RESULTS, facts, write_json
 from .passes import (
-    FORMATS,
     MODES,
     OTHERS,
     PEERS,
-    PRECISIONS,
     Setting,
+    add_choices,
     build,
     combinations,
     held_by,
@@ -98,39 +97,27 @@ def add_memory(row: Setting, s: Setting) -> None:
 
 
 def settings(args: argparse.Namespace) -> list[Setting]:
-    fixed = {"task": args.task, "device": args.device, "threads": args.threads}
-    found = combinations(
-        fixed,
-        mode=args.modes,
-        memory_format=args.memory_formats,
-        precision=args.precisions,
-        size=args.sizes,
-        batch_size=args.batch_sizes,
-    )
+    varied = ("mode", "memory_format", "precision", "size", "batch_size")
+    found = combinations(args, *varied, task=args.task, device=args.device, threads=args.threads)
     return [s for s in found if not (s["mode"] == "onnx" and s["precision"] != "float32")]
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=PEERS, default=["vt_resnet18", "vt_resnet50"])
+    add_choices(parser, default_models=["vt_resnet18", "vt_resnet50"], memory_formats=["contiguous"])
     parser.add_argument("--others", action="store_true", help="also against the attention ResNets that timm has")
     parser.add_argument("--task", choices=("inference", "train"), default="inference")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=["eager"])
     parser.add_argument(
-        "--precisions",
+        "--modes",
         nargs="+",
-        choices=PRECISIONS,
-        default=["float32"],
-        help="ONNX Runtime has no bfloat16 convolutions on a CPU: left out for it",
+        choices=MODES,
+        default=["eager"],
+        help="onnx is left out in bfloat16, for which ONNX Runtime has no convolutions on a CPU",
     )
-    parser.add_argument("--memory-formats", nargs="+", choices=FORMATS, default=["contiguous"])
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16])
-    parser.add_argument("--sizes", nargs="+", type=int, default=[224], help="of the square images, pixels")
     parser.add_argument("--pairs", type=int, default=25, help="at batch 1 and 224 px; fewer where a pass is longer")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory", action="store_true", help="also peak memory, in processes of their own")
-    parser.add_argument("--write", metavar="NAME", help="record as benchmarks/results/throughput/NAME.json")
     parser.add_argument("--memory-of", metavar="MODEL", help=argparse.SUPPRESS)
     return parser
 

@@ -19,7 +19,7 @@ import vt_timm  # noqa: F401  registers the models
 
 from ..measure import allocated_peak_of
 from ..records import RESULTS, facts, write_json
-from .passes import FORMATS, PEERS, PRECISIONS, Setting, build, combinations, held_by
+from .passes import FORMATS, PEERS, PRECISIONS, Setting, add_choices, build, combinations, held_by
 
 TASKS = ("inference", "train")
 MILLION_BYTES = 1e6
@@ -80,26 +80,13 @@ def compare(name: str, s: Setting) -> Setting:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput.memory", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=PEERS, default=list(PEERS))
+    add_choices(parser, batch_sizes=[16])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["float32"])
-    parser.add_argument("--memory-formats", nargs="+", choices=FORMATS, default=list(FORMATS))
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[16])
-    parser.add_argument("--sizes", nargs="+", type=int, default=[224], metavar="PX")
-    parser.add_argument("--write", metavar="NAME", help="record as benchmarks/results/throughput/NAME.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    found = combinations(
-        {"device": "cpu", "mode": "eager"},
-        task=args.tasks,
-        model=args.models,
-        memory_format=args.memory_formats,
-        precision=args.precisions,
-        size=args.sizes,
-        batch_size=args.batch_sizes,
-    )
-    for s in found:
+    varied = ("task", "model", "memory_format", "precision", "size", "batch_size")
+    for s in combinations(args, *varied, device="cpu", mode="eager"):
         row = compare(s.pop("model"), s)
         rows.append(row)
         print(

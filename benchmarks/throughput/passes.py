@@ -1,8 +1,9 @@
 """One pass of a model in a setting, as something to call: inference or a training step, eager, compiled or exported."""
 
+import argparse
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import timm
@@ -21,6 +22,7 @@ __all__ = [
     "PEERS",
     "PRECISIONS",
     "Setting",
+    "add_choices",
     "build",
     "combinations",
     "held_by",
@@ -45,10 +47,30 @@ INPUTS = 3  # batches that passes take in turn, so that no input stays in the ca
 Setting = dict[str, Any]
 
 
-def combinations(fixed: Setting, **choices: Sequence[object]) -> list[Setting]:
-    """A setting for each combination of the choices, of which the last varies fastest."""
-    found = itertools.product(*choices.values())
-    return [{**fixed, **dict(zip(choices, values, strict=True))} for values in found]
+def add_choices(
+    parser: argparse.ArgumentParser,
+    *,
+    models: Collection[str] = PEERS,
+    default_models: Sequence[str] = tuple(PEERS),
+    precisions: Sequence[str] = ("float32",),
+    memory_formats: Sequence[str] = tuple(FORMATS),
+    batch_sizes: Sequence[int] = (1, 16),
+) -> None:
+    """The options that list what to vary, with these defaults."""
+    parser.add_argument("--models", nargs="+", choices=models, default=default_models)
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=precisions)
+    parser.add_argument("--memory-formats", nargs="+", choices=FORMATS, default=memory_formats)
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=batch_sizes)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[224], help="of the square images, pixels")
+    parser.add_argument("--write", metavar="NAME", help="record as benchmarks/results/throughput/NAME.json")
+
+
+def combinations(args: argparse.Namespace, *keys: str, **fixed: object) -> list[Setting]:
+    """A setting for each combination of what the options list, `--batch-sizes` for "batch_size" and so on; the last
+    key varies fastest.
+    """
+    found = itertools.product(*(getattr(args, f"{key}s") for key in keys))
+    return [{**fixed, **dict(zip(keys, values, strict=True))} for values in found]
 
 
 def rounds_for(batch_size: int, size: int, pairs: int) -> int:

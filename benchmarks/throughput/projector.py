@@ -18,7 +18,7 @@ from vt_timm.projector import Projector
 
 from ..measure import clock_of, in_turn, middle_half, ratios
 from ..records import RESULTS, facts, write_json
-from .passes import FORMATS, PRECISIONS, Setting, combinations, rounds_for
+from .passes import FORMATS, PRECISIONS, Setting, add_choices, combinations, rounds_for
 
 # channels of the map that the projectors of these models get: basic blocks, bottlenecks
 CHANNELS = {"vt_resnet18": 512, "vt_resnet50": 1024}
@@ -66,26 +66,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.throughput.projector", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--models", nargs="+", choices=CHANNELS, default=list(CHANNELS))
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["float32"])
-    parser.add_argument("--memory-formats", nargs="+", choices=FORMATS, default=list(FORMATS))
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16])
-    parser.add_argument("--sizes", nargs="+", type=int, default=[224], metavar="PX")
+    add_choices(parser, models=CHANNELS, default_models=list(CHANNELS))
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--write", metavar="NAME", help="record as benchmarks/results/throughput/NAME.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows = []
-    found = combinations(
-        {"threads": args.threads},
-        model=args.models,
-        memory_format=args.memory_formats,
-        precision=args.precisions,
-        size=args.sizes,
-        batch_size=args.batch_sizes,
-    )
-    for s in found:
+    varied = ("model", "memory_format", "precision", "size", "batch_size")
+    for s in combinations(args, *varied, threads=args.threads):
         row = compare(s.pop("model"), s, args.pairs)
         rows.append(row)
         print(

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..counting import count_stage5
 from ..measure import clock_of, in_turn
 from ..records import RESULTS, facts, write_json
-from .passes import FORMATS, PEERS, PRECISIONS, Setting, combinations, rounds_for
+from .passes import FORMATS, PEERS, PRECISIONS, Setting, add_choices, combinations, rounds_for
 
 TOKENS, CHANNELS = 16, 1024
 
@@ -75,27 +75,15 @@ def bounds(name: str, s: Setting, pairs: int) -> Setting:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput.stages", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
-    parser.add_argument("--memory-formats", nargs="+", choices=FORMATS, default=list(FORMATS))
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16])
-    parser.add_argument("--sizes", nargs="+", type=int, default=[224], metavar="PX")
+    add_choices(parser, precisions=list(PRECISIONS))
     parser.add_argument("--pairs", type=int, default=25)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--write", metavar="NAME", help="record as benchmarks/results/throughput/NAME.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows = []
-    found = combinations(
-        {"device": args.device, "threads": args.threads},
-        size=args.sizes,
-        memory_format=args.memory_formats,
-        precision=args.precisions,
-        batch_size=args.batch_sizes,
-        model=args.models,
-    )
-    for s in found:
+    varied = ("size", "memory_format", "precision", "batch_size", "model")
+    for s in combinations(args, *varied, device=args.device, threads=args.threads):
         row = bounds(s.pop("model"), s, args.pairs)
         rows.append(row)
         print(
