@@ -28,8 +28,9 @@ do not say so), and of before some or all of the copies that the VT stage was sp
 transformer's heads, of channels_last maps, of gradients in training. We had no such machine since, and no GPU ever.
 
 cpu_1thread_again_avx2.json is cpu_1thread_avx2.json measured a second time. cpu_1thread_huge_pages_avx2.json is batch
-16 once more with `THP_MEM_ALLOC_ENABLE=1`, by which torch asks the system (Linux) for huge pages, since handing out
-memory for large maps takes a good part of such a pass: the ratios are no higher for it."""
+16 once more with `THP_MEM_ALLOC_ENABLE=1`, by which torch asks the system (Linux) for huge pages, which spares it many
+page faults where maps are large: `vt_resnet50` and `vt_resnet18` in contiguous came out higher, most others lower, and
+the middle halves are wide."""
 # record, precision, colour and name of what the plot shows
 DRAWN = (
     ("cpu_1thread_avx2", "float32", "tab:green", "float32, AVX2"),
@@ -44,8 +45,8 @@ MACs, "products" often is too. On AVX512 a 3x3 convolution does more MACs a seco
 with weights of 1024 x 1024, so that a saved MAC of `layer4` saves less time than one of the tokens costs. On either
 machine, `layer4` of bottlenecks takes less of the time of a batch of 16 than of its MACs. Only a faster product would
 get past that. What lies between "as it is" and "products" are softmaxes, sums and batch norms of 14 x 14 maps, and
-products that are smaller than the one that was timed. A stage that is timed alone finds its memory where it left it; in
-a whole pass the system hands much of it out anew, so that the ratios above are lower where maps are large."""
+products that are smaller than the one that was timed. A stage that is timed alone finds its memory where it left it,
+which it does not in a whole pass: the ratios above can be lower."""
 
 TWO_PROJECTORS = ("vt_resnet50", 16)  # model and batch size that FUSED speaks of
 FUSED = """\
