@@ -5,19 +5,22 @@ weights; it gives no temperature T, and 1 leaves the two terms on one scale (tim
 16).
 """
 
+import difflib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
+from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.models import register_model
 from timm.task import LogitDistillationTask
 from torch import Tensor, nn
 
 from .errors import first_line
 
-__all__ = ["FBNETV3_G", "Teacher", "create_teacher", "distillation_task", "vt_teacher"]
+__all__ = ["FBNETV3_G", "Teacher", "create_teacher", "distillation_task", "teacher_classes", "vt_teacher"]
 
 FBNETV3_G = "fbnetv3_g.ra2_in1k"  # the paper's teacher
 TEACHER_VARIABLE = "VT_TIMM_TEACHER"
@@ -33,17 +36,24 @@ class Teacher(nn.Module):
     Args:
         model: a classifier; the input size and interpolation of its `pretrained_cfg` count, without one images keep
             their size.
+        classes: the outputs that answer, in the student's order, as `teacher_classes` gives them; None for all. The
+            softmax is then over these alone, the teacher's answer given that one of them is right.
+        img_size: side in pixels at which the teacher sees images, instead of its own; a smaller one costs less.
 
     Shapes: images (B, C, H, W), normalised as `pretrained_cfg` says -> logits (B, num_classes).
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, classes: Sequence[int] | None = None, img_size: int | None = None) -> None:
         super().__init__()
         config: dict[str, Any] = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
         self.model = model.eval().requires_grad_(False)
         self.pretrained_cfg = config
-        self.num_classes, self.in_chans = model.num_classes, getattr(model, "in_chans", 3)
+        self.classes = None if classes is None else list(classes)
+        self.num_classes = model.num_classes if classes is None else len(classes)
+        self.in_chans = getattr(model, "in_chans", 3)
         self.size = tuple(config["input_size"][-2:]) if "input_size" in config else None
+        if img_size is not None:
+            self.size = (img_size, img_size)
         self.interpolation = "bicubic" if config.get("interpolation") == "bicubic" else "bilinear"
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -54,7 +64,39 @@ class Teacher(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.size is not None and images.shape[-2:] != self.size:
             images = F.interpolate(images, self.size, mode=self.interpolation, align_corners=False, antialias=True)
-        return self.model(images)
+        logits = self.model(images)
+        return logits if self.classes is None else logits[:, self.classes]
+
+
+def teacher_classes(model: nn.Module, names: Sequence[str]) -> list[int]:
+    """Which outputs of a teacher answer for a student's classes.
+
+    Args:
+        model: the teacher; its outputs are called as `label_names` of its `pretrained_cfg` says, else as timm knows
+            ImageNet's subsets by their number of classes (WordNet names such as n01440764).
+        names: the student's classes in its order, as the class folders of the data are called; a number stands for
+            the output of that number.
+
+    Raises:
+        ValueError: for a teacher whose outputs have no names, a name that none of them has, and one named twice.
+    """
+    num_classes: int = model.num_classes  # type: ignore[assignment]
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
+    subset = infer_imagenet_subset({"num_classes": num_classes})
+    known = list(config.get("label_names") or (ImageNetInfo(subset).label_names() if subset else ()))
+    index_of = {name: index for index, name in enumerate(known)} | {str(i): i for i in range(num_classes)}
+    if not known and not all(name in index_of for name in names):
+        raise ValueError(f"the teacher's {num_classes} classes have no names: give their numbers, one per line")
+    for name in names:
+        if name not in index_of:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f", which are called {', '.join(known[:3])}, ..."
+            raise ValueError(f"{name} is none of the teacher's {num_classes} classes{hint}")
+    classes = [index_of[name] for name in names]
+    twice = [name for i, name in enumerate(names) if classes[i] in classes[:i]]
+    if twice:
+        raise ValueError(f"two of the student's classes are the teacher's class {twice[0]}")
+    return classes
 
 
 def create_teacher(
@@ -63,6 +105,8 @@ def create_teacher(
     in_chans: int = 3,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    classes: Sequence[str] | None = None,
+    img_size: int | None = None,
     **kwargs: Any,
 ) -> Teacher:
     """A pretrained teacher by any name that timm takes: a model and tag, `local-dir:FOLDER`, `hf-hub:ORG/NAME`.
@@ -73,10 +117,13 @@ def create_teacher(
             random head otherwise.
         in_chans: channels of the image; timm adapts the teacher's first convolution.
         device, dtype: of the teacher.
+        classes: the student's class names, where the teacher knows more: those of its outputs answer
+            (`teacher_classes`).
+        img_size: side in pixels at which the teacher sees images, instead of its own.
         kwargs: more for `timm.create_model`.
 
     Raises:
-        ValueError: if the teacher's classes are not the student's in number.
+        ValueError: if the teacher's classes are not the student's.
         RuntimeError: if the teacher cannot be loaded.
     """
     try:
@@ -86,12 +133,17 @@ def create_teacher(
             f"the teacher {source} cannot be loaded: {first_line(error)}; name another, for instance "
             "local-dir:FOLDER with the config.json and model.safetensors of a model on this machine"
         ) from error
-    if num_classes is not None and model.num_classes != num_classes:
+    try:
+        teacher = Teacher(model, None if classes is None else teacher_classes(model, classes), img_size)
+    except ValueError as error:
+        raise ValueError(f"the teacher {source}: {error}") from error
+    if num_classes is not None and teacher.num_classes != num_classes:
         raise ValueError(
-            f"the teacher {source} has {model.num_classes} classes and the student {num_classes}; distillation needs "
-            "the same classes in the same order: choose a teacher that was trained on them"
+            f"the teacher {source} has {teacher.num_classes} classes and the student {num_classes}; distillation needs "
+            "the same classes in the same order: choose a teacher that was trained on them, or say which of its "
+            "classes they are (--kd-classes auto, or classes=NAMES)"
         )
-    return Teacher(model)
+    return teacher
 
 
 def distillation_task(

@@ -5,6 +5,7 @@ The scripts stay as they are; what is added goes around the functions that they 
 goes on as if it had not stopped, and one clear line for what would otherwise fail late or train nonsense.
 """
 
+import argparse
 import difflib
 import functools
 import importlib.util
@@ -89,6 +90,7 @@ def _load(name: str, path: Path) -> ModuleType:
 
 
 def _prepare_training(script: ModuleType) -> None:
+    _add_teacher_options(script.parser)
     _check_settings(script)
     args, _ = script._parse_args()
     _check_data_folder(args)
@@ -99,8 +101,34 @@ def _prepare_training(script: ModuleType) -> None:
         create_dataset=_checking_classes(student, script.create_dataset),
         create_loader=_without_persistent_workers(script.create_loader),
         train_one_epoch=_seeded_by_epoch(args.seed, script.train_one_epoch),
-        LogitDistillationTask=_with_our_teacher(script.LogitDistillationTask),
+        LogitDistillationTask=_with_our_teacher(student, args, script.LogitDistillationTask),
     )
+
+
+def _add_teacher_options(parser: argparse.ArgumentParser) -> None:
+    """What `train.py` lacks for a teacher of a thousand classes and a student of ten."""
+    group = parser.add_argument_group("Teacher (vt_timm)")
+    group.add_argument(
+        "--kd-classes",
+        metavar="auto|FILE",
+        help="the teacher's classes that answer: those that the class folders are called (auto), or a text file with "
+        "one name or number per line, in the student's order",
+    )
+    group.add_argument("--kd-img-size", type=int, metavar="N", help="side of the teacher's images (default: its own)")
+
+
+def _names_for_teacher(option: str | None, class_to_idx: dict[str, int] | None) -> list[str] | None:
+    """The student's classes in the teacher's words, from `--kd-classes`."""
+    if option is None:
+        return None
+    if option != "auto":
+        try:
+            return Path(option).read_text(encoding="utf-8-sig").split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ScriptError(f"--kd-classes {option}: {first_line(error)}") from error
+    if not class_to_idx:
+        raise ScriptError("--kd-classes auto needs data in class folders: name a file with the classes instead")
+    return sorted(class_to_idx, key=class_to_idx.__getitem__)
 
 
 def _check_settings(script: ModuleType) -> None:
@@ -165,6 +193,7 @@ def _checking_classes(student: dict[str, Any], create_dataset: Callable[..., Any
                 f"the data has {len(classes)} classes ({', '.join(list(classes)[:3])}, ...) and {student['name']} "
                 f"{student['num_classes']}: pass --num-classes {len(classes)}, or another --data-dir"
             )
+        student.setdefault("class_to_idx", classes)
         return dataset
 
     return create
@@ -184,7 +213,7 @@ def _seeded_by_epoch(seed: int, train_one_epoch: Callable[..., Any]) -> Callable
     return train
 
 
-def _with_our_teacher(task: Callable[..., Any]) -> Callable[..., Any]:
+def _with_our_teacher(student: dict[str, Any], args: Any, task: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(task)
     def create(student_model: nn.Module, teacher_model: str, **kwargs: Any) -> Any:
         source = os.environ.get(TEACHER_VARIABLE, FBNETV3_G) if teacher_model == "vt_teacher" else teacher_model
@@ -195,6 +224,8 @@ def _with_our_teacher(task: Callable[..., Any]) -> Callable[..., Any]:
                 student_model.in_chans,  # type: ignore[arg-type]
                 kwargs.get("device"),
                 kwargs.get("dtype"),
+                classes=_names_for_teacher(args.kd_classes, student.get("class_to_idx")),
+                img_size=args.kd_img_size,
             )
         except (RuntimeError, ValueError) as error:
             raise ScriptError(str(error)) from error
