@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import vt_timm
 
-from .counting import Cost, count, count_segmenter, count_stage5
-from .paper_tables import ABLATIONS, FPN_TABLES, TABLE_1, TABLES, FPNRow, Row
-from .records import RESULTS, facts
+from .common.counting import Cost, count, count_segmenter, count_stage5
+from .common.paper_tables import ABLATIONS, FPN_TABLES, TABLE_1, TABLES, FPNRow, Row
+from .common.records import RESULTS, facts
 
 __all__ = ["Comparison", "ablation_changes", "compare", "markdown_page"]
 

@@ -25,10 +25,10 @@ from torch import nn
 from vt_timm import distillation_task
 from vt_timm.distillation import Teacher
 from vt_timm.recipes import find_recipe
-from vt_timm.shipped import HUB
+from vt_timm.weights.published import HUB
 
-from .measure import in_turn, middle_half, ratios
-from .records import RESULTS, facts, keep_run, write_json
+from .common.measure import in_turn, middle_half, ratios
+from .common.records import RESULTS, facts, keep_run, write_json
 
 RECIPE = "distillation_imagenette"
 TEACHER = "vt_resnet18.muon_imagenette"

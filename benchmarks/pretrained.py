@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import vt_timm  # noqa: F401  registers the models
 
-from .records import RESULTS, facts, write_json
+from .common.records import RESULTS, facts, write_json
 
 __all__ = ["evaluate", "top1_top5"]
 

@@ -10,8 +10,8 @@ import itertools
 import sys
 from typing import NamedTuple
 
-from .counting import Cost, count, count_stage5
-from .paper_tables import TABLES
+from .common.counting import Cost, count, count_stage5
+from .common.paper_tables import TABLES
 
 __all__ = ["OURS", "Reading", "best_readings", "cost", "readings_table", "stage_budget", "trunk"]
 

@@ -14,8 +14,8 @@ from .accuracy import plan
 from .accuracy.records import best_learning_rates, load
 from .accuracy.report import defaults_of_ingredients, has_diverged, ingredient_rows
 from .accuracy.verdict import is_ahead
-from .counting import count, count_stage5
-from .records import RESULTS
+from .common.counting import count, count_stage5
+from .common.records import RESULTS
 
 __all__ = [
     "ablations_sentence",

@@ -19,7 +19,7 @@ import yaml
 
 from vt_timm.recipes import SEGMENTATION, find_recipe
 
-from .records import RESULTS, facts, write_json
+from .common.records import RESULTS, facts, write_json
 
 NECKS = ("fpn", "vt_fpn")
 NAMES = {"fpn": "FPN", "vt_fpn": "VT-FPN"}

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vt_timm.segmentation import load_segmenter
-from vt_timm.segmentation_data import SegmentationDataset, evaluation_transform
-from vt_timm.segmentation_training import evaluate
-from vt_timm.vt_fpn import LEVELS, Segmenter
+from vt_timm.segmentation.data import SegmentationDataset, evaluation_transform
+from vt_timm.segmentation.inference import load_segmenter
+from vt_timm.segmentation.model import LEVELS, Segmenter
+from vt_timm.segmentation.training import evaluate
 
-from .records import RESULTS, facts, write_json
+from .common.records import RESULTS, facts, write_json
 
 GROUPS = {"over 1 % of the pixels": 0.01, "0.1 to 1 %": 0.001, "rarer": 0.0}
 

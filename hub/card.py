@@ -16,10 +16,10 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from benchmarks.counting import count
+from benchmarks.common.counting import count
+from benchmarks.common.records import RESULTS, without_folders
 from benchmarks.readme_tables import verdict_sentence, weights_sentence
-from benchmarks.records import RESULTS, without_folders
-from vt_timm.shipped import hub_name
+from vt_timm.weights.published import hub_name
 
 __all__ = ["DATA_SETS", "classifier_card", "segmenter_card", "shipped_card"]
 

@@ -20,8 +20,8 @@ from timm.models import load_state_dict, save_for_hf, split_model_name_tag
 from torch import nn
 
 import vt_timm  # noqa: F401  registers the models
-from vt_timm.downloads import CONFIG, WEIGHTS
 from vt_timm.errors import first_line
+from vt_timm.weights.download import CONFIG, WEIGHTS
 
 __all__ = ["CHECKPOINTS", "Run", "RunError", "export_classifier", "export_segmenter", "read_run", "same_outputs"]
 
@@ -173,7 +173,7 @@ def _class_names(run: Run, class_folders: Path | None) -> dict[str, str]:
 
 def export_segmenter(run: Run, folder: Path) -> nn.Module:
     """Copy config.json and model.safetensors of the best evaluation; returns the segmenter in eval mode."""
-    from vt_timm.segmentation import load_segmenter
+    from vt_timm.segmentation.inference import load_segmenter
 
     folder.mkdir(parents=True, exist_ok=True)
     for name in (CONFIG, WEIGHTS):
@@ -183,7 +183,7 @@ def export_segmenter(run: Run, folder: Path) -> nn.Module:
 
 def same_outputs(model: nn.Module, folder: Path, segmenter: bool) -> bool:
     """Whether the folder, loaded as a user would, gives bit for bit what the model gives."""
-    from vt_timm.segmentation import load_segmenter
+    from vt_timm.segmentation.inference import load_segmenter
 
     again = load_segmenter(folder) if segmenter else timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))

@@ -22,11 +22,11 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from torch import nn
 
+from benchmarks.common.records import RESULTS, facts, keep_run, write_json
 from benchmarks.pretrained import evaluate
-from benchmarks.records import RESULTS, facts, keep_run, write_json
-from vt_timm.downloads import CONFIG, WEIGHTS
 from vt_timm.errors import first_line
-from vt_timm.shipped import hub_name
+from vt_timm.weights.download import CONFIG, WEIGHTS
+from vt_timm.weights.published import hub_name
 
 from . import card
 from .export import CHECKPOINTS, Run, RunError, export_classifier, export_segmenter, read_run, same_outputs

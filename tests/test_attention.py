@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 import vt_timm
-from tests.conftest import fill
-from vt_timm.figures import draw_attention, save_figures
+from tests.support.fill import fill
+from vt_timm.photos.draw import draw_attention, save_figures
 
 
 def test_maps_are_distributions_over_the_pixels():

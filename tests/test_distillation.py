@@ -12,7 +12,7 @@ from timm.task import LogitDistillationTask
 from torch import nn
 
 import vt_timm
-from tests.conftest import fill
+from tests.support.fill import fill
 from vt_timm.distillation import Teacher, create_teacher, distillation_task
 
 

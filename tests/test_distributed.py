@@ -14,8 +14,8 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.two_processes import GLOBAL_BATCH, batches, build, train_in_one, train_in_two
-from vt_timm.segmentation_data import SegmentationDataset, evaluation_transform
-from vt_timm.segmentation_training import evaluate
+from vt_timm.segmentation.data import SegmentationDataset, evaluation_transform
+from vt_timm.segmentation.training import evaluate
 
 
 def test_two_processes_learn_what_one_does():

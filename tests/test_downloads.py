@@ -14,11 +14,11 @@ import timm
 import torch
 
 import vt_timm
-from tests.hub_server import HubServer
+from tests.support.hub_server import HubServer
 from vt_timm import cli
-from vt_timm.downloads import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
-from vt_timm.segmentation import load_segmenter
-from vt_timm.shipped import HUB
+from vt_timm.segmentation.inference import load_segmenter
+from vt_timm.weights.download import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
+from vt_timm.weights.published import HUB
 
 SHIPPED = HUB / "vt_resnet_micro.muon_imagenette"
 NAME = "somebody/vt_resnet_micro.muon_imagenette"

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 import vt_timm
-from vt_timm.images import read_image
+from vt_timm.photos.read import read_image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SPACE = Path(__file__).parents[1] / "hub" / "space"
@@ -254,7 +254,7 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     from vt_timm import cli
 
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "vt_timm.explore", raising=False)
+    monkeypatch.delitem(sys.modules, "vt_timm.photos.explore", raising=False)
     assert cli.main(["explore"]) == 2
     assert "pip install 'vt_timm[explore]'" in capsys.readouterr().err
 

@@ -18,10 +18,10 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 
 import vt_timm
-from benchmarks import records
+from benchmarks.common import records
 from hub import card, export, publish
-from tests.conftest import fill
-from tests.hub_server import TOKEN, HubServer
+from tests.support.fill import fill
+from tests.support.hub_server import TOKEN, HubServer
 
 ROOT = Path(__file__).parents[1]
 NAME = "vt_resnet_micro.trial_two"
@@ -204,7 +204,7 @@ def test_a_segmenter_is_published_the_same_way(segmenter_run, tmp_path):
     folder, model = segmenter_run
     out = tmp_path / "out"
     assert publish.main([str(folder), "-o", str(out), "--push", "somebody/squares", "--dry-run"]) == 0
-    from vt_timm.segmentation import load_segmenter
+    from vt_timm.segmentation.inference import load_segmenter
 
     assert torch.equal(logits(load_segmenter(out), 96), logits(model, 96))
     text = (out / "README.md").read_text()

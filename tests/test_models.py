@@ -8,11 +8,11 @@ import timm
 import torch
 from timm.layers import convert_sync_batchnorm
 
-from tests.conftest import fill
+from tests.support.fill import fill
 from vt_timm.transformer import TokenTransformer
 
 MODELS = ["vt_resnet18", "vt_resnet34", "vt_resnet50", "vt_resnet101", "vt_resnet_micro"]
-STORED = Path(__file__).parent / "stored_outputs.json"
+STORED = Path(__file__).parent / "support" / "stored_outputs.json"
 
 
 def build(name="vt_resnet_micro", **kwargs):
@@ -30,7 +30,7 @@ def test_all_are_registered():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_output_has_not_changed_in_silence(name):
-    """Regenerate the file with `python -m tests.store_outputs` when a change is meant, and say so in the commit."""
+    """Run `python -m tests.support.store_outputs` where a change is meant, and say so in the commit."""
     with torch.no_grad():
         logits = fill(build(name, num_classes=8)).eval()(images(64, batch=1))[0]
     torch.testing.assert_close(logits, torch.tensor(json.loads(STORED.read_text())[name]), rtol=1e-3, atol=1e-4)

@@ -15,11 +15,11 @@ from timm.scheduler import create_scheduler_v2
 import vt_timm  # noqa: F401  registers the models
 from vt_timm import cli
 from vt_timm.recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
-from vt_timm.segmentation_settings import Settings
+from vt_timm.segmentation.settings import Settings
 
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 # Names of the arguments of timm's train.py (August 2026), so that a mistyped key fails without a checkout at hand.
-ARGUMENTS = (Path(__file__).parent / "train_arguments.txt").read_text().split()
+ARGUMENTS = (Path(__file__).parent / "support" / "train_arguments.txt").read_text().split()
 CHECKOUT = os.environ.get("VT_TIMM_SCRIPTS")
 
 

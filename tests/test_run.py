@@ -19,10 +19,11 @@ import torch
 from PIL import Image
 from timm.models import load_state_dict, save_for_hf
 
-from vt_timm import cli, timm_scripts
-from vt_timm.timm_scripts import ScriptError, find_script
+from vt_timm import cli
+from vt_timm.timm_scripts import find as timm_scripts
+from vt_timm.timm_scripts.find import ScriptError, find_script
 
-STAND_IN = Path(__file__).parent / "stand_in_train.py"
+STAND_IN = Path(__file__).parent / "support" / "stand_in_train.py"
 CHECKOUT = os.environ.get("VT_TIMM_SCRIPTS")
 needs_checkout = pytest.mark.skipif(
     not CHECKOUT, reason="needs timm's own scripts: set VT_TIMM_SCRIPTS to a clone of its repository"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from PIL import Image
 from torch import nn
 from torchvision import tv_tensors
 
-from vt_timm import Segmenter, cli, segmentation_training
-from vt_timm.segmentation import load_segmenter, segment
-from vt_timm.segmentation_data import (
+from vt_timm import Segmenter, cli
+from vt_timm.segmentation import training as segmentation_training
+from vt_timm.segmentation.data import (
     COCO_STUFF_CLASSES,
     IGNORE,
     LIP_CLASSES,
@@ -24,9 +25,11 @@ from vt_timm.segmentation_data import (
     palette,
     training_transform,
 )
-from vt_timm.segmentation_settings import Settings, SettingsError
-from vt_timm.segmentation_training import UpdateSampler, evaluate
+from vt_timm.segmentation.inference import load_segmenter, segment
+from vt_timm.segmentation.settings import Settings, SettingsError
+from vt_timm.segmentation.training import UpdateSampler, evaluate
 
+SUPPORT = Path(__file__).parent / "support"
 FOLDERS = {
     "folder": ("{split}/images", "{split}/labels"),
     "lip": ("TrainVal_images/{split}_images", "TrainVal_parsing_annotations/{split}_segmentations"),
@@ -341,7 +344,10 @@ def test_bad_data_met_while_training_is_one_line(workers, small, tmp_path, capsy
             "clip_grad=False must be a number of at least 0",
         ),
         (["--config", "ccp", "--data-dir", "x", "--set", "sync_bn=2"], "sync_bn=2 must be true or false"),
-        (["--config", __file__.replace("test_segmentation.py", "train_arguments.txt")], "no settings in this file"),
+        (
+            ["--config", __file__.replace("test_segmentation.py", "support/train_arguments.txt")],
+            "no settings in this file",
+        ),
         (
             ["--config", "ccp", "--data-dir", "x", "--set", "updates=0"],
             "updates=0 must be a whole number of at least 1",

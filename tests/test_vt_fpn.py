@@ -7,11 +7,12 @@ import timm
 import torch
 from torch import nn
 
-from benchmarks.counting import count_segmenter
-from benchmarks.paper_tables import FPN_TABLES
-from tests.conftest import fill
+from benchmarks.common.counting import count_segmenter
+from benchmarks.common.paper_tables import FPN_TABLES
+from tests.support.fill import fill
 from vt_timm import Segmenter, create_segmenter
-from vt_timm.vt_fpn import FPN, VTFPN, SemanticHead
+from vt_timm.segmentation.model import SemanticHead
+from vt_timm.vt_fpn import FPN, VTFPN
 
 SMALL = dict(channels=32, token_dim=64, num_heads=4)
 

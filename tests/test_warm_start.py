@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 
-from tests.conftest import fill
+from tests.support.fill import fill
 
 PAIRS = [("vt_resnet18", "resnet18"), ("vt_resnet50", "resnet50")]
 

@@ -13,8 +13,8 @@ import timm
 import torch
 from huggingface_hub import ModelCard
 
-from tests.conftest import fill
-from vt_timm.shipped import HUB
+from tests.support.fill import fill
+from vt_timm.weights.published import HUB
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ["vt_resnet18.muon_imagenette", "vt_resnet_micro.muon_imagenette"]
@@ -174,4 +174,4 @@ def test_import_is_light():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(result.stdout.split())
     assert "vt_timm.vt_resnet" in loaded
-    assert not loaded & {"matplotlib", "sklearn", "vt_timm.cli", "vt_timm.figures"}
+    assert not loaded & {"matplotlib", "sklearn", "vt_timm.cli", "vt_timm.photos.draw"}

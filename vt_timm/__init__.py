@@ -2,7 +2,7 @@
 
 from .attention_maps import record_attention
 from .distillation import create_teacher, distillation_task
-from .vt_fpn import Segmenter, create_segmenter
+from .segmentation.model import Segmenter, create_segmenter
 from .vt_resnet import VTResNet, vt_resnet18, vt_resnet34, vt_resnet50, vt_resnet101, vt_resnet_micro
 
 __version__ = "0.1.0"

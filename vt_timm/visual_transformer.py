@@ -3,33 +3,20 @@
 Shape suffixes: B batch, C channels of the feature map, H W its height and width, L tokens, D channels of a token.
 """
 
-from collections.abc import Collection
-
 import torch
-import torch.fx
-from timm.layers import ConvNormAct
 from timm.models import checkpoint
 from torch import Tensor, nn
 
+from .errors import check_choice, check_positive
+from .lift import Lift
 from .projector import Projector
 from .tokenizers import ClusteringTokenizer, FilterTokenizer, PoolingTokenizer, RecurrentTokenizer
 from .transformer import GraphConvolution, TokenTransformer
 
-__all__ = ["RELATIONS", "TOKENIZERS", "Lift", "VTModule", "VTStage", "check_choice"]
+__all__ = ["RELATIONS", "TOKENIZERS", "VTModule", "VTStage"]
 
 TOKENIZERS = {"filter": FilterTokenizer, "cluster": ClusteringTokenizer, "pool": PoolingTokenizer}
 RELATIONS = ("transformer", "graph", "none")
-
-
-def check_choice(option: str, value: object, allowed: Collection[str]) -> None:
-    """Raise a ValueError that names the option, the value and what is allowed."""
-    if value not in allowed:
-        raise ValueError(f"{option}={value!r}: choose one of {', '.join(map(repr, allowed))}")
-
-
-def check_positive(option: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{option}={value!r} must be a whole number of at least 1")
 
 
 class VTModule(nn.Module):
@@ -84,30 +71,6 @@ class VTModule(nn.Module):
         if self.projector is not None:
             feature_BCHW = self.projector(feature_BCHW, tokens_BLD)
         return feature_BCHW, tokens_BLD
-
-
-class Lift(ConvNormAct):
-    """1x1 convolution, batch norm, ReLU, (B, C_in, H, W) -> (B, C, H, W), contiguous also where a channels_last map
-    comes in: the VT modules read channels as rows of pixels, and each would make a copy of its own.
-    """
-
-    def __init__(self, in_chans: int, feature_dim: int, device=None, dtype=None) -> None:
-        super().__init__(in_chans, feature_dim, kernel_size=1, device=device, dtype=dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(convolve_1x1(x, self.conv.weight))
-
-
-@torch.fx.wrap  # a leaf of a traced graph: the layout is known only once there is a map
-def convolve_1x1(x: Tensor, weight: Tensor) -> Tensor:
-    """(B, C_in, H, W) and (C, C_in, 1, 1) -> (B, C, H, W), contiguous."""
-    # A compiler makes the copy together with the batch norm; torch.compile cannot order the strides of the product's
-    # view where sizes are symbols (pytorch/pytorch issues 172204 and 185510).
-    if x.is_contiguous() or torch.compiler.is_compiling():
-        return torch.nn.functional.conv2d(x, weight).contiguous()
-    B, _, H, W = x.shape
-    # (B, C, C_in) x (B, C_in, P) -> (B, C, P): the same sum, but a product writes rows of pixels
-    return torch.bmm(weight.flatten(1).expand(B, -1, -1), x.flatten(2)).view(B, -1, H, W)
 
 
 class VTStage(nn.Module):

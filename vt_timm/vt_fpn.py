@@ -4,33 +4,19 @@ Shape suffixes: B batch, C channels of the pyramid, H W height and width of a le
 all levels, D channels of a token.
 """
 
-import itertools
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import safetensors.torch
-import timm
 import torch
-import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
-from timm.layers import Format
 from torch import Tensor, nn
-from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork
 
-from .downloads import WEIGHTS, fetch
-from .errors import first_line
+from .errors import check_positive
 from .projector import Projector
 from .tokenizers import FilterTokenizer
 from .transformer import TokenTransformer
-from .visual_transformer import check_choice, check_positive
 
-__all__ = ["FPN", "NECKS", "VTFPN", "Segmenter", "SemanticHead", "create_segmenter"]
-
-LEVELS = 4
-HEAD_STRIDE = 4  # of the map that the levels are summed on
+__all__ = ["FPN", "NECKS", "VTFPN"]
 
 
 class FPN(nn.Module):
@@ -114,205 +100,4 @@ class VTFPN(nn.Module):
         ]
 
 
-class SemanticHead(nn.Module):
-    """Head of panoptic FPN, in Detectron2's shape: every level to 128 channels at stride 4, summed, classified.
-
-    A level at stride s passes max(1, log2(s / 4)) times through a 3x3 convolution, group norm and ReLU, each followed
-    by bilinear upsampling by 2 unless it is at stride 4 already.
-
-    Args:
-        channels: C, of the levels.
-        strides: of the levels, finest first, powers of two from 4.
-        num_classes: classes.
-        hidden: channels of the sum.
-
-    Shapes: one (B, C, H_i, W_i) a level -> logits (B, num_classes, H_1, W_1).
-    """
-
-    def __init__(self, channels: int, strides: Sequence[int], num_classes: int, hidden: int = 128) -> None:
-        super().__init__()
-        self.strides = list(strides)
-        self.scales = nn.ModuleList(
-            nn.ModuleList(
-                Conv2dNormActivation(channels if i == 0 else hidden, hidden, norm_layer=_group_norm)
-                for i in range(max(1, self.upsamplings(stride)))
-            )
-            for stride in strides
-        )
-        self.classifier = nn.Conv2d(hidden, num_classes, kernel_size=1)
-
-    @staticmethod
-    def upsamplings(stride: int) -> int:
-        return int(math.log2(stride // HEAD_STRIDE))
-
-    def forward(self, levels: list[Tensor]) -> Tensor:
-        # By size and not by a factor of 2: an image of 473 px has maps of 119, 60, 30 and 15.
-        size_at = {stride: level.shape[-2:] for stride, level in zip(self.strides, levels, strict=True)}
-        total = torch.zeros((), device=levels[0].device, dtype=levels[0].dtype)
-        for stride, x, convolutions in zip(self.strides, levels, self.scales, strict=True):
-            for convolution in convolutions:  # type: ignore[attr-defined]
-                x = convolution(x)
-                if stride > HEAD_STRIDE:
-                    stride //= 2
-                    x = F.interpolate(x, size_at[stride], mode="bilinear", align_corners=False)
-            total = total + x
-        return self.classifier(total)
-
-
-def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(32, channels), channels)
-
-
 NECKS = {"fpn": FPN, "vt_fpn": VTFPN}
-
-
-class Segmenter(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="vt_timm",
-    pipeline_tag="image-segmentation",
-    license="apache-2.0",
-    tags=["semantic-segmentation", "visual-transformer"],
-):
-    """Backbone, neck and head: `logits = head(neck(backbone(image)))`, upsampled to the image.
-
-    `save_pretrained(FOLDER)` writes config.json and model.safetensors, `from_pretrained(FOLDER or ORG/NAME)` reads
-    them, `push_to_hub(ORG/NAME)` publishes them. `create_segmenter` also fills the backbone with pretrained weights.
-
-    Args:
-        neck: "fpn" or "vt_fpn".
-        backbone: any timm model with `features_only` whose maps reach four levels from stride 4 on.
-        num_classes: classes.
-        class_names: what the classes are called, kept in config.json.
-        short_side: of the images that it was evaluated on, pixels, kept likewise; None for their own.
-        neck_options: more for the neck: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`,
-            `num_heads`, `projector_heads`.
-        backbone_options: more for `timm.create_model`, such as `in_chans`.
-
-    Shapes: image (B, 3, H, W), normalised -> logits (B, num_classes, H, W).
-
-    Raises:
-        ValueError: for an unknown neck, and for a backbone without four levels.
-    """
-
-    def __init__(
-        self,
-        neck: str = "vt_fpn",
-        backbone: str = "resnet50",
-        num_classes: int = 21,
-        class_names: list[str] | None = None,
-        short_side: int | None = None,
-        neck_options: dict[str, Any] | None = None,
-        backbone_options: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        check_choice("neck", neck, NECKS)
-        check_positive("num_classes", num_classes)
-        if class_names is not None and len(class_names) != num_classes:
-            raise ValueError(f"num_classes={num_classes} and {len(class_names)} class_names: one name a class")
-        self.backbone, strides = _four_levels(backbone, backbone_options or {})
-        self.num_classes = num_classes
-        self.short_side = short_side
-        self.class_names = class_names or [f"class {i}" for i in range(num_classes)]
-        self.channels_are_last = getattr(self.backbone, "output_fmt", None) == Format.NHWC  # Swin and its kin
-        options: dict[str, Any] = {"channels": 256, **(neck_options or {})}
-        self.neck = NECKS[neck](self.backbone.feature_info.channels(), **options)  # type: ignore[operator,union-attr]
-        self.head = SemanticHead(options["channels"], strides, num_classes)
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        map_location: str = "cpu",
-        strict: bool = True,
-        **settings: Any,
-    ) -> "Segmenter":
-        """What `from_pretrained` calls: as huggingface_hub's own, but strict, and a pickle is never an alternative."""
-        if Path(model_id).is_dir():
-            weights = Path(model_id) / WEIGHTS
-        else:
-            source = f"{model_id}@{revision}" if revision else model_id
-            weights = fetch(
-                source,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
-        model = cls(**settings)
-        safetensors.torch.load_model(model, weights, strict=strict, device=map_location)
-        return model.eval()
-
-    @property
-    def normalization(self) -> dict[str, tuple[float, ...]]:
-        """Mean and standard deviation of the colours that the backbone expects."""
-        config: dict[str, Any] = self.backbone.pretrained_cfg  # type: ignore[assignment]
-        return {"mean": tuple(config["mean"]), "std": tuple(config["std"])}
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.backbone(images)
-        if self.channels_are_last:
-            features = [feature.permute(0, 3, 1, 2) for feature in features]
-        logits = self.head(self.neck(features))
-        return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[int]]:
-    """A backbone that hands out its four deepest maps, the first at stride 4, and their strides."""
-    try:
-        info: Any = timm.create_model(name, features_only=True, device="meta").feature_info
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"backbone={name!r} cannot hand out feature maps: {first_line(error)}") from error
-    reductions = info.reduction()
-    indices = [i for i, stride in enumerate(reductions) if stride >= HEAD_STRIDE][:LEVELS]
-    strides = [reductions[i] for i in indices]
-    doubling = all(b in (a, 2 * a) for a, b in itertools.pairwise(strides))
-    if len(strides) < LEVELS or strides[0] != HEAD_STRIDE or not doubling:
-        raise ValueError(
-            f"backbone={name!r} has feature maps at strides {reductions}; a pyramid needs four, from stride 4 on, each "
-            "at the stride of the one before or twice it, as resnet50, convnext_tiny or vt_resnet18 have"
-        )
-    return timm.create_model(name, features_only=True, out_indices=indices, **options), strides
-
-
-def create_segmenter(
-    neck: str,
-    backbone: str = "resnet50",
-    num_classes: int = 21,
-    pretrained_backbone: bool = False,
-    class_names: list[str] | None = None,
-    short_side: int | None = None,
-    backbone_options: dict[str, Any] | None = None,
-    **neck_options: Any,
-) -> Segmenter:
-    """Build the panoptic-FPN baseline or VT-FPN on a timm backbone.
-
-        model = vt_timm.create_segmenter("vt_fpn", backbone="resnet50", num_classes=59)
-
-    Args:
-        neck: "fpn" or "vt_fpn".
-        backbone: any timm model with `features_only` and four levels, also `local-dir:FOLDER`.
-        num_classes: classes.
-        pretrained_backbone: whether the backbone starts from its pretrained weights; those are not looked for again
-            when the saved segmenter is loaded.
-        class_names: what the classes are called.
-        short_side: of the images that it will be evaluated on, pixels, which `vt-timm segment` then uses too.
-        backbone_options: more for `timm.create_model`.
-        neck_options: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`,
-            `num_heads`, `projector_heads`.
-
-    Raises:
-        ValueError: for an unknown neck or option, and for a backbone without four levels.
-    """
-    model = Segmenter(neck, backbone, num_classes, class_names, short_side, neck_options, backbone_options)
-    if pretrained_backbone:
-        options = {**(backbone_options or {}), "out_indices": model.backbone.feature_info.out_indices}  # type: ignore[union-attr]
-        weights = timm.create_model(backbone, pretrained=True, features_only=True, **options).state_dict()
-        model.backbone.load_state_dict(weights)
-    return model

@@ -15,10 +15,11 @@ from timm.models._features import feature_take_indices
 from timm.models.resnet import BasicBlock, Bottleneck, make_blocks
 from torch import Tensor, nn
 
-from .downloads import WEIGHTS, fetch
-from .shipped import published_cfgs
-from .visual_transformer import VTStage, check_choice
-from .warm_start import BackboneSource, load_backbone
+from .errors import check_choice
+from .visual_transformer import VTStage
+from .weights.download import WEIGHTS, fetch
+from .weights.published import published_cfgs
+from .weights.warm_start import BackboneSource, load_backbone
 
 __all__ = ["VTResNet"]
 

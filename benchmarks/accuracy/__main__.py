@@ -21,7 +21,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vt_timm.shipped import HUB
+from vt_timm.weights.published import HUB
 
 from . import plan, report
 from .plan import Experiment

@@ -14,8 +14,8 @@ from timm.models import load_state_dict
 
 import vt_timm  # noqa: F401  registers the models
 
+from ..common.records import RESULTS, facts, keep_run
 from ..pretrained import top1_top5
-from ..records import RESULTS, facts, keep_run
 from . import plan
 
 __all__ = [

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from ..counting import count
+from ..common.counting import count
 from . import plan
 from .plan import Experiment
 from .records import DIVERGED, FOLDER, load, top1_without_average, training_losses

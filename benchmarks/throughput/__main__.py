@@ -24,8 +24,8 @@ import sys
 
 import torch
 
-from ..measure import clock_of, in_turn, middle_half, peak_memory, peak_of, ratios
-from ..records import RESULTS, facts, write_json
+from ..common.measure import clock_of, in_turn, middle_half, peak_memory, peak_of, ratios
+from ..common.records import RESULTS, facts, write_json
 from .passes import (
     MODES,
     OTHERS,

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import vt_timm  # noqa: F401  registers the models
 
-from ..measure import allocated_peak_of
-from ..records import RESULTS, facts, write_json
+from ..common.measure import allocated_peak_of
+from ..common.records import RESULTS, facts, write_json
 from .passes import FORMATS, PEERS, PRECISIONS, Setting, add_choices, build, combinations, held_by
 
 TASKS = ("inference", "train")

@@ -13,7 +13,7 @@ from torch import nn
 
 import vt_timm  # noqa: F401  registers the models
 
-from ..counting import count
+from ..common.counting import count
 
 __all__ = [
     "FORMATS",

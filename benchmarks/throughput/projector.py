@@ -16,8 +16,8 @@ from torch import Tensor
 
 from vt_timm.projector import Projector
 
-from ..measure import clock_of, in_turn, middle_half, ratios
-from ..records import RESULTS, facts, write_json
+from ..common.measure import clock_of, in_turn, middle_half, ratios
+from ..common.records import RESULTS, facts, write_json
 from .passes import FORMATS, PRECISIONS, Setting, add_choices, combinations, rounds_for
 
 # channels of the map that the projectors of these models get: basic blocks, bottlenecks

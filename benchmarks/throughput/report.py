@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..records import RESULTS
+from ..common.records import RESULTS
 from .passes import Setting, macs_of
 
 FOLDER = RESULTS / "throughput"

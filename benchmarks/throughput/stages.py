@@ -22,9 +22,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..counting import count_stage5
-from ..measure import clock_of, in_turn
-from ..records import RESULTS, facts, write_json
+from ..common.counting import count_stage5
+from ..common.measure import clock_of, in_turn
+from ..common.records import RESULTS, facts, write_json
 from .passes import FORMATS, PEERS, PRECISIONS, Setting, add_choices, combinations, rounds_for
 
 TOKENS, CHANNELS = 16, 1024

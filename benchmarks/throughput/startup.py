@@ -15,8 +15,8 @@ from typing import Any
 
 import timm
 
-from ..measure import in_turn, middle_half, ratios
-from ..records import RESULTS, facts, write_json
+from ..common.measure import in_turn, middle_half, ratios
+from ..common.records import RESULTS, facts, write_json
 from .passes import PEERS
 
 IMPORTS = """

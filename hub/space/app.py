@@ -2,7 +2,7 @@
 
 import os
 
-from vt_timm.explore import serve
+from vt_timm.photos.explore import serve
 
 if __name__ == "__main__":
     # Other models, such as a segmenter's repository: in the Space's variable VT_TIMM_SPACE_MODELS, blanks between them.

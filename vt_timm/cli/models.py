@@ -10,10 +10,10 @@ import torch
 from timm.models import PretrainedCfg
 from torch.utils.flop_counter import FlopCounterMode
 
-from .downloads import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
-from .errors import CommandError, first_line
-from .inference import load_model
-from .pictures import load
+from ..errors import CommandError, first_line
+from ..photos.look import load
+from ..photos.models import load_model
+from ..weights.download import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
 
 __all__ = ["download", "models"]
 

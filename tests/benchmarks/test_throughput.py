@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from benchmarks import measure
+from benchmarks.common import measure
 from benchmarks.throughput import __main__ as command
 from benchmarks.throughput import memory, passes, projector, report, stages
 from vt_timm.projector import Projector

@@ -12,15 +12,15 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from . import __version__
-from .attention_maps import ATTENTION
-from .catalogue import download, models
-from .errors import CommandError, first_line
-from .images import ImageError, find_images, model_input, read_image
-from .inference import load_model, predict
-from .pictures import attention, segment_photo
-from .recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
-from .timm_scripts import SCRIPTS, ScriptError
+from .. import __version__
+from ..attention_maps import ATTENTION
+from ..errors import CommandError, first_line
+from ..photos.look import attention, segment_photo
+from ..photos.models import load_model, predict
+from ..photos.read import ImageError, find_images, model_input, read_image
+from ..recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
+from ..timm_scripts.find import SCRIPTS, ScriptError
+from .models import download, models
 
 OK, SOME_SKIPPED, FAILED = 0, 1, 2  # exit status
 DEFAULT_MODEL = "vt_resnet18"
@@ -58,8 +58,8 @@ def classify(args: argparse.Namespace) -> int:
 
 def train_segmenter(args: argparse.Namespace) -> int:
     """Train a segmenter by a recipe; prints the metrics of the best evaluation."""
-    from .segmentation_settings import Settings, SettingsError
-    from .segmentation_training import run
+    from ..segmentation.settings import Settings, SettingsError
+    from ..segmentation.training import run
 
     try:
         path = Path(args.config) if Path(args.config).is_file() else find_recipe(args.config, SEGMENTATION)
@@ -87,7 +87,7 @@ def _changes(texts: list[str]) -> dict[str, Any]:
 def explore(args: argparse.Namespace) -> int:
     """A page on this machine, until it is interrupted."""
     try:
-        from .explore import serve
+        from ..photos.explore import serve
     except ImportError as error:
         raise CommandError(f"the page needs {error.name}: pip install 'vt_timm[explore]'") from error
     try:
@@ -119,7 +119,7 @@ def recipes(args: argparse.Namespace) -> int:
 
 def run_timm_script(args: argparse.Namespace) -> int:
     """One of timm's own scripts, in this process."""
-    from .run import run_script
+    from ..timm_scripts.run import run_script
 
     run_script(args.script, args.arguments, args.given)
     return OK

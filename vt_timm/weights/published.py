@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["ORGANISATION", "hub_name", "published_cfgs"]
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 HUB = PACKAGE / "hub" if (PACKAGE / "hub").is_dir() else PACKAGE.parent / "hub"  # installed wheel, or a checkout
 ORGANISATION = os.environ.get("VT_TIMM_HUB_ORGANISATION", "vt-timm")  # that owns the repositories on the Hub
 

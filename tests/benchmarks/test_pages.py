@@ -11,7 +11,7 @@ import yaml
 
 from vt_timm.recipes import find_recipe
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 NUMBER = r"(?<![\w.])\d+\.\d+(?!\.?\w)"
 

@@ -1,4 +1,4 @@
-"""A stand-in for timm's train.py, with the names that `vt_timm.run` goes around; it prints what it did.
+"""A stand-in for timm's train.py, with the names that `vt_timm.timm_scripts.run` goes around; it prints what it did.
 
 Where a clone of timm is at hand (VT_TIMM_SCRIPTS), the tests run the real one as well.
 """

@@ -1,10 +1,10 @@
-"""Write what `test_output_has_not_changed_in_silence` compares with: `python -m tests.store_outputs`."""
+"""Write what `test_output_has_not_changed_in_silence` compares with: `python -m tests.support.store_outputs`."""
 
 import json
 
 import torch
 
-from tests.conftest import fill
+from tests.support.fill import fill
 from tests.test_models import MODELS, STORED, build, images
 
 with torch.no_grad():

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .attention_maps import record_attention
-from .errors import CommandError
-from .images import ImageError, display_view, find_images, model_input, read_image
-from .inference import load_model, predict
-from .vt_fpn import Segmenter
+from ..attention_maps import record_attention
+from ..errors import CommandError
+from ..segmentation.model import Segmenter
+from .models import load_model, predict
+from .read import ImageError, display_view, find_images, model_input, read_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ def look(model: nn.Module, photo: Image.Image, of: str = "tokenizer") -> Look:
     # A segmenter's backbone may have VT modules too; VT-FPN's are those of the neck.
     with record_attention(model.neck if isinstance(model, Segmenter) else model, of) as maps:
         if isinstance(model, Segmenter):
-            from .segmentation import network_input, resized
+            from ..segmentation.inference import network_input, resized
 
             view = resized(photo, model.short_side)
             with torch.inference_mode():
@@ -101,7 +101,7 @@ def attention(args: argparse.Namespace) -> int:
     title = f"{name}, {what} {args.module} of {len(looks[0].maps)}: {NOUNS[args.of]}"
 
     def figures() -> Iterator["Figure"]:
-        from .figures import draw_attention
+        from .draw import draw_attention
 
         for start in range(0, len(looks), args.photos):
             page = slice(start, start + args.photos)
@@ -123,7 +123,7 @@ def attention(args: argparse.Namespace) -> int:
 def load(name: str, device: str) -> nn.Module:
     """A segmenter for a folder or repository that holds one, else a classifier of timm's."""
     if Path(name).is_dir() or ("/" in name and not name.startswith(("local-dir:", "hf-hub:"))):
-        from .segmentation import load_segmenter
+        from ..segmentation.inference import load_segmenter
 
         try:
             return load_segmenter(name, device)
@@ -172,8 +172,8 @@ def segment_photo(args: argparse.Namespace) -> int:
     """A photo beside itself in the colours of its classes, with a legend."""
     _check_drawing(args.output)
     image = read_image(find_images([args.image])[0])
-    from .figures import draw_segmentation
-    from .segmentation import load_segmenter, segment
+    from ..segmentation.inference import load_segmenter, segment
+    from .draw import draw_segmentation
 
     try:
         model = load_segmenter(args.model, args.device)
@@ -201,7 +201,7 @@ def _check_colours(name: str) -> None:
 
 
 def _write(figures: Iterator["Figure"], output: str) -> None:
-    from .figures import save_figures
+    from .draw import save_figures
 
     try:
         for path in save_figures(figures, Path(output)):

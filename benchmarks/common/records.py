@@ -17,7 +17,7 @@ import vt_timm
 
 __all__ = ["RESULTS", "facts", "keep_run", "without_folders", "write_json"]
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def facts() -> dict[str, Any]:

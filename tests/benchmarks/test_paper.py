@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import clustering, complexity, readings
+from benchmarks.common.counting import count, count_stage5
+from benchmarks.common.paper_tables import FPN_TABLES, TABLE_1, TABLES
 from benchmarks.complexity import ablation_changes, compare
-from benchmarks.counting import count, count_stage5
-from benchmarks.paper_tables import FPN_TABLES, TABLE_1, TABLES
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MAIN_ROWS = [(table, row) for table in (2, 8) for row in TABLES[table] if row.model and row.model.startswith("vt_")]
 PLAIN = ("resnet18", "resnet34", "resnet50", "resnet101")
 RESNETS = [(table, row) for table in (2, 8) for row in TABLES[table] if row.model in PLAIN and not row.options]

@@ -20,10 +20,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from .errors import CommandError
-from .figures import overlay, paint_segmentation
-from .images import ImageError, read_image
-from .pictures import Look, load, look
+from ..errors import CommandError
+from .draw import overlay, paint_segmentation
+from .look import Look, load, look
+from .read import ImageError, read_image
 
 __all__ = ["build", "serve"]
 

@@ -8,7 +8,7 @@ import torch
 from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
-from .errors import CommandError, first_line
+from ..errors import CommandError, first_line
 
 __all__ = ["class_names", "load_model", "predict"]
 

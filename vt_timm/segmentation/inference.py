@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from .downloads import CONFIG, WEIGHTS, fetch
-from .errors import first_line
-from .vt_fpn import Segmenter
+from ..errors import first_line
+from ..weights.download import CONFIG, WEIGHTS, fetch
+from .model import Segmenter
 
 __all__ = ["load_segmenter", "network_input", "resized", "segment"]
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .segmentation_data import palette
+from ..segmentation.data import palette
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError, safe_open
 
-from .errors import first_line
+from ..errors import first_line
 
 __all__ = ["CONFIG", "WEIGHTS", "DownloadError", "check_weights", "fetch", "is_cached"]
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks import readme_tables, records, segmentation
-from benchmarks.counting import count_segmenter
-from benchmarks.paper_tables import FPN_TABLES
+from benchmarks import readme_tables, segmentation
+from benchmarks.common import records
+from benchmarks.common.counting import count_segmenter
+from benchmarks.common.paper_tables import FPN_TABLES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 RECORDS = [*sorted(RESULTS.glob("*.json")), *sorted((RESULTS / "throughput").glob("*.json"))]
 

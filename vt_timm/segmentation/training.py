@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data import Sampler as TorchSampler
 from tqdm import tqdm
 
-from .segmentation_data import IGNORE, DataError, SegmentationDataset, evaluation_transform, training_transform
-from .segmentation_settings import Settings, SettingsError
-from .vt_fpn import Segmenter, create_segmenter
+from .data import IGNORE, DataError, SegmentationDataset, evaluation_transform, training_transform
+from .model import Segmenter, create_segmenter
+from .settings import Settings, SettingsError
 
 __all__ = ["evaluate", "run", "train"]
 

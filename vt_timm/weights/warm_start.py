@@ -9,7 +9,7 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from .errors import first_line
+from ..errors import first_line
 
 __all__ = ["BackboneSource", "load_backbone"]
 

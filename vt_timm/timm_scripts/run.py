@@ -21,10 +21,10 @@ import yaml
 from timm.utils import random_seed
 from torch import nn
 
-from .distillation import FBNETV3_G, TEACHER_VARIABLE, create_teacher
-from .errors import first_line
-from .recipes import find_recipe
-from .timm_scripts import ScriptError, find_script, script_version
+from ..distillation import FBNETV3_G, TEACHER_VARIABLE, create_teacher
+from ..errors import first_line
+from ..recipes import find_recipe
+from .find import ScriptError, find_script, script_version
 
 __all__ = ["run_script"]
 

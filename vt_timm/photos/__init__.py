@@ -1,0 +1,1 @@
+"""Photos in, classes and pictures of attention out."""

@@ -1,0 +1,1 @@
+"""timm's own scripts: where they are, and running them with our models."""

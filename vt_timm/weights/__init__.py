@@ -1,0 +1,1 @@
+"""Where weights come from: those that ship, the Hub, a ResNet's to start from."""
