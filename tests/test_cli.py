@@ -13,9 +13,9 @@ from PIL import Image
 
 import vt_timm
 from vt_timm import cli
+from vt_timm.images import read_image
 from vt_timm.photos import look as pictures
-from vt_timm.photos.models import class_names
-from vt_timm.photos.read import model_input, read_image
+from vt_timm.photos.models import class_names, model_input
 
 MICRO = ["--model", "vt_resnet_micro"]
 
@@ -99,7 +99,7 @@ def test_every_colour_mode_is_read(capsys, tmp_path, mode):
 
 
 def test_a_sideways_photo_is_turned_upright(tmp_path):
-    from vt_timm.photos.read import read_image
+    from vt_timm.images import read_image
 
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by a quarter

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 import vt_timm
-from vt_timm.photos.read import read_image
+from vt_timm.images import read_image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SPACE = Path(__file__).parents[1] / "hub" / "space"

@@ -1,12 +1,19 @@
-"""Errors in one line."""
+"""Errors in one line, and the checks that raise them."""
 
-from collections.abc import Collection
+import difflib
+import operator
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
-__all__ = ["CommandError", "check_choice", "check_positive", "first_line"]
+__all__ = ["CommandError", "UserError", "check_choice", "check_positive", "did_you_mean", "first_line", "read_text"]
 
 
-class CommandError(Exception):
-    """What the user of a command has to know, in one line."""
+class UserError(Exception):
+    """What a user has to know, in one line: what was wrong and what to do. Every such error of ours is one."""
+
+
+class CommandError(UserError):
+    """What the user of a command has to know."""
 
 
 def first_line(error: BaseException) -> str:
@@ -15,12 +22,40 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
+def did_you_mean(name: str, known: Iterable[str], number: int = 1) -> str:
+    """`; did you mean NAME?` with the closest of what is known, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=number)
+    return f"; did you mean {', '.join(close)}?" if close else ""
+
+
+def read_text(path: Path) -> str:
+    """A text file that a person wrote: UTF-8, with or without a byte-order mark, whatever the locale.
+
+    Raises:
+        UserError: if it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
 def check_choice(option: str, value: object, allowed: Collection[str]) -> None:
     """Raise a ValueError that names the option, the value and what is allowed."""
     if value not in allowed:
         raise ValueError(f"{option}={value!r}: choose one of {', '.join(map(repr, allowed))}")
 
 
-def check_positive(option: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+def check_positive(option: str, value: object) -> int:
+    """The value as an int; NumPy's and torch's whole numbers count as such.
+
+    Raises:
+        ValueError: naming the option, for anything else and for less than 1.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = 0
+    if isinstance(value, bool) or number < 1:
         raise ValueError(f"{option}={value!r} must be a whole number of at least 1")
+    return number

@@ -25,6 +25,7 @@ class Projector(nn.Module):
         token_dim: D, channels of a token.
         num_heads: h. C must be a multiple of it.
         drop_path: probability of dropping the residual branch in training.
+        gain: of the batch norm at the start.
 
     Shapes: X (B, C, H, W) in and out, T (B, L, D), W_Q (h, d, d), W_K and W_V (D, C).
 
@@ -33,7 +34,14 @@ class Projector(nn.Module):
     """
 
     def __init__(
-        self, feature_dim: int, token_dim: int, num_heads: int, drop_path: float = 0.0, device=None, dtype=None
+        self,
+        feature_dim: int,
+        token_dim: int,
+        num_heads: int,
+        drop_path: float = 0.0,
+        gain: float = 0.0,
+        device=None,
+        dtype=None,
     ) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
@@ -42,6 +50,7 @@ class Projector(nn.Module):
                 f"the feature map's channels, feature_dim={feature_dim}, must be a multiple of num_heads={num_heads}"
             )
         self.num_heads = num_heads
+        self.gain = gain
         self.head_dim = feature_dim // num_heads
         self.scale = 1 / math.sqrt(self.head_dim)
         self.query = nn.Parameter(torch.empty(num_heads, self.head_dim, self.head_dim, **dd))
@@ -57,7 +66,7 @@ class Projector(nn.Module):
         nn.init.normal_(self.key.weight, std=1 / math.sqrt(self.key.in_features))
         if isinstance(self.value, nn.Linear):
             nn.init.normal_(self.value.weight, std=1 / math.sqrt(self.value.in_features))
-        nn.init.zeros_(self.bn.weight)
+        nn.init.constant_(self.bn.weight, self.gain)
 
     def forward(self, feature_BCHW: Tensor, tokens_BLD: Tensor) -> Tensor:
         B, C, H, W = feature_BCHW.shape

@@ -22,6 +22,9 @@ __all__ = [
 ]
 
 
+LOGIT_SCALE = 2.0  # standard deviation of normalised logits at the start; at 1 every token is nearly the mean pixel
+
+
 class SpatialAttention(nn.Module):
     """`A = softmax_HW(logits)`: where each token looks, one map a token, each summing to one over the pixels.
 
@@ -68,25 +71,32 @@ class FilterTokenizer(nn.Module):
         feature_dim: C, channels of the feature map.
         token_dim: D, channels of a token. The embedding `W_E` exists only if it differs from C.
         num_tokens: L.
+        norm_logits: whether a batch norm sets the scale of X W_A, so that tokens differ from the start. In inference
+            it is still eq. 1: its shift cancels in the softmax over the pixels, its scale belongs to W_A.
 
     Shapes: X (B, C, H, W), W_A (C, L), W_E (C, D), T (B, L, D).
     """
 
-    def __init__(self, feature_dim: int, token_dim: int, num_tokens: int, device=None, dtype=None) -> None:
+    def __init__(
+        self, feature_dim: int, token_dim: int, num_tokens: int, norm_logits: bool = False, device=None, dtype=None
+    ) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
         # No bias: the softmax over pixels cancels it, so it would never receive a gradient.
         self.filters = nn.Conv2d(feature_dim, num_tokens, kernel_size=1, bias=False, **dd)
+        self.norm = nn.BatchNorm2d(num_tokens, **dd) if norm_logits else nn.Identity()
         self.attention = SpatialAttention()
         self.embed = token_embedding(feature_dim, token_dim, **dd)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.filters.weight, std=1 / math.sqrt(self.filters.in_channels))
+        if isinstance(self.norm, nn.BatchNorm2d):
+            nn.init.constant_(self.norm.weight, LOGIT_SCALE)
 
     def forward(self, feature_BCHW: Tensor, previous_BLD: Tensor | None = None) -> Tensor:
         """`previous_BLD` is unused: a filter tokenizer looks for the same things in every image."""
-        attention_BLHW = self.attention(self.filters(feature_BCHW))
+        attention_BLHW = self.attention(self.norm(self.filters(feature_BCHW)))
         return self.embed(pool_pixels(attention_BLHW, feature_BCHW))
 
 

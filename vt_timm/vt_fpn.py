@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 
 from .errors import check_positive
 from .projector import Projector
 from .tokenizers import FilterTokenizer
 from .transformer import TokenTransformer
 
-__all__ = ["FPN", "NECKS", "VTFPN"]
+__all__ = ["FPN", "NECKS", "VTFPN", "Laterals"]
 
 
 class FPN(nn.Module):
@@ -37,10 +37,34 @@ class FPN(nn.Module):
         return list(self.pyramid(OrderedDict((str(i), f) for i, f in enumerate(features))).values())
 
 
+class Laterals(nn.ModuleList):
+    """`X_i = bn(W_i feature_i)`: a 1x1 convolution per level and nothing between the levels, what VT-FPN starts from.
+
+    A neck of its own, as the baseline that says what the tokens add.
+
+    Args:
+        in_channels: channels of the backbone's levels, finest first.
+        channels: C.
+
+    Shapes: one (B, in_channels[i], H_i, W_i) per level -> one (B, C, H_i, W_i) per level.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
+        super().__init__(
+            Conv2dNormActivation(chans, channels, kernel_size=1, activation_layer=None) for chans in in_channels
+        )
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_uniform_(m.weight, a=1)  # as torchvision's FPN
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        return [lateral(feature) for lateral, feature in zip(self, features, strict=True)]
+
+
 class VTFPN(nn.Module):
     """VT-FPN, Figure 4 right: tokens of each level, one transformer over all, each level's own tokens projected back.
 
-    `X_i = W_i feature_i`; `T_i = tokenizer_i(X_i)`; `T_1 .. T_4 = transformer(concat(T_1 .. T_4))`;
+    `X_i = bn(W_i feature_i)`; `T_i = tokenizer_i(X_i)`; `T_1 .. T_4 = transformer(concat(T_1 .. T_4))`;
     `X_i = projector_i(X_i, T_i)`. The laterals W_i are those of the FPN; nothing is added top-down and there are no 3x3
     convolutions, since the tokens carry what the levels have to tell one another.
 
@@ -51,6 +75,7 @@ class VTFPN(nn.Module):
         token_dim: D.
         depth: transformer layers.
         num_heads: heads of the transformer.
+        gain: of the projectors' batch norms at the start; 0 starts from the laterals alone.
         projector_heads: heads of the projectors; 8 have 32 channels each, as in VT-R18, and half the attention maps
             over the finest level that 16 have.
 
@@ -69,6 +94,7 @@ class VTFPN(nn.Module):
         depth: int = 1,
         num_heads: int = 16,
         projector_heads: int = 8,
+        gain: float = 0.5,
     ) -> None:
         super().__init__()
         tokens = [tokens] * len(in_channels) if isinstance(tokens, int) else list(tokens)
@@ -80,17 +106,16 @@ class VTFPN(nn.Module):
         for option, value in sizes.items():
             check_positive(option, value)
         self.tokens = tokens
-        self.laterals = nn.ModuleList(nn.Conv2d(chans, channels, kernel_size=1) for chans in in_channels)
-        self.tokenizers = nn.ModuleList(FilterTokenizer(channels, token_dim, number) for number in tokens)
+        self.laterals = Laterals(in_channels, channels)
+        # Without normalised maps and logits the softmax is flat, every token is the mean pixel and nothing is learnt.
+        self.tokenizers = nn.ModuleList(
+            FilterTokenizer(channels, token_dim, number, norm_logits=True) for number in tokens
+        )
         self.transformer = nn.Sequential(*(TokenTransformer(token_dim, num_heads) for _ in range(depth)))
-        self.projectors = nn.ModuleList(Projector(channels, token_dim, projector_heads) for _ in in_channels)
-        for m in self.laterals.modules():
-            if isinstance(m, nn.Conv2d):
-                nn.init.kaiming_uniform_(m.weight, a=1)  # as torchvision's FPN
-                nn.init.zeros_(m.bias)  # type: ignore[arg-type]
+        self.projectors = nn.ModuleList(Projector(channels, token_dim, projector_heads, gain=gain) for _ in in_channels)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        levels_BCHW = [lateral(feature) for lateral, feature in zip(self.laterals, features, strict=True)]
+        levels_BCHW = self.laterals(features)
         tokens_BLD = [tokenize(level) for tokenize, level in zip(self.tokenizers, levels_BCHW, strict=True)]
         tokens_BSD = self.transformer(torch.cat(tokens_BLD, dim=1))
         tokens_BLD = list(tokens_BSD.split(self.tokens, dim=1))
@@ -100,4 +125,4 @@ class VTFPN(nn.Module):
         ]
 
 
-NECKS = {"fpn": FPN, "vt_fpn": VTFPN}
+NECKS = {"fpn": FPN, "vt_fpn": VTFPN, "laterals": Laterals}

@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..attention_maps import ATTENTION
-from ..errors import CommandError, first_line
+from ..errors import CommandError, UserError, first_line
+from ..images import ImageError, find_images, read_image
 from ..photos.look import attention, segment_photo
-from ..photos.models import load_model, predict
-from ..photos.read import ImageError, find_images, model_input, read_image
+from ..photos.models import load_model, model_input, predict
 from ..recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
 from ..timm_scripts.find import SCRIPTS, ScriptError
 from .models import download, models
@@ -256,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = args.run(args)
         sys.stdout.flush()
         return status
-    except (CommandError, ImageError, ScriptError) as error:
+    except UserError as error:
         print(f"vt-timm: {error}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:  # the reader, such as `head`, has seen enough

@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
-
-from ..segmentation.data import palette
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,6 +86,19 @@ def overlay(photo: Image.Image, map_HW: Tensor, colours: str = "jet", strength: 
     smooth = smooth[0, 0] - smooth.min()
     coloured = colormaps[colours]((smooth / smooth.max().clamp(min=1e-12)).numpy(), bytes=True)
     return Image.blend(photo, Image.fromarray(coloured).convert("RGB"), strength)
+
+
+def palette(num_classes: int) -> np.ndarray:
+    """A colour a class, (num_classes, 3) of 0 to 255: black, then far apart from one another in the bits' order.
+
+    The scheme of PASCAL VOC: bits of the class number spread over the high bits of red, green and blue.
+    """
+    colours = np.zeros((num_classes, 3), dtype=np.uint8)
+    for label in range(num_classes):
+        for bit in range(8):
+            for channel in range(3):
+                colours[label, channel] |= ((label >> (3 * bit + channel)) & 1) << (7 - bit)
+    return colours
 
 
 def paint_segmentation(photo: Image.Image, labels_HW: Tensor, num_classes: int, opacity: float = 0.6) -> Image.Image:

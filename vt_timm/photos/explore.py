@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..errors import CommandError
+from ..images import ImageError, read_image
 from .draw import overlay, paint_segmentation
 from .look import Look, load, look
-from .read import ImageError, read_image
 
 __all__ = ["build", "serve"]
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ..attention_maps import record_attention
 from ..errors import CommandError
+from ..images import ImageError, find_images, read_image
 from ..segmentation.model import Segmenter
-from .models import load_model, predict
-from .read import ImageError, display_view, find_images, model_input, read_image
+from .models import display_view, load_model, model_input, predict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,12 +5,19 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
-from torch import nn
+from PIL import Image
+from timm.data import (
+    CustomDatasetInfo,
+    ImageNetInfo,
+    create_transform,
+    infer_imagenet_subset,
+    resolve_data_config,
+)
+from torch import Tensor, nn
 
 from ..errors import CommandError, first_line
 
-__all__ = ["class_names", "load_model", "predict"]
+__all__ = ["class_names", "display_view", "load_model", "model_input", "predict"]
 
 
 def load_model(name: str, device: str = "cpu") -> nn.Module:
@@ -50,3 +57,19 @@ def predict(model: nn.Module, batch: torch.Tensor, topk: int) -> list[list[dict[
         [{"class": names[i], "index": i, "probability": round(p, 6)} for p, i in zip(row, columns, strict=True)]
         for row, columns in zip(values.tolist(), indices.tolist(), strict=True)
     ]
+
+
+def model_input(model: nn.Module, image: Image.Image) -> Tensor:
+    """The photo as the model was evaluated: resized, cropped and normalised. Shape (1, 3, H, W)."""
+    return create_transform(**resolve_data_config({}, model=model, use_test_size=True))(image).unsqueeze(0)
+
+
+def display_view(model: nn.Module, image: Image.Image, scale: int = 3) -> Image.Image:
+    """What the model sees of the photo, `scale` times as many pixels each way, to draw on."""
+    config = resolve_data_config({}, model=model, use_test_size=True)
+    channels, height, width = config["input_size"]
+    config["input_size"] = (channels, scale * height, scale * width)
+    *geometry, _to_tensor, _normalize = create_transform(**config).transforms
+    for step in geometry:
+        image = step(image)
+    return image

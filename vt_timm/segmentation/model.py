@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import Format
+from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
@@ -88,7 +89,7 @@ class Segmenter(
     them, `push_to_hub(ORG/NAME)` publishes them. `create_segmenter` also fills the backbone with pretrained weights.
 
     Args:
-        neck: "fpn" or "vt_fpn".
+        neck: "fpn", "vt_fpn" or "laterals".
         backbone: any timm model with `features_only` whose maps reach four levels from stride 4 on.
         num_classes: classes.
         class_names: what the classes are called, kept in config.json.
@@ -96,6 +97,7 @@ class Segmenter(
         neck_options: more for the neck: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`,
             `num_heads`, `projector_heads`.
         backbone_options: more for `timm.create_model`, such as `in_chans`.
+        colours: mean and standard deviation of the images, {"mean": ..., "std": ...}; the backbone's own if None.
 
     Shapes: image (B, 3, H, W), normalised -> logits (B, num_classes, H, W).
 
@@ -112,13 +114,16 @@ class Segmenter(
         short_side: int | None = None,
         neck_options: dict[str, Any] | None = None,
         backbone_options: dict[str, Any] | None = None,
+        colours: dict[str, list[float]] | None = None,
     ) -> None:
         super().__init__()
         check_choice("neck", neck, NECKS)
         check_positive("num_classes", num_classes)
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"num_classes={num_classes} and {len(class_names)} class_names: one name a class")
-        self.backbone, strides = _four_levels(backbone, backbone_options or {})
+        self._backbone_options = backbone_options or {}
+        self.backbone, strides = _four_levels(backbone, self._backbone_options)
+        self.neck_name, self.backbone_name, self.colours = neck, backbone, colours
         self.num_classes = num_classes
         self.short_side = short_side
         self.class_names = class_names or [f"class {i}" for i in range(num_classes)]
@@ -142,6 +147,8 @@ class Segmenter(
         **settings: Any,
     ) -> "Segmenter":
         """What `from_pretrained` calls: as huggingface_hub's own, but strict, and a pickle is never an alternative."""
+        for dropped_in_1_0 in ("proxies", "resume_download"):  # what huggingface_hub 0.x still passes
+            settings.pop(dropped_in_1_0, None)
         if Path(model_id).is_dir():
             weights = Path(model_id) / WEIGHTS
         else:
@@ -160,8 +167,13 @@ class Segmenter(
     @property
     def normalization(self) -> dict[str, tuple[float, ...]]:
         """Mean and standard deviation of the colours that the backbone expects."""
-        config: dict[str, Any] = self.backbone.pretrained_cfg  # type: ignore[assignment]
-        return {"mean": tuple(config["mean"]), "std": tuple(config["std"])}
+        config: dict[str, Any] = self.colours or self.backbone.pretrained_cfg  # type: ignore[assignment]
+        return {key: _per_channel(config[key], self.in_chans) for key in ("mean", "std")}
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the image."""
+        return int(self._backbone_options.get("in_chans", 3))
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.backbone(images)
@@ -169,6 +181,11 @@ class Segmenter(
             features = [feature.permute(0, 3, 1, 2) for feature in features]
         logits = self.head(self.neck(features))
         return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Of images with other channels than the backbone was trained on, the mean of its values for each."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[int]]:
@@ -204,8 +221,9 @@ def create_segmenter(
         model = vt_timm.create_segmenter("vt_fpn", backbone="resnet50", num_classes=59)
 
     Args:
-        neck: "fpn" or "vt_fpn".
-        backbone: any timm model with `features_only` and four levels, also `local-dir:FOLDER`.
+        neck: "fpn", "vt_fpn" or "laterals".
+        backbone: any timm model with `features_only` and four levels, also `local-dir:FOLDER` or `hf-hub:ORG/NAME`,
+            of which the saved segmenter keeps the architecture's name and options, so that it loads without them.
         num_classes: classes.
         pretrained_backbone: whether the backbone starts from its pretrained weights; those are not looked for again
             when the saved segmenter is loaded.
@@ -218,9 +236,17 @@ def create_segmenter(
     Raises:
         ValueError: for an unknown neck or option, and for a backbone without four levels.
     """
-    model = Segmenter(neck, backbone, num_classes, class_names, short_side, neck_options, backbone_options)
+    options, colours, name = dict(backbone_options or {}), None, backbone
+    for prefix, load_config in (("local-dir:", load_model_config_from_path), ("hf-hub:", load_model_config_from_hf)):
+        if backbone.startswith(prefix):
+            cfg, name, args = load_config(backbone.removeprefix(prefix))
+            options = {**(args or {}), **options}
+            colours = {key: list(cfg[key]) for key in ("mean", "std")}
+    model = Segmenter(neck, name, num_classes, class_names, short_side, neck_options, options, colours)
     if pretrained_backbone:
-        options = {**(backbone_options or {}), "out_indices": model.backbone.feature_info.out_indices}  # type: ignore[union-attr]
-        weights = timm.create_model(backbone, pretrained=True, features_only=True, **options).state_dict()
-        model.backbone.load_state_dict(weights)
+        out_indices: Any = model.backbone.feature_info.out_indices  # type: ignore[union-attr]
+        trained = timm.create_model(
+            backbone, pretrained=True, features_only=True, out_indices=out_indices, **(backbone_options or {})
+        )
+        model.backbone.load_state_dict(trained.state_dict())
     return model

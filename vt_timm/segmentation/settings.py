@@ -1,16 +1,18 @@
 """The settings of a segmenter's training, as a recipe's YAML file and `--set` name them."""
 
 import dataclasses
-import difflib
 from pathlib import Path
 from typing import Any
 
 import yaml
+from timm.optim import list_optimizers
+
+from ..errors import UserError, did_you_mean, read_text
 
 __all__ = ["Settings", "SettingsError"]
 
 
-class SettingsError(Exception):
+class SettingsError(UserError):
     """What is wrong with the settings, in one line."""
 
 
@@ -20,6 +22,15 @@ class Settings:
 
     Sizes in pixels; `batch_size` is of one process; `recipe` is what a model card calls these settings. The learning
     rate rises over `warmup_updates`, then falls as (1 - done)^0.9 ("poly") or by 10 at each of `milestones` ("step").
+
+    Labels: `classes` merges the data set's classes into groups, {group: [names]}, `rest` names the group of all others
+    (without it they are ignored); `reduce_zero_label` takes 0 for "no class"; `values` renames values of the masks,
+    {255: 1}; `ignore_label` is the value that means "no class"; `colours` lists [red, green, blue] per class for masks
+    in colour.
+
+    Training: `opt` is any optimizer of timm's; `backbone_lr` the backbone's own learning rate; `freeze_backbone` keeps
+    it as it is; `class_weights` {name: weight} of the cross entropy, 1 where none is given; `dice` the weight of the
+    Dice loss beside it; `patience` how many evaluations without a better mIoU end the run, 0 for none.
     """
 
     recipe: str = ""
@@ -31,6 +42,13 @@ class Settings:
     neck_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     backbone_options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    classes: dict[str, list[str]] | None = None
+    rest: str | None = None
+    reduce_zero_label: bool = False
+    values: dict[int, int] | None = None
+    ignore_label: int | None = 255
+    colours: list[list[int]] | None = None
+
     crop_size: int = 512
     scale: tuple[float, float] = (0.5, 2.0)
     short_sides: list[int] | None = None
@@ -39,7 +57,13 @@ class Settings:
 
     updates: int = 1000
     batch_size: int = 8
+    opt: str = "sgd"
+    opt_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     lr: float = 0.01
+    backbone_lr: float | None = None
+    freeze_backbone: bool = False
+    class_weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    dice: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     warmup_updates: int = 0
@@ -50,6 +74,7 @@ class Settings:
     sync_bn: bool = False
     precision: str = "no"
     evaluate_every: int = 500
+    patience: int = 0
     seed: int = 42
     workers: int = 2
 
@@ -61,15 +86,17 @@ class Settings:
             SettingsError: for a file that holds no settings, a key that is none, with the closest one, and a value
                 that its setting cannot have.
         """
-        recipe = yaml.safe_load(path.read_text())
+        try:
+            recipe = yaml.safe_load(read_text(path))
+        except yaml.YAMLError as error:
+            raise SettingsError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
         if not isinstance(recipe, dict):
             raise SettingsError(f"{path}: no settings in this file; it holds lines of KEY: VALUE")
         values = {**recipe, **changes}
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for key in values:
             if key not in fields:
-                close = difflib.get_close_matches(key, fields, n=1)
-                raise SettingsError(f"no setting is called {key}" + (f"; did you mean {close[0]}?" if close else ""))
+                raise SettingsError(f"no setting is called {key}{did_you_mean(str(key), fields)}")
         settings = cls(**values)
         settings.check()
         return settings
@@ -81,14 +108,17 @@ class Settings:
             raise SettingsError(f"precision={self.precision!r}: choose 'no', 'bf16' or 'fp16'")
         for name in ("updates", "batch_size", "crop_size", "evaluate_every"):
             self._check_number(name, int, 1)
-        for name in ("warmup_updates", "seed", "workers"):
+        for name in ("warmup_updates", "seed", "workers", "patience"):
             self._check_number(name, int, 0)
-        for name in ("lr", "momentum", "weight_decay"):
+        for name in ("lr", "momentum", "weight_decay", "dice"):
             self._check_number(name, (int, float), 0)
-        for name in ("clip_grad", "ema_decay", "max_long_side"):
+        for name in ("clip_grad", "ema_decay", "max_long_side", "backbone_lr"):
             if getattr(self, name) is not None:
                 self._check_number(name, (int, float), 0)
-        for name in ("pretrained_backbone", "sync_bn"):
+        known = [str(name) for name in list_optimizers()]
+        if self.opt not in known:
+            raise SettingsError(f"opt={self.opt!r} is not an optimizer of timm's{did_you_mean(self.opt, known)}")
+        for name in ("pretrained_backbone", "sync_bn", "freeze_backbone", "reduce_zero_label"):
             if not isinstance(getattr(self, name), bool):
                 raise SettingsError(f"{name}={getattr(self, name)!r} must be true or false")
         if not self.data_dir:
@@ -101,14 +131,26 @@ class Settings:
             hint = " (in YAML, 1.0e-4 and not 1e-4)" if isinstance(value, str) else ""
             raise SettingsError(f"{name}={value!r} must be a {number} of at least {least}{hint}")
 
+    def label_options(self) -> dict[str, Any]:
+        """What `Labels` takes; a setting that is not given leaves the layout's own."""
+        options = dict(
+            groups=self.classes, rest=self.rest, reduce_zero=self.reduce_zero_label, ignore=self.ignore_label,
+            colours=self.colours,
+        )  # fmt: skip
+        return options if self.values is None else {**options, "values": self.values}
+
     def short_side(self) -> int | None:
         """Of the images that are evaluated, in pixels; None for their own."""
         return min(self.eval_size) if isinstance(self.eval_size, list) else self.eval_size
 
     def learning_rate(self, update: int) -> float:
         """Before the update of that number, counted from 0."""
+        return self.lr * self.schedule_factor(update)
+
+    def schedule_factor(self, update: int) -> float:
+        """What the learning rates are multiplied with before an update."""
         if update < self.warmup_updates:
-            return self.lr * (update + 1) / self.warmup_updates
+            return (update + 1) / self.warmup_updates
         if self.schedule == "poly":
-            return self.lr * (1 - update / self.updates) ** 0.9
-        return self.lr * 0.1 ** sum(update >= milestone for milestone in self.milestones)
+            return (1 - update / self.updates) ** 0.9
+        return 0.1 ** sum(update >= milestone for milestone in self.milestones)

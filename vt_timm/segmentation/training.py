@@ -1,34 +1,37 @@
-"""Training and evaluation of segmenters, for which timm has no script: `vt-timm train-segmenter`.
+"""Training of segmenters, for which timm has no script: `vt-timm train-segmenter`.
 
 On Hugging Face accelerate: it leaves the loop to us, runs the same command alone, under torchrun and on several
 machines, and saves the whole state. What a step sees depends on the seed and the number of the update alone, so that a
 resumed run goes on as if it had not stopped.
 """
 
-import csv
 import dataclasses
-import json
 import math
 import os
-import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import yaml
+from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data import Sampler as TorchSampler
 from tqdm import tqdm
 
-from .data import IGNORE, DataError, SegmentationDataset, evaluation_transform, training_transform
-from .model import Segmenter, create_segmenter
+from .checkpoints import LAST, Progress, append_row, check_new, save_best, save_state
+from .data import SegmentationDataset, class_shares
+from .evaluation import evaluate
+from .layouts import LAYOUTS, DataError
+from .loss import segmentation_loss
+from .model import create_segmenter
 from .settings import Settings, SettingsError
+from .transforms import evaluation_transform, training_transform
 
-__all__ = ["evaluate", "run", "train"]
+__all__ = ["run", "train"]
 
 
 class UpdateSampler(TorchSampler[list[tuple[int, int]]]):
@@ -68,50 +71,117 @@ class SeededSamples(Dataset):
             return self.dataset[index]
 
 
-def evaluate(
-    model: nn.Module, dataset: SegmentationDataset, device: torch.device | str = "cpu", rank: int = 0, world: int = 1
-) -> dict[str, Any]:
-    """mIoU and pixel accuracy in percent over a whole data set, scored at the size of the masks.
+class Training:
+    """A run in progress: the data, the model and what its steps need; `train` is its loop."""
 
-    Every image counts once, also where processes hold different numbers of them: each takes its own, and torchmetrics
-    adds up the counts. mIoU is the mean over the classes that occur in a mask or a prediction.
+    def __init__(self, settings: Settings, output: Path, resume: bool) -> None:
+        from accelerate import Accelerator
+        from accelerate.utils import set_seed
 
-    Args:
-        model: a segmenter, in eval mode.
-        dataset: with a transform that leaves the mask at its size.
-        device: where the model is.
-        rank, world: this process and how many there are.
+        self.settings, self.output = settings, output
+        self.accelerator = Accelerator(
+            # Started by torchrun on a machine without GPUs, accelerate lets each process train alone unless told.
+            cpu="RANK" in os.environ and not torch.cuda.is_available(),
+            mixed_precision=settings.precision,
+            log_with="tensorboard",
+            project_dir=str(output / "tensorboard"),
+        )
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        set_seed(settings.seed, device_specific=True)
+        self.train_set, self.val_set = _data(settings)
+        model = _model(settings, self.train_set, self.val_set)
+        if settings.sync_bn and self.world > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self.class_weights = _class_weights(settings, self.train_set.classes, self.accelerator.device)
+        self.model, self.optimizer = self.accelerator.prepare(model, _optimizer(settings, model))
+        self.ema = ModelEmaV3(self.bare_model(), decay=settings.ema_decay) if settings.ema_decay else None
+        self.progress = Progress()
+        for kept in (self.ema, self.progress):
+            if kept is not None:
+                self.accelerator.register_for_checkpointing(kept)
+        if resume and (output / LAST).is_dir():
+            self.accelerator.load_state(str(output / LAST))
+        self.losses: list[float] = []
 
-    Returns:
-        "miou", "pixel_accuracy", "iou" (one a class, None for one that does not occur) and "images".
-    """
-    from torchmetrics.classification import MulticlassConfusionMatrix
+    def bare_model(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.model)
 
-    num_classes: int = model.num_classes  # type: ignore[assignment]
-    confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE).to(device)
-    with torch.inference_mode():
-        for index in range(rank, len(dataset), world):
-            image, mask = dataset[index]
-            logits = F.interpolate(model(image[None].to(device)).float(), mask.shape[-2:], mode="bilinear")
-            confusion.update(logits.argmax(dim=1), mask[None].to(device))
-    counts = confusion.compute().double()
-    hits, labelled, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
-    union = labelled + predicted - hits
-    iou = [100 * (h / u).item() if u else None for h, u in zip(hits, union, strict=True)]
-    occurring = [value for value in iou if value is not None]
-    return {
-        "miou": sum(occurring) / max(len(occurring), 1),
-        "pixel_accuracy": 100 * (hits.sum() / counts.sum().clamp(min=1)).item(),
-        "iou": iou,
-        "images": len(dataset),
-    }
+    def batches(self) -> DataLoader:
+        """One batch per update that is left."""
+        start = self.progress.updates
+        sampler = UpdateSampler(len(self.train_set), self.settings, start, self.rank, self.world)
+        samples = SeededSamples(self.train_set, self.settings.seed)
+        return DataLoader(samples, batch_sampler=sampler, num_workers=self.settings.workers)  # type: ignore[arg-type]
+
+    def write_settings(self) -> None:
+        if self.accelerator.is_main_process:
+            self.output.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(_plain(dataclasses.asdict(self.settings)), allow_unicode=True)
+            (self.output / "settings.yaml").write_text(text, encoding="utf-8")
+        self.accelerator.init_trackers("segmenter")
+
+    def update(self, images: Tensor, masks: Tensor) -> float:
+        """One step of the optimizer; returns its loss."""
+        settings, accelerator = self.settings, self.accelerator
+        _to_training_mode(self.bare_model(), settings.freeze_backbone)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * settings.schedule_factor(self.progress.updates)
+        with accelerator.autocast():
+            logits = self.model(images.to(accelerator.device, memory_format=torch.channels_last))
+        loss = segmentation_loss(logits, masks.to(accelerator.device), self.class_weights, settings.dice)
+        accelerator.backward(loss)
+        if settings.clip_grad is not None:
+            accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.progress.updates += 1
+        if self.ema is not None:
+            self.ema.update(self.bare_model(), step=self.progress.updates)
+        if not math.isfinite(loss.item()):
+            raise SettingsError(
+                f"the loss is no longer finite at update {self.progress.updates}: lower lr={settings.lr}"
+            )
+        self.losses.append(loss.item())
+        return loss.item()
+
+    def is_time_to_evaluate(self) -> bool:
+        updates = self.progress.updates
+        return updates % self.settings.evaluate_every == 0 or updates == self.settings.updates
+
+    def evaluate_and_save(self) -> None:
+        """Score the model (its average if one is kept), keep it if it is the best, and save the whole state."""
+        progress, accelerator = self.progress, self.accelerator
+        scored = self.ema.module if self.ema is not None else self.bare_model()
+        metrics = evaluate(scored.eval(), self.val_set, accelerator.device, self.rank, self.world)
+        mean_loss = torch.tensor(sum(self.losses) / len(self.losses), device=accelerator.device)
+        self.losses.clear()
+        row = {
+            "update": progress.updates,
+            "train_loss": accelerator.reduce(mean_loss, "mean").item(),
+            "lr": self.settings.learning_rate(progress.updates - 1),
+            "miou": metrics["miou"],
+            "pixel_accuracy": metrics["pixel_accuracy"],
+        }
+        accelerator.log({k: v for k, v in row.items() if k != "update"}, step=progress.updates)
+        progress.since_best += 1
+        if metrics["miou"] >= progress.best.get("miou", -1.0):
+            progress.best, progress.since_best = {**metrics, "update": progress.updates}, 0
+            if accelerator.is_main_process:
+                save_best(self.output, scored, progress.best)  # type: ignore[arg-type]
+        save_state(accelerator, self.output)
+        if accelerator.is_main_process:
+            append_row(self.output, row)
+            tqdm.write(", ".join(f"{k} {v:.4g}" for k, v in row.items()))
+
+    def has_stopped_improving(self) -> bool:
+        return 0 < self.settings.patience <= self.progress.since_best
 
 
 def train(settings: Settings, output: Path, resume: bool = False) -> dict[str, Any]:
     """Train a segmenter; the best by mIoU is kept as a Hub folder.
 
-    Writes under `output`: settings.yaml, summary.csv (a row an evaluation), `best/` (config.json, model.safetensors,
-    metrics.json), `last/` (the whole state, for `resume`) and `tensorboard/`.
+    Writes under `output`: settings.yaml, summary.csv (one row per evaluation), `best/` (config.json,
+    model.safetensors, metrics.json, README.md), `last/` (the whole state, for `resume`) and `tensorboard/`.
 
     Args:
         settings: of the run.
@@ -122,22 +192,66 @@ def train(settings: Settings, output: Path, resume: bool = False) -> dict[str, A
         The metrics of the best evaluation.
 
     Raises:
-        DataError, ValueError: for data or options that cannot work, before training starts.
+        UserError, ValueError: for data or options that cannot work, and for a folder that holds a run already, before
+            training starts.
     """
-    from accelerate import Accelerator
-    from accelerate.utils import set_seed
+    if not resume:
+        check_new(output)
+    training = Training(settings, output, resume)
+    training.write_settings()
+    start, quiet = training.progress.updates, None if training.rank == 0 else True
+    with tqdm(total=settings.updates, initial=start, unit="update", disable=quiet) as bar:
+        for images, masks in training.batches():
+            loss = training.update(images, masks)
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            if training.is_time_to_evaluate():
+                training.evaluate_and_save()
+                if training.has_stopped_improving():
+                    tqdm.write(f"no better mIoU in {settings.patience} evaluations: stopped")
+                    break
+    training.accelerator.end_training()
+    return training.progress.best
 
-    accelerator = Accelerator(
-        # Started by torchrun on a machine without GPUs, accelerate lets each process train alone unless told.
-        cpu="RANK" in os.environ and not torch.cuda.is_available(),
-        mixed_precision=settings.precision,
-        log_with="tensorboard",
-        project_dir=str(output / "tensorboard"),
+
+def _data(settings: Settings) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Both splits; says how the labels are shared out, and refuses what cannot be learnt."""
+    channels = int(settings.backbone_options.get("in_chans", 3))
+    label_options = settings.label_options()
+    if settings.classes is not None and settings.layout in LAYOUTS and Path(settings.data_dir).is_dir():
+        names = set(LAYOUTS[settings.layout].classes(Path(settings.data_dir)))
+        if names.isdisjoint(name for group in settings.classes.values() for name in group):
+            _say("classes: the recipe's are of another data set, so this one's own are trained")
+            label_options |= {"groups": None, "rest": None}
+    train_set, val_set = (
+        SegmentationDataset(settings.layout, settings.data_dir, split, None, label_options, channels)
+        for split in ("train", "val")
     )
-    set_seed(settings.seed, device_specific=True)
-    train_set = SegmentationDataset(settings.layout, settings.data_dir, "train")
-    val_set = SegmentationDataset(settings.layout, settings.data_dir, "val")
-    model: nn.Module = create_segmenter(
+    shares = class_shares(train_set)
+    _say("share of the pixels: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()))
+    ignored = shares.pop("(ignored)")
+    missing = [name for name, share in shares.items() if share == 0]
+    if ignored == 1:
+        raise DataError(
+            f"{settings.data_dir}: no pixel of the masks looked at has a class; see ignore_label and values"
+        )
+    if ignored > 0 and missing and settings.ignore_label is not None:
+        _say(
+            f"warning: {', '.join(missing)} occurs nowhere, and {100 * ignored:.1f} % of the pixels have the "
+            f"label {settings.ignore_label}, which is ignored: if {settings.ignore_label} is a class, say so with "
+            f"--set ignore_label=null 'values={{{settings.ignore_label}: NUMBER}}'"
+        )
+    return train_set, val_set
+
+
+def _say(text: str) -> None:
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"vt-timm: {text}", file=sys.stderr)
+
+
+def _model(settings: Settings, train_set: SegmentationDataset, val_set: SegmentationDataset) -> nn.Module:
+    """The segmenter; the data sets get the transforms that its colours need."""
+    model = create_segmenter(
         settings.neck,
         settings.backbone,
         len(train_set.classes),
@@ -147,154 +261,51 @@ def train(settings: Settings, output: Path, resume: bool = False) -> dict[str, A
         settings.backbone_options,
         **settings.neck_options,
     )
-    colours = model.normalization
+    colours: dict[str, Any] = model.normalization
     train_set.transform = training_transform(
         settings.crop_size,
         settings.scale,
         settings.short_sides,
         settings.max_long_side,
         train_set.layout.mirrored,
-        **colours,  # type: ignore[arg-type]
+        **colours,
     )
-    val_set.transform = evaluation_transform(settings.eval_size, **colours)  # type: ignore[arg-type]
-    if settings.sync_bn and accelerator.num_processes > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    optimizer = torch.optim.SGD(
-        model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=False
-    )
-    model, optimizer = accelerator.prepare(model, optimizer)
-    ema = ModelEmaV3(accelerator.unwrap_model(model), decay=settings.ema_decay) if settings.ema_decay else None
-    if ema is not None:
-        accelerator.register_for_checkpointing(ema)
-    progress = _Progress()
-    accelerator.register_for_checkpointing(progress)
-    last = output / "last"
-    if resume and last.is_dir():
-        accelerator.load_state(str(last))
-
-    rank, world = accelerator.process_index, accelerator.num_processes
-    sampler = UpdateSampler(len(train_set), settings, progress.updates, rank, world)
-    loader = DataLoader(
-        SeededSamples(train_set, settings.seed),
-        batch_sampler=sampler,
-        num_workers=settings.workers,  # type: ignore[arg-type]
-    )
-    if accelerator.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "settings.yaml").write_text(yaml.safe_dump(_plain(dataclasses.asdict(settings))))
-    accelerator.init_trackers("segmenter")
-
-    loss_sum, loss_count = 0.0, 0
-    bar = tqdm(total=settings.updates, initial=progress.updates, unit="update", disable=None if rank == 0 else True)
-    for images, masks in loader:
-        model.train()
-        lr = settings.learning_rate(progress.updates)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        with accelerator.autocast():
-            logits = model(images.to(accelerator.device))
-        masks = masks.to(accelerator.device)
-        # The sum over the pixels that have a label, so that a crop without any counts nothing instead of NaN.
-        loss = F.cross_entropy(logits.float(), masks, ignore_index=IGNORE, reduction="sum")
-        loss = loss / (masks != IGNORE).sum().clamp(min=1)
-        accelerator.backward(loss)
-        if settings.clip_grad is not None:
-            accelerator.clip_grad_norm_(model.parameters(), settings.clip_grad)
-        optimizer.step()
-        optimizer.zero_grad()
-        progress.updates += 1
-        if ema is not None:
-            ema.update(accelerator.unwrap_model(model), step=progress.updates)
-        loss_sum, loss_count = loss_sum + loss.item(), loss_count + 1
-        if not math.isfinite(loss_sum):
-            raise SettingsError(f"the loss is no longer finite at update {progress.updates}: lower lr={settings.lr}")
-        bar.update()
-        bar.set_postfix(loss=f"{loss_sum / loss_count:.3f}")
-
-        if progress.updates % settings.evaluate_every == 0 or progress.updates == settings.updates:
-            scored = ema.module if ema is not None else accelerator.unwrap_model(model)
-            metrics = evaluate(scored.eval(), val_set, accelerator.device, rank, world)
-            mean_loss = torch.tensor(loss_sum / loss_count, device=accelerator.device)
-            row = {
-                "update": progress.updates,
-                "train_loss": accelerator.reduce(mean_loss, "mean").item(),
-                "lr": lr,
-                "miou": metrics["miou"],
-                "pixel_accuracy": metrics["pixel_accuracy"],
-            }
-            loss_sum, loss_count = 0.0, 0
-            accelerator.log({k: v for k, v in row.items() if k != "update"}, step=progress.updates)
-            if metrics["miou"] >= progress.best.get("miou", -1.0):
-                progress.best = {**metrics, "update": progress.updates}
-                if accelerator.is_main_process:
-                    _save_whole(output / "best", lambda folder: _save_best(scored, folder, progress.best))  # noqa: B023
-            _save_state(accelerator, last)
-            if accelerator.is_main_process:
-                _append(output / "summary.csv", row)
-                tqdm.write(", ".join(f"{k} {v:.4g}" for k, v in row.items()))
-    bar.close()
-    accelerator.end_training()
-    return progress.best
+    val_set.transform = evaluation_transform(settings.eval_size, **colours)
+    model.backbone.requires_grad_(not settings.freeze_backbone)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-class _Progress:
-    """What a checkpoint holds beside model, optimiser and random state."""
-
-    def __init__(self) -> None:
-        self.updates = 0
-        self.best: dict[str, Any] = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "best": self.best}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.updates, self.best = state["updates"], state["best"]
-
-
-def _save_best(model: Segmenter, folder: Path, metrics: dict[str, Any]) -> None:
-    model.save_pretrained(folder)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-
-
-def _save_whole(folder: Path, save: Any) -> None:
-    """Write a folder beside its place and put it there when it is whole: killed in between, the old one stays."""
-    new = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    save(new)
-    _put_in_place(new, folder)
+def _optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
+    """timm's, the backbone with a learning rate of its own; norms and biases are not decayed but by plain SGD."""
+    backbone = {id(p) for p in model.backbone.parameters()}  # type: ignore[union-attr]
+    groups = []
+    for rate, chosen in ((settings.backbone_lr, True), (settings.lr, False)):
+        own = [(n, p) for n, p in model.named_parameters() if p.requires_grad and (id(p) in backbone) is chosen]
+        decayed = [p for _, p in own if p.ndim > 1 or settings.opt == "sgd"]
+        plain = [p for _, p in own if not (p.ndim > 1 or settings.opt == "sgd")]
+        rate = settings.lr if rate is None else rate
+        groups += [
+            {"params": params, "lr": rate, "initial_lr": rate, "weight_decay": decay}
+            for params, decay in ((decayed, settings.weight_decay), (plain, 0.0))
+            if params
+        ]
+    options = {"nesterov": False, **settings.opt_kwargs} if settings.opt == "sgd" else settings.opt_kwargs
+    return create_optimizer_v2(groups, settings.opt, settings.lr, settings.weight_decay, settings.momentum, **options)
 
 
-def _save_state(accelerator: Any, folder: Path) -> None:
-    new = folder.with_name(f"{folder.name}.new")
-    if accelerator.is_main_process:
-        shutil.rmtree(new, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(new))  # every process saves its random state
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        _put_in_place(new, folder)
-    accelerator.wait_for_everyone()
+def _class_weights(settings: Settings, classes: list[str], device: torch.device) -> Tensor | None:
+    for name in settings.class_weights:
+        if name not in classes:
+            raise SettingsError(f"class_weights: there is no class {name}; the classes are {', '.join(classes)}")
+    if not settings.class_weights:
+        return None
+    return torch.tensor([float(settings.class_weights.get(name, 1.0)) for name in classes], device=device)
 
 
-def _put_in_place(new: Path, folder: Path) -> None:
-    old = folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    """A row an evaluation; rows after the one resumed from are replaced."""
-    rows = []
-    if path.is_file():
-        with path.open() as file:
-            rows = [r for r in csv.DictReader(file) if int(r["update"]) < row["update"]]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*rows, row])
+def _to_training_mode(model: nn.Module, freeze_backbone: bool) -> None:
+    model.train()
+    if freeze_backbone:
+        model.backbone.eval()  # type: ignore[union-attr,operator]  # a frozen batch norm keeps its statistics
 
 
 def _plain(value: Any) -> Any:

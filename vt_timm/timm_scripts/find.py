@@ -15,6 +15,8 @@ from pathlib import Path
 
 import timm
 
+from ..errors import UserError
+
 __all__ = ["SCRIPTS", "ScriptError", "find_script", "script_version"]
 
 SCRIPTS = ("train", "validate", "benchmark", "inference", "onnx_export")
@@ -26,7 +28,7 @@ CONTENTS = "https://api.github.com/repos/huggingface/pytorch-image-models/conten
 TIMEOUT = 20  # seconds
 
 
-class ScriptError(Exception):
+class ScriptError(UserError):
     """What the user has to know, in one line."""
 
 

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError, safe_open
 
-from ..errors import first_line
+from ..errors import UserError, first_line
 
 __all__ = ["CONFIG", "WEIGHTS", "DownloadError", "check_weights", "fetch", "is_cached"]
 
@@ -30,7 +30,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SHA256_DIGITS = 64
 
 
-class DownloadError(RuntimeError):
+class DownloadError(UserError, RuntimeError):
     """What went wrong with a download and what to do about it, in one line."""
 
 

@@ -1,0 +1,192 @@
+"""The one reader of images: which files are pictures, and how every command and every training sees them."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import resources, util
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .errors import UserError
+
+__all__ = ["ImageError", "exif_upright", "find_images", "is_picture", "read_channels", "read_image"]
+
+SAMPLE = "sample"  # stands for a photo that scikit-learn ships
+NOT_PHOTOS = {".pdf", ".ps", ".eps"}  # Pillow opens them, but a page is not a photo
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by the channels that a network takes
+ARRAY = ".npy"
+
+if util.find_spec("pillow_heif") is not None:  # photos of telephones, where the user installed the plug-in
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+
+class ImageError(UserError):
+    """A photo that is missing or cannot be read; the message names the file."""
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file in a folder is one of the user's pictures: by what Pillow can read, and not hidden.
+
+    Left out in silence: hidden files, the `._*` files of macOS, `Thumbs.db`, documents.
+    """
+    suffix = path.suffix.lower()
+    readable = suffix == ARRAY or (suffix in _readable_suffixes() and suffix not in NOT_PHOTOS)
+    return readable and not path.name.startswith(".") and path.is_file()
+
+
+def _readable_suffixes() -> set[str]:
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
+def find_images(names: Iterable[str]) -> list[Path]:
+    """Files as they are, folders as the pictures anywhere below them, and `sample` as a photo that scikit-learn ships.
+
+    Raises:
+        ImageError: for a name that does not exist, or a folder without images.
+    """
+    paths: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            found = sorted(_pictures_below(path))
+            if not found:
+                raise ImageError(f"{name}: no images in this folder")
+            paths += found
+        elif path.exists():
+            paths.append(path)
+        elif name == SAMPLE:
+            paths.append(_sample_photo())
+        else:
+            raise ImageError(f"{name}: no such file or folder")
+    return paths
+
+
+def _pictures_below(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        yield from (path for name in files if is_picture(path := Path(place, name)))
+
+
+def _sample_photo() -> Path:
+    if util.find_spec("sklearn") is None:
+        raise ImageError("the sample photo comes with scikit-learn: pip install scikit-learn, or name a photo of yours")
+    return Path(str(resources.files("sklearn.datasets") / "images" / "china.jpg"))
+
+
+def read_image(path: Path, max_side: int | None = None, channels: int = 3) -> Image.Image:
+    """An image the right way up, with 8 bits per channel.
+
+    EXIF orientation is applied; 16 bits are divided by 256, whatever mode they come in, and other wide values are
+    spread over their own range; a transparent background becomes white; CMYK and palettes become RGB.
+
+    Args:
+        path: of the file.
+        max_side: pixels that are enough; a large JPEG may come smaller, but not smaller than that.
+        channels: 1 for grey, 3 for RGB, 4 for RGB and one more.
+
+    Raises:
+        ImageError: if the file is not an image, is truncated, or is too large to be a photo (Pillow's limit).
+    """
+    if path.suffix.lower() == ARRAY:
+        values = read_channels(path, channels)
+        return Image.fromarray(values.squeeze(-1) if channels == 1 else values, MODES[channels])
+    with _opened(path) as image:
+        if max_side is not None:
+            image.draft("RGB", (max_side, max_side))  # a JPEG is decoded at a fraction of its size
+        return _converted(_eight_bits(exif_upright(image)), MODES[channels])
+
+
+def read_channels(path: Path, channels: int) -> np.ndarray:
+    """The pixels of an image, (H, W, channels) of 8 bits, for any number of channels.
+
+    1, 3 and 4 are read as `read_image` does. For others a TIFF holds one page per channel, as multispectral ones do,
+    or a .npy file the array (H, W, channels).
+
+    Raises:
+        ImageError: as `read_image`, and for a file with other channels.
+    """
+    if path.suffix.lower() == ARRAY:
+        try:
+            return _checked(np.load(path, allow_pickle=False), channels)
+        except (OSError, ValueError, EOFError) as error:
+            raise ImageError(f"{path}: cannot read this array ({error})") from error
+    if channels in MODES:
+        pixels = np.asarray(read_image(path, channels=channels))
+        return pixels[..., None] if pixels.ndim == 2 else pixels
+    with _opened(path) as image:
+        return _pages(image, channels)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The file, opened; whatever Pillow raises on reading it becomes one line."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        raise ImageError(f"{path}: cannot read this image ({reason})") from error
+
+
+def exif_upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF flag says, as every viewer shows it."""
+    return ImageOps.exif_transpose(image)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Pillow clips wide grey values at 255 when it converts them; here 16 bits are divided by 256."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode not in ("I", "F"):
+        return image
+    values = np.nan_to_num(np.asarray(image).astype(np.float64))
+    return Image.fromarray(_scaled(values))
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """Values of unknown range as 8 bits: as they are up to 255, of 16 bits divided by 256, others by their range."""
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 1 and not np.array_equal(values, values.round()):
+        return (values * 255).round().astype(np.uint8)  # shares, as scientific software writes them
+    if low >= 0 and high <= 255:
+        return values.round().astype(np.uint8)
+    if low >= 0 and high < 1 << 16:
+        return (values / 256).astype(np.uint8)
+    return ((values - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    if mode == "RGBA":
+        return image.convert(mode)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")  # as a browser shows it, not what lies under the transparency
+        image = Image.alpha_composite(white, image)
+    return image.convert(mode)
+
+
+def _pages(image: Image.Image, channels: int) -> np.ndarray:
+    """(H, W, channels) of a file with one page per channel, as multispectral TIFFs are stored."""
+    pages = []
+    frames = getattr(image, "n_frames", 1)
+    if frames != channels:
+        bands = len(image.getbands())
+        raise ValueError(
+            f"it has {bands} channels and {frames} pages and the network takes {channels} channels: give a TIFF with "
+            "one page per channel, or a .npy file (height, width, channels)"
+        )
+    for page in range(frames):
+        image.seek(page)
+        pages.append(np.asarray(_eight_bits(image).convert("L")))
+    return np.stack(pages, axis=-1)
+
+
+def _checked(values: np.ndarray, channels: int) -> np.ndarray:
+    values = values[..., None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[2] != channels:
+        raise ValueError(f"the array is {values.shape} and the network takes (height, width, {channels})")
+    return values if values.dtype == np.uint8 else _scaled(values.astype(np.float64))

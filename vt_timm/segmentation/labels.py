@@ -1,0 +1,145 @@
+"""What the values of a mask mean: from the values of the files to the classes that are trained."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["IGNORE", "LabelError", "Labels"]
+
+IGNORE = 255  # of our own masks after reading, the value of a pixel that has no class
+VALUES = 1 << 16  # that a mask of 16 bits can hold
+UNKNOWN = -1
+
+
+class LabelError(ValueError):
+    """What is wrong with a mask's values or with the options about them, in one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Turns the values of mask files into class numbers.
+
+    The steps, in this order: a colour becomes its value (`colours`), `ignore` leaves the pixel without a class,
+    `reduce_zero` takes 0 for "no class" and moves the others down by one, `values` renames values, and `groups` merges
+    the data set's classes into fewer.
+
+    Args:
+        names: the data set's classes, in the order of their values.
+        groups: the classes to train, each with the names that it is made of; the data set's classes if None.
+            A class that no group names becomes the group that is called `rest`, or is ignored without one.
+        rest: the name of the group that takes what no other names.
+        reduce_zero: whether 0 means "no class" and 1 is the first class.
+        values: other values of the files, such as {255: 1} for masks in black and white.
+        ignore: the value that means "no class"; None where every value is a class.
+        colours: for masks in colour, the value of each, as [[red, green, blue], ...] in the order of `names`.
+
+    Raises:
+        LabelError: for options that do not fit together, naming the one to change.
+    """
+
+    names: Sequence[str]
+    groups: Mapping[str, Sequence[str]] | None = None
+    rest: str | None = None
+    reduce_zero: bool = False
+    values: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    ignore: int | None = IGNORE
+    colours: Sequence[Sequence[int]] | None = None
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names):
+            twice = next(name for name in self.names if list(self.names).count(name) > 1)
+            raise LabelError(f"two classes are called {twice!r}: every class needs a name of its own")
+        if self.colours is not None and len(self.colours) != len(self.names):
+            raise LabelError(f"colours: {len(self.colours)} colours for {len(self.names)} classes; give one per class")
+        known = set(self.names)
+        named = [name for names in (self.groups or {}).values() for name in names]
+        for name in named:
+            if name not in known:
+                raise LabelError(f"classes: {name!r} is none of the data set's classes ({', '.join(self.names)})")
+        if len(set(named)) != len(named):
+            raise LabelError(f"classes: {max(named, key=named.count)!r} stands in two groups")
+        if self.rest is not None and self.rest not in (self.groups or {}):
+            raise LabelError(f"rest: {self.rest!r} is none of the groups in classes")
+        if len(self.classes) < 2:
+            raise LabelError(
+                f"there is one class ({', '.join(self.classes)}): a segmenter tells classes apart, so name the "
+                "background as a class of its own"
+            )
+        if len(self.classes) > IGNORE:
+            raise LabelError(f"{len(self.classes)} classes: at most {IGNORE} can be trained; merge some with classes")
+
+    @property
+    def classes(self) -> list[str]:
+        """What is trained, in the order of our labels."""
+        return list(self.names if self.groups is None else self.groups)
+
+    def table(self) -> np.ndarray:
+        """(65536,) our label of every value of a mask; IGNORE for none, UNKNOWN for a value that has no meaning."""
+        group_of = list(range(len(self.names)))
+        if self.groups is not None:
+            chosen = {name: i for i, names in enumerate(self.groups.values()) for name in names}
+            other = list(self.groups).index(self.rest) if self.rest is not None else IGNORE
+            group_of = [chosen.get(name, other) for name in self.names]
+        table = np.full(VALUES, UNKNOWN, dtype=np.int64)
+        first = 1 if self.reduce_zero else 0
+        table[first : first + len(self.names)] = group_of
+        if self.reduce_zero:
+            table[0] = IGNORE
+        if self.ignore is not None:
+            table[self.ignore] = IGNORE
+        for value, label in self.values.items():
+            if not 0 <= int(label) < len(self.names):
+                raise LabelError(f"values: {value} becomes {label}, which is beyond the {len(self.names)} classes")
+            table[int(value)] = group_of[int(label)]
+        return table
+
+    def __call__(self, mask: np.ndarray) -> np.ndarray:
+        """The labels of a mask, int64 (H, W).
+
+        Args:
+            mask: (H, W) of whole numbers, or (H, W, 3 or more) of colours.
+
+        Raises:
+            LabelError: for a value or a colour that has no meaning, and for colours without `colours`.
+        """
+        if mask.ndim == 3:
+            return self.table()[self._values_of_colours(mask)]
+        if self.colours is not None:
+            raise LabelError("colours are given, and the mask has one channel of values: leave colours out")
+        labels = self.table()[mask.astype(np.int64)]
+        if (labels == UNKNOWN).any():
+            unknown = int(mask[labels == UNKNOWN].max())
+            raise LabelError(
+                f"label {unknown} is beyond the {len(self.names)} classes ({self._understood()}); if {unknown} is a "
+                f"class, say which with values={{{unknown}: NUMBER}}, if it means no class, say ignore_label={unknown}"
+            )
+        return labels
+
+    def _understood(self) -> str:
+        first = 1 if self.reduce_zero else 0
+        ignored = "" if self.ignore is None else f"; {self.ignore} is ignored"
+        return f"{first} to {first + len(self.names) - 1}{ignored}"
+
+    def _values_of_colours(self, mask: np.ndarray) -> np.ndarray:
+        if self.colours is None:
+            raise LabelError(
+                f"a mask has one channel of labels, this has {mask.shape[2]}: if its colours are the classes, give "
+                "them with colours=[[red, green, blue], ...], one per class"
+            )
+        packed = _packed(mask)
+        values = np.full(packed.shape, UNKNOWN, dtype=np.int64)
+        first = 1 if self.reduce_zero else 0
+        for value, colour in enumerate(np.asarray(self.colours, dtype=np.int64), start=first):
+            values[packed == _packed(colour)] = value
+        if (values == UNKNOWN).any():
+            colour = mask[values == UNKNOWN][0][:3].tolist()
+            raise LabelError(f"the colour {colour} is none of the {len(self.colours)} in colours")
+        return values
+
+
+def _packed(colours: np.ndarray) -> Any:
+    """(..., 3 or more) of 8 bits -> (...) one number per colour."""
+    red, green, blue = (colours[..., i].astype(np.int64) for i in range(3))
+    return (red << 16) | (green << 8) | blue

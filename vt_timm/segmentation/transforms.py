@@ -1,0 +1,94 @@
+"""Transforms of an image and its mask together, of torchvision's `tv_tensors`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from .labels import IGNORE
+
+__all__ = ["RandomMirror", "evaluation_transform", "training_transform"]
+
+
+class RandomMirror:
+    """Mirrors image and mask left to right half of the time, and swaps the labels that name a side."""
+
+    def __init__(self, mirrored: Sequence[tuple[int, int]] = ()) -> None:
+        self.label_of = torch.arange(256)
+        for a, b in mirrored:
+            self.label_of[[a, b]] = self.label_of[[b, a]]
+
+    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.rand(()) < 0.5:
+            image, mask = v2.functional.horizontal_flip(image), v2.functional.horizontal_flip(mask)
+            mask = tv_tensors.wrap(self.label_of[mask], like=mask)
+        return image, mask
+
+
+def training_transform(
+    crop_size: int,
+    scale: tuple[float, float] = (0.5, 2.0),
+    short_sides: Sequence[int] | None = None,
+    max_long_side: int | None = None,
+    mirrored: Sequence[tuple[int, int]] = (),
+    mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+    std: Sequence[float] = IMAGENET_DEFAULT_STD,
+) -> v2.Compose:
+    """Random size, random crop, random mirroring, colours normalised.
+
+    Args:
+        crop_size: side of the square crop, pixels; what lies outside the image is black and ignored.
+        scale: range of the image's size, 1 being the size at which it just fits into the crop.
+        short_sides: instead of `scale`, lengths of the short side to choose from, pixels.
+        max_long_side: with `short_sides`, the longest the long side may become.
+        mirrored: pairs of labels that name a side, see `Layout`.
+        mean, std: of the backbone's colours.
+    """
+    if short_sides:
+        resize: v2.Transform = v2.RandomShortestSize(list(short_sides), max_size=max_long_side)
+    else:
+        resize = v2.ScaleJitter((crop_size, crop_size), scale_range=scale)
+    fill: dict[Any, Any] = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
+    return v2.Compose(
+        [
+            resize,
+            v2.RandomCrop(crop_size, pad_if_needed=True, fill=fill),
+            RandomMirror(mirrored),
+            *_to_numbers(mean, std),
+        ]
+    )
+
+
+def evaluation_transform(
+    size: int | Sequence[int] | None = None,
+    mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+    std: Sequence[float] = IMAGENET_DEFAULT_STD,
+) -> v2.Compose:
+    """The image at a size of its own, the mask as it is: predictions are scored at the mask's size.
+
+    Args:
+        size: short side in pixels, or height and width, or None for the image's own.
+        mean, std: of the backbone's colours.
+    """
+    return v2.Compose([ResizeImage(size), *_to_numbers(mean, std)])
+
+
+class ResizeImage:
+    """Resizes the image and leaves the mask; a class, so that it can be sent to a worker process."""
+
+    def __init__(self, size: int | Sequence[int] | None) -> None:
+        self.size = [size] if isinstance(size, int) else size
+
+    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        if self.size is not None:
+            image = v2.functional.resize(image, list(self.size), antialias=True)
+        return image, mask
+
+
+def _to_numbers(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
+    dtypes: dict[Any, Any] = {tv_tensors.Image: torch.float32, "others": None}
+    return [v2.ToDtype(dtypes, scale=True), v2.Normalize(mean, std), v2.ToPureTensor()]
