@@ -19,7 +19,7 @@ from ..images import ImageError, find_images, read_image
 from ..photos.look import attention, segment_photo
 from ..photos.models import load_model, model_input, predict
 from ..recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
-from ..timm_scripts.find import SCRIPTS, ScriptError
+from ..timm_scripts.find import SCRIPTS
 from .models import download, models
 
 OK, SOME_SKIPPED, FAILED = 0, 1, 2  # exit status
