@@ -275,7 +275,7 @@ def test_a_crop_without_labels_gives_no_nan(small, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(neck="pan"), "neck='pan': choose one of 'fpn', 'vt_fpn'"),
+        (dict(neck="pan"), "neck='pan': choose one of 'fpn', 'vt_fpn', 'laterals'"),
         (dict(layout="voc"), "layout='voc'"),
         (dict(data_dir="/nowhere"), "/nowhere: there is no such folder"),
         (dict(backbone="vit_tiny_patch16_224"), "a pyramid needs four"),

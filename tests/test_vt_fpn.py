@@ -11,14 +11,16 @@ from benchmarks.common.counting import count_segmenter
 from benchmarks.common.paper_tables import FPN_TABLES
 from tests.support.fill import fill
 from vt_timm import Segmenter, create_segmenter
+from vt_timm.projector import Projector
 from vt_timm.segmentation.model import SemanticHead
-from vt_timm.vt_fpn import FPN, VTFPN
+from vt_timm.tokenizers import FilterTokenizer
+from vt_timm.vt_fpn import FPN, NECKS, VTFPN, Laterals
 
 SMALL = dict(channels=32, token_dim=64, num_heads=4)
 
 
 def build(neck="vt_fpn", backbone="vt_resnet_micro", num_classes=5, **kwargs):
-    options = {"channels": 32} if neck == "fpn" else SMALL
+    options = SMALL if neck == "vt_fpn" else {"channels": 32}
     return fill(create_segmenter(neck, backbone, num_classes, **{**options, **kwargs}))
 
 
@@ -39,20 +41,50 @@ def test_cost_is_that_of_tables_9_and_10(table, depth):
         assert cost.total == pytest.approx(row.total, rel=0.045)
 
 
+def normalized(norm, tokens_BLD):
+    return (tokens_BLD - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+
+
 def test_vt_fpn_is_figure_4():
     """Level by level: one transformer relates all tokens, each map gets back its own."""
     neck = fill(VTFPN([3, 4, 5, 6], channels=8, tokens=[1, 2, 3, 4], token_dim=16, depth=2, num_heads=4)).eval()
     features = [torch.randn(2, c, 16 // 2**i, 24 // 2**i) for i, c in enumerate((3, 4, 5, 6))]
     actual = neck(features)
     levels = [
-        torch.einsum("oc,bchw->bohw", lateral.weight[:, :, 0, 0], f) + lateral.bias[:, None, None]
-        for lateral, f in zip(neck.laterals, features, strict=True)
+        conv_and_norm[1](torch.einsum("oc,bchw->bohw", conv_and_norm[0].weight[:, :, 0, 0], feature))
+        for conv_and_norm, feature in zip(neck.laterals, features, strict=True)
     ]
-    tokens = torch.cat([neck.tokenizers[i](level) for i, level in enumerate(levels)], dim=1)
+    tokens = [normalized(neck.token_norms[i], neck.tokenizers[i](level)) for i, level in enumerate(levels)]
+    tokens = torch.cat(tokens, dim=1)
     assert tokens.shape == (2, 10, 16)
     tokens = neck.transformer[1](neck.transformer[0](tokens))
     for i, (start, end) in enumerate([(0, 1), (1, 3), (3, 6), (6, 10)]):
-        torch.testing.assert_close(actual[i], neck.projectors[i](levels[i], tokens[:, start:end]))
+        own = normalized(neck.related_norms[i], tokens[:, start:end])
+        torch.testing.assert_close(actual[i], neck.projectors[i](levels[i], own))
+
+
+def test_a_trained_tokenizer_with_normalized_logits_is_equation_1():
+    """In inference a plain filter tokenizer with other filters."""
+    tokenizer, plain = fill(FilterTokenizer(8, 16, 5, norm_logits=True)).eval(), FilterTokenizer(8, 16, 5)
+    feature, norm = torch.randn(2, 8, 6, 7), tokenizer.norm
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    with torch.no_grad():
+        plain.filters.weight.copy_(tokenizer.filters.weight * scale[:, None, None, None])
+        plain.embed.weight.copy_(tokenizer.embed.weight)
+        torch.testing.assert_close(tokenizer(feature), plain(feature))
+
+
+def test_a_norm_before_a_trained_projector_is_equation_5():
+    """In inference the norm's scale folds into W_K and W_V, and its shift is gone."""
+    norm, projector = fill(nn.BatchNorm1d(16, affine=False)).eval(), fill(Projector(8, 16, num_heads=2)).eval()
+    feature, tokens = torch.randn(2, 8, 6, 7), torch.randn(2, 5, 16)
+    scale = 1 / (norm.running_var + norm.eps).sqrt()
+    with torch.no_grad():
+        expected = projector(feature, normalized(norm, tokens))
+        projector.bn.running_mean += projector.value.weight @ (norm.running_mean * scale)
+        for linear in (projector.key, projector.value):
+            linear.weight *= scale
+        torch.testing.assert_close(projector(feature, tokens), expected)
 
 
 def test_levels_tell_one_another_through_the_tokens():
@@ -64,12 +96,37 @@ def test_levels_tell_one_another_through_the_tokens():
         assert not torch.allclose(before[0], neck(features)[0])
 
 
-def test_a_new_vt_fpn_hands_out_the_laterals():
-    """Its projectors start at zero, so that training starts from a plain pyramid."""
-    neck = VTFPN([4] * 4, **SMALL)
+def test_laterals_alone_tell_one_another_nothing():
+    neck = fill(Laterals([4] * 4, 32)).eval()
+    features = [torch.randn(1, 4, 16 // 2**i, 16 // 2**i) for i in range(4)]
+    before = neck(features)
+    after = neck([*features[:3], features[3] + 1])
+    assert all(torch.equal(a, b) for a, b in zip(before[:3], after[:3], strict=True))
+    assert not torch.allclose(before[3], after[3])
+
+
+def test_laterals_are_vt_fpn_without_what_the_tokens_add():
+    neck, laterals = VTFPN([4] * 4, **SMALL, gain=0.0), Laterals([4] * 4, 32)
+    laterals.load_state_dict(neck.laterals.state_dict())
     features = [torch.randn(2, 4, 8, 8) for _ in range(4)]
-    for level, lateral, feature in zip(neck(features), neck.laterals, features, strict=True):
-        torch.testing.assert_close(level, lateral(feature))
+    for level, expected in zip(neck(features), laterals(features), strict=True):
+        torch.testing.assert_close(level, expected)
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 20.0])
+def test_tokens_of_a_new_vt_fpn_differ_and_reach_the_map_whatever_the_scale_of_the_backbone(scale):
+    torch.manual_seed(0)
+    neck = VTFPN([16] * 4, channels=64, token_dim=128, num_heads=4)
+    features = [scale * (3 + torch.randn(4, 16, 32 // 2**i, 32 // 2**i)) for i in range(4)]
+    for i, (level, feature) in enumerate(zip(neck(features), features, strict=True)):
+        lateral = neck.laterals[i](feature)
+        tokens = neck.tokenizers[i](lateral).flatten(0, 1)
+        tokens = neck.token_norms[i](tokens).unflatten(0, (4, 8))
+        alike = torch.nn.functional.cosine_similarity(tokens[:, :, None], tokens[:, None], dim=-1)
+        assert (alike.sum() - 4 * 8) / (4 * 8 * 7) < 0.5  # of an image's tokens, leaving out each with itself
+        update = level - lateral
+        within_image = update - update.mean(dim=(2, 3), keepdim=True)
+        assert within_image.std() > 0.05 * lateral.std()
 
 
 def test_head_has_detectrons_shape():
@@ -83,7 +140,7 @@ def test_head_has_detectrons_shape():
     assert head(levels).shape == (1, 7, 119, 60)
 
 
-@pytest.mark.parametrize("neck", ["fpn", "vt_fpn"])
+@pytest.mark.parametrize("neck", NECKS)
 @pytest.mark.parametrize(
     "backbone", ["resnet18", "vt_resnet_micro", "convnext_atto", "efficientnet_b0", "swin_tiny_patch4_window7_224"]
 )
@@ -94,7 +151,7 @@ def test_any_backbone_with_four_levels(neck, backbone):
         assert model(images(*size)).shape == (2, 5, *size)
 
 
-@pytest.mark.parametrize("neck", ["fpn", "vt_fpn"])
+@pytest.mark.parametrize("neck", NECKS)
 @pytest.mark.parametrize("size", [(64, 64), (33, 47), (119, 121), (473, 64)])
 def test_any_size(neck, size):
     with torch.no_grad():
@@ -109,7 +166,7 @@ def test_every_parameter_learns(options):
     assert not dead
 
 
-@pytest.mark.parametrize("neck", ["fpn", "vt_fpn"])
+@pytest.mark.parametrize("neck", NECKS)
 def test_trace_and_export_agree(neck):
     model, x = build(neck).eval(), images()
     with torch.no_grad():
@@ -119,7 +176,9 @@ def test_trace_and_export_agree(neck):
 
 
 @pytest.mark.parametrize(
-    ("neck", "options"), [("fpn", dict(channels=48)), ("vt_fpn", dict(tokens=[2, 2, 4, 4], depth=2))], ids=str
+    ("neck", "options"),
+    [("fpn", dict(channels=48)), ("laterals", dict(channels=48)), ("vt_fpn", dict(tokens=[2, 2, 4, 4], depth=2))],
+    ids=str,
 )
 def test_a_saved_folder_gives_the_same_logits(neck, options, tmp_path):
     model = build(neck, **options).eval()
@@ -158,7 +217,7 @@ def test_attention_is_recorded_of_every_level():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(neck="pan"), "neck='pan': choose one of 'fpn', 'vt_fpn'"),
+        (dict(neck="pan"), "neck='pan': choose one of 'fpn', 'vt_fpn', 'laterals'"),
         (dict(num_classes=0), "num_classes=0 must be a whole number"),
         (dict(tokens=[8, 8]), r"tokens=\[8, 8\] must be one number, or one for each of the 4 levels"),
         (dict(tokens=0), "tokens=0 must be a whole number"),
@@ -174,7 +233,7 @@ def test_wrong_options_are_named(arguments, message):
         create_segmenter(**{"neck": "vt_fpn", "backbone": "vt_resnet_micro", "num_classes": 5, **SMALL, **arguments})
 
 
-@pytest.mark.parametrize("neck", ["fpn", "vt_fpn"])
+@pytest.mark.parametrize("neck", NECKS)
 def test_unknown_options_are_type_errors(neck):
     with pytest.raises(TypeError, match="not_an_option"):
         create_segmenter(neck, "vt_resnet_micro", 5, not_an_option=1)

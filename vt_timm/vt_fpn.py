@@ -64,9 +64,15 @@ class Laterals(nn.ModuleList):
 class VTFPN(nn.Module):
     """VT-FPN, Figure 4 right: tokens of each level, one transformer over all, each level's own tokens projected back.
 
-    `X_i = bn(W_i feature_i)`; `T_i = tokenizer_i(X_i)`; `T_1 .. T_4 = transformer(concat(T_1 .. T_4))`;
-    `X_i = projector_i(X_i, T_i)`. The laterals W_i are those of the FPN; nothing is added top-down and there are no 3x3
-    convolutions, since the tokens carry what the levels have to tell one another.
+    `X_i = bn(W_i feature_i)`; `T_i = bn(tokenizer_i(X_i))`; `T_1 .. T_4 = bn(transformer(concat(T_1 .. T_4)))`;
+    `X_i = projector_i(X_i, T_i)`. Nothing is added top-down and there are no 3x3 convolutions, since the tokens carry
+    what the levels have to tell one another.
+
+    The paper trains VT-FPN with synchronised batch norm and does not say where. Ours normalizes what enters a softmax.
+    A token that looks at many of a level's thousands of pixels is close to their mean, and so are all others: the norms
+    of the tokens keep what tells tokens and images apart. In inference the first is a scale of W_E and a bias, and the
+    second leaves eq. 5 as it is: its shift cancels in the softmax over the tokens and in the projector's own norm, and
+    its scale folds into W_K and W_V.
 
     Args:
         in_channels: channels of the backbone's levels, finest first.
@@ -75,9 +81,9 @@ class VTFPN(nn.Module):
         token_dim: D.
         depth: transformer layers.
         num_heads: heads of the transformer.
-        gain: of the projectors' batch norms at the start; 0 starts from the laterals alone.
         projector_heads: heads of the projectors; 8 have 32 channels each, as in VT-R18, and half the attention maps
             over the finest level that 16 have.
+        gain: of the projectors' batch norms at the start; 0 starts from the laterals alone.
 
     Shapes: one (B, in_channels[i], H_i, W_i) a level -> one (B, C, H_i, W_i) a level.
 
@@ -111,18 +117,25 @@ class VTFPN(nn.Module):
         self.tokenizers = nn.ModuleList(
             FilterTokenizer(channels, token_dim, number, norm_logits=True) for number in tokens
         )
+        self.token_norms = nn.ModuleList(nn.BatchNorm1d(token_dim, affine=False) for _ in in_channels)
         self.transformer = nn.Sequential(*(TokenTransformer(token_dim, num_heads) for _ in range(depth)))
+        self.related_norms = nn.ModuleList(nn.BatchNorm1d(token_dim, affine=False) for _ in in_channels)
         self.projectors = nn.ModuleList(Projector(channels, token_dim, projector_heads, gain=gain) for _ in in_channels)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         levels_BCHW = self.laterals(features)
         tokens_BLD = [tokenize(level) for tokenize, level in zip(self.tokenizers, levels_BCHW, strict=True)]
-        tokens_BSD = self.transformer(torch.cat(tokens_BLD, dim=1))
-        tokens_BLD = list(tokens_BSD.split(self.tokens, dim=1))
+        tokens_BSD = self.transformer(torch.cat(_normalize(self.token_norms, tokens_BLD), dim=1))
+        tokens_BLD = _normalize(self.related_norms, tokens_BSD.split(self.tokens, dim=1))
         return [
             project(level, tokens)
             for project, level, tokens in zip(self.projectors, levels_BCHW, tokens_BLD, strict=True)
         ]
+
+
+def _normalize(norms: nn.ModuleList, tokens_BLD: Sequence[Tensor]) -> list[Tensor]:
+    """Each level's tokens, by statistics over the level's tokens of the whole batch."""
+    return [norm(tokens.flatten(0, 1)).view(tokens.shape) for norm, tokens in zip(norms, tokens_BLD, strict=True)]
 
 
 NECKS = {"fpn": FPN, "vt_fpn": VTFPN, "laterals": Laterals}
