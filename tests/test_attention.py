@@ -7,7 +7,8 @@ from PIL import Image
 
 import vt_timm
 from tests.support.fill import fill
-from vt_timm.photos.draw import draw_attention, save_figures
+from vt_timm.photos.draw import draw_attention, overlay
+from vt_timm.photos.save import save_figures
 
 
 def test_maps_are_distributions_over_the_pixels():
@@ -53,7 +54,9 @@ def test_picture_shows_high_attention_in_red_and_low_in_blue(tmp_path):
     """A token that looks at the top left corner: red there, blue in the opposite one."""
     attention = torch.zeros(1, 8, 8)
     attention[0, :4, :4] = 1 / 16
-    figure = draw_attention([Image.new("RGB", (240, 240), "white")], [attention], title="test")
+    figure = draw_attention(
+        [Image.new("RGB", (240, 240), "white")], [attention], title="test", captions=["photo"], opacity="even"
+    )
     save_figures(iter([figure]), tmp_path / "a.png")
     figure.canvas.draw()
     panel = figure.axes[1].get_window_extent()
@@ -68,8 +71,17 @@ def test_picture_shows_high_attention_in_red_and_low_in_blue(tmp_path):
     assert blue > red + 60
 
 
+def test_colours_cover_the_photo_only_where_a_token_looks():
+    attention = torch.zeros(4, 4)
+    attention[0, 0] = 1
+    seen = overlay(Image.new("RGB", (80, 80), (20, 200, 30)), attention)
+    red, green, _ = seen.getpixel((10, 10))
+    assert red > green + 60
+    assert max(abs(a - b) for a, b in zip(seen.getpixel((70, 70)), (20, 200, 30), strict=True)) < 12
+
+
 def test_a_failed_write_leaves_nothing_behind(tmp_path):
-    figure = draw_attention([Image.new("RGB", (32, 32))], [torch.rand(2, 2, 2)], title="test")
+    figure = draw_attention([Image.new("RGB", (32, 32))], [torch.rand(2, 2, 2)], title="test", captions=["photo"])
     with pytest.raises(ValueError, match="xyz"):
         save_figures(iter([figure]), tmp_path / "a.xyz")
     assert not list(tmp_path.iterdir())
@@ -118,7 +130,8 @@ def test_an_unknown_kind_of_attention_is_refused():
 def test_many_photos_make_files_pages_or_frames(ending, files, tmp_path):
     def figures():
         for side in (40, 60):
-            yield draw_attention([Image.new("RGB", (side, 40))], [torch.rand(2, 2, 2)], title="test")
+            photo = Image.new("RGB", (side, 40))
+            yield draw_attention([photo], [torch.rand(2, 2, 2)], title="test", captions=["photo"])
 
     written = save_figures(figures(), tmp_path / f"a.{ending}")
     assert sorted(written) == sorted(tmp_path.iterdir()) and len(written) == files

@@ -14,8 +14,8 @@ from PIL import Image
 import vt_timm
 from vt_timm import cli
 from vt_timm.images import read_image
-from vt_timm.photos import look as pictures
-from vt_timm.photos.models import class_names, model_input
+from vt_timm.photos import models
+from vt_timm.photos.models import Classifier, class_names
 
 MICRO = ["--model", "vt_resnet_micro"]
 
@@ -128,7 +128,6 @@ def test_a_sideways_photo_is_turned_upright(tmp_path):
         ),
         (["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--tokens", "17"], "the module has tokens 1 to 16"),
         (["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--colours", "jett"], "no such colour map"),
-        (["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--strength", "2"], "must be between 0 and 1"),
         (
             ["attention", "PHOTO", "-o", "EMPTY/a.png", "--model", "nowhere/best"],
             "nowhere/best is not in",
@@ -169,7 +168,7 @@ def test_attention_of_a_folder_is_a_grid_and_its_maps_are_the_models(capsys, tmp
     photo.with_name("c.jpg").write_text("no photo")
     output, maps = tmp_path / "out" / "grid.png", tmp_path / "out" / "maps.npy"
     output.parent.mkdir()
-    options = ["--tokens", 2, 5, "--colours", "cividis", "--strength", 0.7, "--save-maps", maps]
+    options = ["--tokens", 2, 5, "--colours", "cividis", "--opacity", "even", "--save-maps", maps]
     status, out, err = run(capsys, "attention", photo.parent, "-o", output, *MICRO, *options)
     assert (status, out.split()) == (1, [str(maps), str(output)]) and "skipped" in err
     model = timm.create_model("vt_resnet_micro", pretrained=True).eval()
@@ -177,7 +176,8 @@ def test_attention_of_a_folder_is_a_grid_and_its_maps_are_the_models(capsys, tmp
     assert saved.shape[:2] == (2, 16)
     for one, path in zip(saved, (photo.with_name("b.png"), photo), strict=True):
         with vt_timm.record_attention(model) as recorded, torch.no_grad():
-            model(model_input(model, read_image(path)))
+            view = Classifier(model).view(read_image(path))
+            model(Classifier(model).input(view))
         np.testing.assert_allclose(one, recorded[0][0].numpy(), atol=1e-6)
     paged = tmp_path / "out" / "pages.png"
     status, out, _ = run(capsys, "attention", photo, photo.with_name("b.png"), "-o", paged, *MICRO, "--photos", 1)
@@ -196,7 +196,7 @@ def test_attention_of_a_segmenter(of, capsys, tmp_path, photo):
 
 
 def test_attention_needs_a_model_with_tokens(capsys, tmp_path, photo, monkeypatch):
-    monkeypatch.setattr(pictures, "load_model", lambda *_: timm.create_model("test_resnet").eval())
+    monkeypatch.setattr(models, "load", lambda *_: Classifier(timm.create_model("test_resnet").eval()))
     status, _, err = run(capsys, "attention", photo, "-o", tmp_path / "a.png")
     assert status == 2 and "has no VT module" in err and not (tmp_path / "a.png").exists()
 

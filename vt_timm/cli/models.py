@@ -1,7 +1,6 @@
-"""What models there are and where their weights are: `vt-timm models` and `vt-timm download`."""
+"""The commands about models: what there is and where their weights are."""
 
 import argparse
-import difflib
 import json
 from pathlib import Path
 
@@ -10,12 +9,24 @@ import torch
 from timm.models import PretrainedCfg
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import CommandError, first_line
-from ..photos.look import load
-from ..photos.models import load_model
-from ..weights.download import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
+from ..errors import CommandError, did_you_mean, first_line
+from ..weights.download import CONFIG, WEIGHTS, fetch, is_cached
+from .options import command
 
-__all__ = ["download", "models"]
+__all__ = ["add_commands"]
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    parser = command(commands, "models", "list the models, their cost and their weights", "vt-timm models --json")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=models)
+
+    parser = command(
+        commands, "download", "bring models from the Hub into the cache, for use without a network",
+        "vt-timm download ORG/NAME",
+    )  # fmt: skip
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a model that `vt-timm models` lists, or ORG/NAME")
+    parser.set_defaults(run=download)
 
 
 def models(args: argparse.Namespace) -> int:
@@ -33,7 +44,7 @@ def models(args: argparse.Namespace) -> int:
                     "model": tagged,
                     "classes": config.num_classes,
                     "parameters": sum(p.numel() for p in model.parameters()),
-                    "macs": counter.get_total_flops() // 2,  # the counter counts two FLOPs a multiply-accumulate
+                    "macs": counter.get_total_flops() // 2,  # the counter counts two FLOPs per multiply-accumulate
                     "input": f"{height} x {width}",
                     "weights": _weights_source(config),
                 }
@@ -65,20 +76,18 @@ def download(args: argparse.Namespace) -> int:
         if source is None:
             print(f"{name} ships with vt_timm: there is nothing to download")
             continue
+        folder = fetch(source, CONFIG).parent
+        fetch(source, WEIGHTS)
         try:
-            folder = fetch(source, CONFIG).parent
-            fetch(source, WEIGHTS)
-            config = json.loads((folder / CONFIG).read_text())
-        except DownloadError as error:
-            raise CommandError(str(error)) from error
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         except ValueError as error:
             raise CommandError(f"{source}: its config.json is no JSON ({first_line(error)}); see its page") from error
+        from ..photos.models import load
+
+        load(source)  # to see that it works
+        usage = f'timm.create_model("hf-hub:{source}", pretrained=True)'
         if "neck" in config:
-            load(str(folder), "cpu")
             usage = f"vt-timm segment --model {source}"
-        else:
-            load_model(f"hf-hub:{source}")
-            usage = f'timm.create_model("hf-hub:{source}", pretrained=True)'
         print(f"{name}: {folder}\n  {usage}")
     return 0
 
@@ -93,6 +102,7 @@ def _repository(name: str) -> str | None:
             shipped = config.file and Path(config.file).is_file()
             return None if shipped else config.hf_hub_id
     known = [tagged.partition(".")[0] for tagged in timm.list_pretrained()]
-    close = difflib.get_close_matches(name.partition(".")[0], dict.fromkeys(known), n=3)
-    hint = f"did you mean {', '.join(close)}?" if close else "`vt-timm models` lists the models that have weights"
-    raise CommandError(f"there are no weights called {name}; {hint}")
+    hint = did_you_mean(name.partition(".")[0], dict.fromkeys(known), 3)
+    raise CommandError(
+        f"there are no weights called {name}{hint or '; `vt-timm models` lists the models that have weights'}"
+    )

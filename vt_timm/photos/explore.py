@@ -17,13 +17,15 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import ImageData
 from PIL import Image, ImageDraw
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..errors import CommandError
 from ..images import ImageError, read_image
+from ..weights.published import published_segmenters
 from .draw import overlay, paint_segmentation
-from .look import Look, load, look
+from .look import Look, look
+from .models import PhotoModel, load
 
 __all__ = ["build", "serve"]
 
@@ -65,7 +67,7 @@ def _path(payload: ImageData | None) -> str | None:
 
 
 @cache
-def _model(name: str) -> nn.Module:
+def _model(name: str) -> PhotoModel:
     return load(name, "cpu")
 
 
@@ -106,13 +108,12 @@ def examine(path: str | None, name: str, module: int, kind: str) -> tuple[Any, .
     session = Session(found, _picture(found), min(module, number) - 1, kind)
     modules = gr.Radio(choices=list(range(1, number + 1)), value=session.module + 1)
     gallery, large = _gallery(session), _large(session)
-    return session, session.picture, found.shares, gallery, large, INVITATION, _title(0), modules
+    return session, session.picture, found.answer.shares, gallery, large, INVITATION, _title(0), modules
 
 
 def _picture(found: Look) -> Image.Image:
-    if found.labels is None:
-        return found.view
-    return paint_segmentation(found.view, found.labels, len(found.class_names))
+    labels = found.answer.labels
+    return found.view if labels is None else paint_segmentation(found.view, labels, len(found.answer.class_names))
 
 
 def _gallery(session: Session) -> list[tuple[Image.Image, str]]:
@@ -160,7 +161,12 @@ def choose_place(session: Session | None, event: gr.SelectData) -> tuple[Any, st
     return marked, _claims(session, x, y)
 
 
-def build(models: Sequence[str] = ("vt_resnet18", "vt_resnet_micro")) -> gr.Blocks:
+def shipped_models() -> list[str]:
+    """What the page offers from the start: the classifiers and the segmenters that ship."""
+    return ["vt_resnet18", "vt_resnet_micro", *published_segmenters()]
+
+
+def build(models: Sequence[str]) -> gr.Blocks:
     """The page.
 
     Args:
@@ -218,10 +224,13 @@ CSS = """
 """
 
 
-def serve(models: Sequence[str], host: str | None = None, port: int | None = None) -> None:
+def serve(
+    models: Sequence[str] | None = None, host: str | None = None, port: int | None = None, open_browser: bool = False
+) -> None:
     """Show the page until it is interrupted; gradio chooses host and port if they are not given."""
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from elsewhere
-    build(models).launch(
+    build(models or shipped_models()).launch(
+        inbrowser=open_browser,
         server_name=host,
         server_port=port,
         theme=theme,

@@ -1,6 +1,16 @@
-"""A pretrained classifier on photos: loading it, naming its classes, predicting."""
+"""Any model as the commands and the page use it: a photo in, an answer out, and where its attention is.
 
-import difflib
+    model = load("vt_resnet18")                          # or a segmenter's folder, local-dir:, hf-hub:, a training run
+    view = model.view(photo)                             # the photo as the network sees it
+    answer = model.describe(model.run(model.input(view)))
+
+`Classifier` and `SegmenterOnPhotos` are the two kinds; nobody else has to know which one a model is.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -14,33 +24,149 @@ from timm.data import (
     resolve_data_config,
 )
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as transforms
 
-from ..errors import CommandError, first_line
+from ..errors import CommandError, UserError, did_you_mean, first_line
+from ..images import MODES
+from ..segmentation.inference import load_segmenter, network_input, resized
+from ..segmentation.model import Segmenter
+from ..weights.download import CONFIG, fetch
+from ..weights.published import published_segmenters
+from ..weights.training_run import is_run, load_run
 
-__all__ = ["class_names", "display_view", "load_model", "model_input", "predict"]
+__all__ = ["Answer", "Classifier", "PhotoModel", "SegmenterOnPhotos", "class_names", "load", "read_mode", "top_classes"]
+
+DISPLAY_SCALE = 3  # pixels of a picture to draw on, for each pixel that the network sees
+TOP = 5
+SHARE_SHOWN = 0.001  # of a segmented photo; what covers less is not worth a name
 
 
-def load_model(name: str, device: str = "cpu") -> nn.Module:
-    """A pretrained model in eval mode; every way it can fail becomes one line."""
-    try:
-        return timm.create_model(name, pretrained=True).eval().to(device)
-    except Exception as error:
-        reason = first_line(error)
-        hint = ""
-        if reason.startswith("Unknown model"):
-            close = difflib.get_close_matches(name, timm.list_models(), n=3)
-            hint = f"; did you mean {', '.join(close)}?" if close else ""
-        elif "No pretrained weights" in reason:
-            hint = " `vt-timm models` lists the models that have weights."
-        raise CommandError(f"cannot load {name}: {reason}{hint}") from error
+@dataclass
+class Answer:
+    """What a model says of a photo."""
+
+    caption: str
+    shares: dict[str, float]  # the most probable classes, or of each class seen its share of the picture
+    labels: Tensor | None = None  # of a segmenter, (height, width) of what it saw
+    class_names: list[str] = field(default_factory=list)
+
+
+class PhotoModel:
+    """What every model does with a photo."""
+
+    place = "VT module"  # what one of its attention maps belongs to
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.device = next(module.parameters()).device
+
+    @property
+    def channels(self) -> int:
+        """Of the images that it takes."""
+        return int(getattr(self.module, "in_chans", 3))
+
+    def view(self, photo: Image.Image) -> Image.Image:
+        """The part of the photo that the network sees, at the size at which it does."""
+        raise NotImplementedError
+
+    def display(self, photo: Image.Image) -> Image.Image:
+        """The same part with more pixels, to draw on."""
+        raise NotImplementedError
+
+    def input(self, view: Image.Image) -> Tensor:
+        """A view as a normalised batch of one, (1, channels, H, W)."""
+        raise NotImplementedError
+
+    def run(self, batch: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return self.module(batch.to(self.device)).float().cpu()
+
+    def describe(self, output: Tensor) -> Answer:
+        """The answer for one image, from the network's output (1, ...)."""
+        raise NotImplementedError
+
+    def attention_modules(self) -> nn.Module:
+        """The part of the network whose attention is looked at, for `record_attention`."""
+        return self.module
+
+
+class Classifier(PhotoModel):
+    """Any classifier of timm's: its own size, crop, interpolation, colours and class names."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        config = resolve_data_config({}, model=module, use_test_size=True)
+        self.config = {**config, "mean": self._per_channel(config["mean"]), "std": self._per_channel(config["std"])}
+        *self.geometry, self.to_tensor, self.normalize = create_transform(**self.config).transforms
+        self.class_names = class_names(module)
+
+    def _per_channel(self, values: Sequence[float]) -> tuple[float, ...]:
+        same = len(values) == self.channels
+        return tuple(values) if same else (sum(values) / len(values),) * self.channels
+
+    def view(self, photo: Image.Image) -> Image.Image:
+        return _apply(self.geometry, photo)
+
+    def display(self, photo: Image.Image) -> Image.Image:
+        channels, height, width = self.config["input_size"]
+        config = {**self.config, "input_size": (channels, DISPLAY_SCALE * height, DISPLAY_SCALE * width)}
+        return _apply(create_transform(**config).transforms[:-2], photo)
+
+    def input(self, view: Image.Image) -> Tensor:
+        return self.normalize(self.to_tensor(view)).unsqueeze(0)
+
+    def describe(self, output: Tensor) -> Answer:
+        (top,) = top_classes(output, self.class_names, TOP)
+        caption = "{} {:.0f} %".format(top[0]["class"], 100 * top[0]["probability"])
+        return Answer(caption, {one["class"]: one["probability"] for one in top}, class_names=self.class_names)
+
+
+class SegmenterOnPhotos(PhotoModel):
+    """A segmenter; its own attention is that of its neck, although its backbone may have VT modules too."""
+
+    place = "level"
+    module: Segmenter
+
+    def __init__(self, module: Segmenter) -> None:
+        super().__init__(module)
+        self.class_names = module.class_names
+
+    def view(self, photo: Image.Image) -> Image.Image:
+        return resized(photo, self.module.short_side)
+
+    def display(self, photo: Image.Image) -> Image.Image:
+        size = self.view(photo).size
+        return transforms.resize(photo, [DISPLAY_SCALE * size[1], DISPLAY_SCALE * size[0]], antialias=True)
+
+    def input(self, view: Image.Image) -> Tensor:
+        return network_input(self.module, view)
+
+    def describe(self, output: Tensor) -> Answer:
+        labels = output.argmax(dim=1)[0]
+        counts = labels.flatten().bincount(minlength=len(self.class_names))
+        seen = [i for i in counts.argsort(descending=True).tolist() if counts[i] > SHARE_SHOWN * labels.numel()]
+        shares = {self.class_names[i]: counts[i].item() / labels.numel() for i in seen}
+        return Answer(", ".join(list(shares)[:2]), shares, labels, self.class_names)
+
+    def attention_modules(self) -> nn.Module:
+        return self.module.neck
+
+
+def _apply(steps: Sequence[Any], image: Image.Image) -> Image.Image:
+    for step in steps:
+        image = step(image)
+    return image
 
 
 def class_names(model: nn.Module) -> list[str]:
-    """What the classes are called: from the model's own config, or ImageNet's names by class count, or numbers."""
-    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    """What the classes are called: from the model's own config, or ImageNet's names by class count, or numbers.
+
+    Names of another number than the model has classes are another head's and are left alone.
+    """
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
     num_classes: int = model.num_classes  # type: ignore[assignment]
     info: CustomDatasetInfo | ImageNetInfo | None = None
-    if config.get("label_names"):
+    if len(config.get("label_names") or ()) == num_classes:
         info = CustomDatasetInfo(config["label_names"], config.get("label_descriptions"))
     elif subset := infer_imagenet_subset({"num_classes": num_classes}):
         info = ImageNetInfo(subset)
@@ -49,27 +175,88 @@ def class_names(model: nn.Module) -> list[str]:
     return [info.index_to_description(i) for i in range(num_classes)]
 
 
-def predict(model: nn.Module, batch: torch.Tensor, topk: int) -> list[list[dict[str, Any]]]:
-    names = class_names(model)
-    with torch.inference_mode():
-        values, indices = model(batch).softmax(dim=-1).topk(min(topk, len(names)))
+def top_classes(logits_BK: Tensor, names: list[str], topk: int) -> list[list[dict[str, Any]]]:
+    """For each image the most probable classes with name, index and probability.
+
+    A model with one logit answers yes or no: its probability is the sigmoid, and the rest is "not" that class.
+    """
+    if logits_BK.shape[1] == 1:
+        yes = logits_BK.sigmoid()
+        logits_BK, names = torch.cat([yes, 1 - yes], dim=1).log(), [names[0], f"not {names[0]}"]
+    values, indices = logits_BK.softmax(dim=-1).topk(min(topk, len(names)))
     return [
         [{"class": names[i], "index": i, "probability": round(p, 6)} for p, i in zip(row, columns, strict=True)]
         for row, columns in zip(values.tolist(), indices.tolist(), strict=True)
     ]
 
 
-def model_input(model: nn.Module, image: Image.Image) -> Tensor:
-    """The photo as the model was evaluated: resized, cropped and normalised. Shape (1, 3, H, W)."""
-    return create_transform(**resolve_data_config({}, model=model, use_test_size=True))(image).unsqueeze(0)
+def load(name: str, device: str = "cpu") -> PhotoModel:
+    """A trained model by any name that a user has for it.
+
+    Args:
+        name: a model of timm's with weights, `local-dir:FOLDER`, `hf-hub:ORG/NAME`, `ORG/NAME`, a folder of either
+            kind of model, a training run of `vt-timm run train` or `train-segmenter`, or a checkpoint of the former.
+        device: where to.
+
+    Raises:
+        CommandError: in one line, for every way in which it can fail.
+    """
+    path = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
+    if path.is_dir() and (path / "best" / CONFIG).is_file():
+        path = path / "best"
+    if path.is_dir() and _describes_segmenter(path):
+        return _segmenter(str(path), device)
+    if is_run(path):
+        return _classifier(name, lambda: load_run(path), device)
+    if path.is_dir():
+        if not (path / CONFIG).is_file():
+            raise CommandError(f"{name} holds neither a model (config.json) nor a training run (args.yaml)")
+        return _classifier(name, lambda: timm.create_model(f"local-dir:{path}", pretrained=True), device)
+    repository = name.removeprefix("hf-hub:")
+    if "/" in repository and not name.startswith("local-dir:"):
+        if _describes_segmenter(_hub_folder(repository)):
+            return _segmenter(repository, device)
+        name = f"hf-hub:{repository}"
+    return _classifier(name, lambda: timm.create_model(name, pretrained=True), device)
 
 
-def display_view(model: nn.Module, image: Image.Image, scale: int = 3) -> Image.Image:
-    """What the model sees of the photo, `scale` times as many pixels each way, to draw on."""
-    config = resolve_data_config({}, model=model, use_test_size=True)
-    channels, height, width = config["input_size"]
-    config["input_size"] = (channels, scale * height, scale * width)
-    *geometry, _to_tensor, _normalize = create_transform(**config).transforms
-    for step in geometry:
-        image = step(image)
-    return image
+def _hub_folder(repository: str) -> Path:
+    return fetch(repository, CONFIG).parent
+
+
+def _describes_segmenter(folder: Path) -> bool:
+    try:
+        return "neck" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def _segmenter(source: str, device: str) -> PhotoModel:
+    try:
+        return SegmenterOnPhotos(load_segmenter(source, device))
+    except RuntimeError as error:
+        raise CommandError(str(error)) from error
+
+
+def _classifier(name: str, create: Any, device: str) -> PhotoModel:
+    try:
+        return Classifier(create().eval().to(device))
+    except UserError:
+        raise
+    except Exception as error:  # timm, torch and the Hub's client raise whatever they like for a bad name or file
+        reason = first_line(error)
+        hint = ""
+        if reason.startswith("Unknown model"):
+            hint = did_you_mean(name, timm.list_models(), 3)
+        elif "No pretrained weights" in reason:
+            hint = " `vt-timm models` lists the models that have weights."
+        raise CommandError(f"cannot load {name}: {reason}{hint}") from error
+
+
+def read_mode(model: PhotoModel) -> int:
+    """Channels to read a photo with; more than Pillow has modes for are refused in one line."""
+    if model.channels not in MODES:
+        raise CommandError(
+            f"the model takes {model.channels} channels: the commands read photos of 1, 3 or 4, so use it in Python"
+        )
+    return model.channels

@@ -1,17 +1,22 @@
 """Segmenting a photo with a trained segmenter."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from ..errors import first_line
+from ..errors import UserError, first_line
 from ..weights.download import CONFIG, WEIGHTS, fetch
 from .model import Segmenter
+
+MAX_LONG_SIDE, MIN_SIDE, MIN_WINDOW = 1024, 32, 64  # pixels
+STRIP = 64  # rows of a photo that are labelled at a time
 
 __all__ = ["load_segmenter", "network_input", "resized", "segment"]
 
@@ -32,44 +37,98 @@ def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
     try:
         config = json.loads((folder / CONFIG).read_text())
         if "neck" not in config:
-            raise ValueError(f"it is no segmenter, its config.json describes {config.get('architecture', 'no model')}")
+            raise ValueError(f"it is a classifier, {config.get('architecture', 'of no name')}, and not a segmenter")
         return Segmenter.from_pretrained(str(folder)).eval().to(device)
-    except Exception as error:
+    except UserError:
+        raise
+    except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         raise RuntimeError(f"cannot load the segmenter {source}: {first_line(error)}") from error
 
 
-def resized(photo: Image.Image, short_side: int | None = None, max_long_side: int = 1024) -> Image.Image:
+def resized(photo: Image.Image, short_side: int | None = None, max_long_side: int = MAX_LONG_SIDE) -> Image.Image:
     """The photo at the size that the network sees.
 
     Args:
-        photo: RGB.
+        photo: of the channels that the network takes.
         short_side: in pixels; best the model's `short_side`. None keeps the photo's own size.
         max_long_side: a longer photo is made this long, so that a large one fits into memory.
     """
     scale = (short_side or min(photo.size)) / min(photo.size)
     scale = min(scale, max_long_side / max(photo.size))
-    size = [max(round(side * scale), 32) for side in (photo.height, photo.width)]
+    size = [max(round(side * scale), MIN_SIDE) for side in (photo.height, photo.width)]
     return transforms.resize(photo, size, antialias=True)
 
 
 def network_input(model: Segmenter, view: Image.Image) -> Tensor:
-    """A resized photo as a normalised batch of one, (1, 3, H, W)."""
+    """A resized photo as a normalised batch of one, (1, channels, H, W)."""
     image = transforms.pil_to_tensor(view).float() / 255
     return transforms.normalize(image, **model.normalization)[None]  # type: ignore[arg-type]
 
 
-def segment(model: Segmenter, photo: Image.Image, short_side: int | None = None, max_long_side: int = 1024) -> Tensor:
+def segment(
+    model: Segmenter,
+    photo: Image.Image,
+    short_side: int | None = None,
+    max_long_side: int = MAX_LONG_SIDE,
+    window: int | None = None,
+) -> Tensor:
     """The label of every pixel of a photo, (height, width), whatever its size.
 
-    The network sees the photo at the size that `resized` gives it; the logits are brought back to the photo's own.
+    The network sees the photo at the size that `resized` gives it, and its logits are brought back to the photo's own
+    size; or, with `window`, it sees the photo at its own size through a window that moves over it.
 
     Args:
         model: a segmenter.
-        photo: RGB.
+        photo: of the channels that the model takes.
         short_side, max_long_side: of what the network sees, pixels.
+        window: side of the window, pixels, a multiple of 64.
+
+    Raises:
+        ValueError: for a window that is not such a multiple.
     """
+    if window is None:
+        return _at_size(_logits(model, resized(photo, short_side, max_long_side)), photo.height, photo.width)
+    if window < MIN_WINDOW or window % MIN_WINDOW:
+        raise ValueError(f"window={window} must be a multiple of {MIN_WINDOW}")
+    labels = torch.zeros(photo.height, photo.width, dtype=torch.long)
+    for top, rows in _tiles(photo.height, window):
+        for left, columns in _tiles(photo.width, window):
+            box = (left, top, min(left + window, photo.width), min(top + window, photo.height))
+            view = resized(photo.crop(box), None, window)
+            seen = _at_size(_logits(model, view), box[3] - box[1], box[2] - box[0])
+            labels[rows, columns] = seen[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    return labels
+
+
+def _tiles(length: int, window: int) -> Iterator[tuple[int, slice]]:
+    """Starts of windows that overlap by a half, and what of each is kept: the middle, which sees both sides."""
+    last = max(length - window, 0)
+    starts = [*range(0, last, window // 2), last]
+    for i, start in enumerate(starts):
+        begin = 0 if i == 0 else (starts[i - 1] + window + start) // 2
+        end = length if i == len(starts) - 1 else (start + window + starts[i + 1]) // 2
+        yield start, slice(begin, end)
+
+
+def _logits(model: Segmenter, view: Image.Image) -> Tensor:
     device = next(model.parameters()).device
     with torch.inference_mode():
-        logits = model(network_input(model, resized(photo, short_side, max_long_side)).to(device)).float()
-        size = (photo.height, photo.width)
-        return F.interpolate(logits, size, mode="bilinear").argmax(dim=1)[0].cpu()
+        return model(network_input(model, view).to(device)).float().cpu()
+
+
+def _at_size(logits_1KHW: Tensor, height: int, width: int) -> Tensor:
+    """Argmax of the logits at another size, (height, width): bilinear, a strip of rows at a time.
+
+    All classes at the size of a large photo would take gigabytes, which no one wants to see.
+    """
+    own = logits_1KHW.shape[-2]
+    labels = torch.empty(height, width, dtype=torch.long)
+    for start in range(0, height, STRIP):
+        stop = min(start + STRIP, height)
+        row = ((torch.arange(start, stop) + 0.5) * own / height - 0.5).clamp(0, own - 1)
+        above, share = row.long(), (row - row.floor())[:, None]
+        below = (above + 1).clamp(max=own - 1)
+        rows_1KHW = torch.lerp(logits_1KHW[:, :, above], logits_1KHW[:, :, below], share)
+        strip_1KHW = F.interpolate(rows_1KHW, (stop - start, width), mode="bilinear", align_corners=False)
+        labels[start:stop] = strip_1KHW.argmax(dim=1)[0]
+    return labels

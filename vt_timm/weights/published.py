@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ORGANISATION", "hub_name", "published_cfgs"]
+__all__ = ["ORGANISATION", "hub_name", "published_cfgs", "published_segmenters"]
 
 PACKAGE = Path(__file__).parents[1]
 HUB = PACKAGE / "hub" if (PACKAGE / "hub").is_dir() else PACKAGE.parent / "hub"  # installed wheel, or a checkout
@@ -36,3 +36,13 @@ def published_cfgs() -> dict[str, dict[str, Any]]:
                 **({"file": str(weights)} if weights.is_file() else {}),
             }
     return cfgs
+
+
+def published_segmenters() -> dict[str, Path]:
+    """The folders of the segmenters that ship, by name."""
+    folders = {}
+    for config in sorted(HUB.glob("*/config.json")):
+        is_segmenter = "neck" in json.loads(config.read_text(encoding="utf-8"))
+        if is_segmenter and config.with_name("model.safetensors").is_file():
+            folders[config.parent.name] = config.parent
+    return folders
