@@ -33,6 +33,12 @@ DATA_SETS: dict[str, tuple[str | None, str]] = {
     "ccp": (None, "Clothing Co-Parsing"),
 }
 
+# Origin and licence of weights that others trained, by what the backbone's name starts with.
+BACKBONES = {
+    "tf_efficientnet_lite0": "EfficientNet-Lite0 by Google (Apache-2.0), trained on ImageNet-1k",
+    "vt_resnet": "weights that ship with vt_timm (Apache-2.0)",
+}
+
 
 def classifier_card(
     config: dict[str, Any],
@@ -109,33 +115,60 @@ def segmenter_card(
     metrics: dict[str, Any],
     repository: str,
     data: str,
-    params: float,
-    licence: str = "apache-2.0",
+    source: str | None = None,
 ) -> str:
-    """The card of a segmenter; `metrics` also hold "miou" and "pixel_accuracy" in percent, `params` is in millions."""
+    """The card of a segmenter.
+
+    Args:
+        config: its config.json.
+        settings: settings.yaml of its run.
+        metrics: "miou" and "pixel_accuracy" in percent, "images", "origin" (who measured, and how), "params" in
+            millions, "dtype" and "license".
+        repository: ORG/NAME on the Hub.
+        data: name of the data folder.
+        source: what `load_segmenter` is given; None for a segmenter that ships with vt_timm.
+    """
     s = settings
+    started = f", which started {_origin(s['backbone'])}" if s.get("pretrained_backbone") else ""
     return _template("segmenter").format(
         **_common(
             "image-segmentation",
             "vt_timm",
             repository,
             data,
-            licence,
+            metrics["license"],
             {"mean_iou": metrics["miou"], "pixel accuracy": metrics["pixel_accuracy"]},
         ),
-        repository=repository,
-        neck="VT-FPN" if config["neck"] == "vt_fpn" else "a panoptic FPN",
-        backbone=config["backbone"],
+        load=f'load_segmenter("{source}")'
+        if source
+        else f'load_segmenter(published_segmenters()["{repository.partition("/")[2]}"])',
+        shipped_import="" if source else "from vt_timm.weights.published import published_segmenters\n",
+        command=f" --model {source}" if source else "",
+        neck={"vt_fpn": "VT-FPN", "fpn": "a panoptic FPN", "laterals": "VT-FPN's laterals, without its tokens"}[
+            config["neck"]
+        ],
+        backbone=config["backbone"] + started,
         classes=_classes(config["class_names"], config["num_classes"]),
         choice="The checkpoint is the best of the run's evaluations on these images, which flatters it.",
-        params=params,
         training=f"{s['updates']} updates of {s['batch_size']} images a process, crops of {s['crop_size']} px, "
-        f"SGD, lr {s['lr']}, seed {s['seed']}" + (", weights averaged (EMA)" if s.get("ema_decay") else ""),
+        f"{s.get('opt', 'sgd')}, lr {s['lr']}"
+        + (f" (backbone {s['backbone_lr']})" if s.get("backbone_lr") else "")
+        + f", seed {s['seed']}"
+        + (", weights averaged (EMA)" if s.get("ema_decay") else ""),
         recipe=f"`vt_timm/recipes/segmentation/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own settings",
         short_side=f"short side {config['short_side']} px" if config.get("short_side") else "the photos' own size",
         num_classes=config["num_classes"],
-        **{key: metrics[key] for key in ("images", "miou", "pixel_accuracy", "origin")},
+        **{key: metrics[key] for key in ("images", "miou", "pixel_accuracy", "origin", "params", "dtype")},
     ) + _template("citation")
+
+
+def _origin(backbone: str) -> str:
+    """Where a backbone's first weights come from, and their licence if they are not ours."""
+    name = Path(backbone.rpartition(":")[2]).name
+    for start, origin in BACKBONES.items():
+        if name.startswith(start):
+            return f"from {origin}"
+    return f"from timm's weights of {name}"
 
 
 def _common(
@@ -191,10 +224,19 @@ def _classes(names: list[str], number: int) -> str:
 def shipped_card(name: str) -> str:
     """The card of a folder under hub/, from its records."""
     config = json.loads((HUB / name / "config.json").read_text())
+    if "neck" in config:
+        settings, metrics = segmenter_record(name)
+        return segmenter_card(config, settings, metrics, hub_name(name), settings["data_dir"])
     record = json.loads((RESULTS / f"accuracy_{name}.json").read_text())
     settings = yaml.safe_load((RESULTS / "runs" / name / "args.yaml").read_text())
     settings = {"recipe": name.partition(".")[2], **settings}
     return classifier_card(config, settings, measured(record), hub_name(name), name, settings["data_dir"])
+
+
+def segmenter_record(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and metrics of a shipped segmenter's run."""
+    folder = RESULTS / "segmentation" / name
+    return yaml.safe_load((folder / "settings.yaml").read_text()), json.loads((folder / "metrics.json").read_text())
 
 
 def measured(record: dict[str, Any]) -> dict[str, Any]:
@@ -219,11 +261,19 @@ def family_card() -> str:
     ]
     (images,) = {r["images"] for r in records}
     words = {1: "One", 2: "Two", 3: "Three", 4: "Four", 5: "Five"}
+    segmenters = [
+        f"`{path.parent.name}`, a segmenter of {len(metrics['iou'])} classes, with an mIoU of {metrics['miou']:.2f} % "
+        f"on {metrics['images']} validation photos ([card](hub/{path.parent.name}/README.md))"
+        for path in sorted(HUB.glob("*/config.json"))
+        if "neck" in json.loads(path.read_text())
+        for _, metrics in [segmenter_record(path.parent.name)]
+    ]
     diversity = json.loads((RESULTS / "token_diversity.json").read_text())["rows"][0]
     text = _template("family").format(
         count=words[len(rows)],
         images=f"{images:,}",
         rows="\n".join(rows),
+        segmenters=f"Also shipped: {'; '.join(segmenters)}." if segmenters else "",
         weights=weights_sentence(),
         verdict=verdict_sentence(),
         photos=diversity["photos"],
@@ -231,7 +281,7 @@ def family_card() -> str:
         above=diversity["correlation_above"],
     )
     wrap = textwrap.TextWrapper(120, break_long_words=False, break_on_hyphens=False)
-    parts = text.strip().split("\n\n")
+    parts = [part for part in text.strip().split("\n\n") if part]
     return "\n\n".join(part if part.startswith(("|", "#")) else wrap.fill(part) for part in parts) + "\n"
 
 

@@ -7,7 +7,6 @@ settings.yaml, summary.csv and best/.
 import argparse
 import csv
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch import nn
 
 import vt_timm  # noqa: F401  registers the models
 from vt_timm.errors import first_line
-from vt_timm.weights.download import CONFIG, WEIGHTS
+from vt_timm.weights.download import CONFIG
 
 __all__ = ["CHECKPOINTS", "Run", "RunError", "export_classifier", "export_segmenter", "read_run", "same_outputs"]
 
@@ -45,7 +44,8 @@ class Run:
     def name(self) -> str:
         """architecture.tag, if the run's settings say which recipe it followed."""
         if self.segmenter:
-            return f"{self.settings['neck']}_{self.settings['backbone'].partition('.')[0]}.{self.data}"
+            backbone = Path(self.settings["backbone"].rpartition(":")[2]).name  # of a folder or a repository too
+            return f"{self.settings['neck']}_{backbone.partition('.')[0]}.{self.data}"
         if not self.settings.get("recipe"):
             raise RunError(
                 f"{self.folder}: its args.yaml names no recipe to take the tag from: give NAME, as MODEL.TAG"
@@ -171,14 +171,31 @@ def _class_names(run: Run, class_folders: Path | None) -> dict[str, str]:
     return {n: imagenet.label_name_to_description(n).split(",")[0] if n in known else n for n in names}
 
 
-def export_segmenter(run: Run, folder: Path) -> nn.Module:
-    """Copy config.json and model.safetensors of the best evaluation; returns the segmenter in eval mode."""
+def export_segmenter(run: Run, folder: Path, half: bool = False) -> nn.Module:
+    """Write config.json and model.safetensors of the best evaluation.
+
+    Args:
+        run: of `vt-timm train-segmenter`.
+        folder: where to.
+        half: store 16-bit floats.
+
+    Returns:
+        The segmenter as stored, in eval mode.
+
+    Raises:
+        RunError: if a weight is beyond what 16 bits can hold.
+    """
     from vt_timm.segmentation.inference import load_segmenter
 
+    model = load_segmenter(run.folder / "best")
+    if half:
+        model.half()
+        for name, tensor in model.state_dict().items():
+            if not tensor.isfinite().all():
+                raise RunError(f"{run.folder}: {name} is beyond what 16-bit floats can hold: leave --half out")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG, WEIGHTS):
-        shutil.copyfile(run.folder / "best" / name, folder / name)
-    return load_segmenter(run.folder / "best")
+    model.save_pretrained(folder)
+    return model.float()
 
 
 def same_outputs(model: nn.Module, folder: Path, segmenter: bool) -> bool:

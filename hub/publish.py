@@ -22,7 +22,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from torch import nn
 
-from benchmarks.common.records import RESULTS, facts, keep_run, write_json
+from benchmarks.common.records import RESULTS, facts, keep_run, keep_segmenter_run, write_json
 from benchmarks.pretrained import evaluate
 from vt_timm.errors import first_line
 from vt_timm.weights.download import CONFIG, WEIGHTS
@@ -45,8 +45,8 @@ def build(run: Run, name: str, folder: Path, repository: str, args: argparse.Nam
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         new = Path(temporary)
         if run.segmenter:
-            model = export_segmenter(run, new)
-            text = _segmenter_card(run, new, model, repository, args)
+            model = export_segmenter(run, new, args.half)
+            text = _segmenter_card(run, name, new, model, repository, args)
         else:
             model, epoch = export_classifier(
                 run, name, new, args.checkpoint, args.class_folders, args.test_size, args.half, args.license
@@ -78,18 +78,29 @@ def _classifier_card(run: Run, name: str, folder: Path, epoch: int, repository: 
             "origin": f"one run, as train.py itself measured after epoch {epoch} at {size} x {size} pixels",
         }
     if args.record:
+        if not args.record.is_file():
+            raise RunError("to keep a run of train.py, --record needs the file with what train.py printed")
         keep_run(run.folder, name, args.record)
     metrics |= {"checkpoint": args.checkpoint, "dtype": "16-bit floats" if args.half else "32-bit floats"}
     source = f"hf-hub:{repository}" if args.output else name  # under hub/ it becomes a tag of vt_timm
     return card.classifier_card(config, settings, metrics, repository, source, run.data, args.license)
 
 
-def _segmenter_card(run: Run, folder: Path, model: nn.Module, repository: str, args: argparse.Namespace) -> str:
+def _segmenter_card(
+    run: Run, name: str, folder: Path, model: nn.Module, repository: str, args: argparse.Namespace
+) -> str:
     metrics = json.loads((run.folder / "best" / "metrics.json").read_text())
-    metrics["origin"] = f"one run, as the training itself measured after update {metrics['update']}"
-    params = sum(p.numel() for p in model.parameters()) / 1e6
+    metrics |= {
+        "origin": f"one run, as the training itself measured after update {metrics['update']}",
+        "dtype": "16-bit floats" if args.half else "32-bit floats",
+        "params": sum(p.numel() for p in model.parameters()) / 1e6,
+        "license": args.license,
+    }
+    if args.record:
+        keep_segmenter_run(run.folder, name, metrics)
     config = json.loads((folder / CONFIG).read_text())
-    return card.segmenter_card(config, run.settings, metrics, repository, run.data, params, args.license)
+    source = repository if args.output else None  # under hub/ it ships with vt_timm
+    return card.segmenter_card(config, run.settings, metrics, repository, run.data, source)
 
 
 def push(folder: Path, repository: str, private: bool) -> str:
@@ -138,7 +149,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--test-size", type=int, metavar="N", help="image size for evaluation, pixels")
     parser.add_argument("--license", default="apache-2.0", help="of the weights (default: apache-2.0)")
     parser.add_argument(
-        "--record", type=Path, metavar="LOG", help="keep the run under benchmarks/results, with this log of train.py"
+        "--record",
+        nargs="?",
+        const=Path(),
+        type=Path,
+        metavar="LOG",
+        help="keep the run under benchmarks/results; one of train.py with this log",
     )
     return parser
 

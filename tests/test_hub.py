@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import re
 import subprocess
 import sys
@@ -213,6 +214,62 @@ def test_a_segmenter_is_published_the_same_way(segmenter_run, tmp_path):
     assert publish.read_run(folder).name == "vt_fpn_vt_resnet_micro.squares"
 
 
+def test_a_segmenter_in_16_bits(segmenter_run, tmp_path):
+    from vt_timm.segmentation.inference import load_segmenter
+
+    folder, model = segmenter_run
+    assert publish.main([str(folder), "-o", str(tmp_path / "out"), "--half"]) == 0
+    assert torch.equal(logits(load_segmenter(tmp_path / "out"), 96), logits(model.half().float(), 96))
+    size, whole = ((f / "model.safetensors").stat().st_size for f in (tmp_path / "out", folder / "best"))
+    assert size < 0.51 * whole
+    assert "16-bit floats, safetensors" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_segmenter_beyond_16_bits_is_refused(segmenter_run, tmp_path, capsys):
+    folder, model = segmenter_run
+    model.neck.projectors[0].bn.running_var.fill_(1e6)
+    model.save_pretrained(folder / "best")
+    assert publish.main([str(folder), "-o", str(tmp_path / "out"), "--half"]) == 2
+    assert "neck.projectors.0.bn.running_var is beyond what 16-bit floats can hold" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "expected"),
+    [
+        ("local-dir:/somebody/tf_efficientnet_lite0", "EfficientNet-Lite0 by Google (Apache-2.0), trained on ImageNet"),
+        ("tf_efficientnet_lite0.in1k", "EfficientNet-Lite0 by Google (Apache-2.0), trained on ImageNet"),
+        ("vt_resnet_micro", "weights that ship with vt_timm"),
+        ("resnet18.a1_in1k", "timm's weights of resnet18.a1_in1k"),
+    ],
+)
+def test_a_segmenters_name_and_card_say_where_its_backbone_is_from(segmenter_run, tmp_path, backbone, expected):
+    folder, _ = segmenter_run
+    settings = yaml.safe_load((folder / "settings.yaml").read_text())
+    settings |= {"backbone": backbone, "pretrained_backbone": True, "opt": "adamw", "backbone_lr": 0.002}
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    assert publish.main([str(folder), "-o", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert f"which started from {expected}" in text and "adamw, lr 0.05 (backbone 0.002)" in text
+    name = backbone.rpartition(":")[2].rpartition("/")[2].partition(".")[0]
+    assert publish.read_run(folder).name == f"vt_fpn_{name}.squares"
+
+
+def test_the_record_of_a_segmenter_renders_its_card_without_this_machines_paths(segmenter_run, tmp_path, monkeypatch):
+    folder, _ = segmenter_run
+    shutil.copytree(card.HUB / "templates", tmp_path / "hub" / "templates")
+    for module in (records, card):
+        monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    for module in (publish, card):
+        monkeypatch.setattr(module, "HUB", tmp_path / "hub")
+    assert publish.main([str(folder), "--record"]) == 0
+    name = "vt_fpn_vt_resnet_micro.squares"
+    assert (tmp_path / "hub" / name / "README.md").read_text() == card.shipped_card(name)
+    record = tmp_path / "results" / "segmentation" / name
+    assert sorted(p.name for p in record.iterdir()) == ["metrics.json", "settings.yaml", "summary.csv"]
+    assert "somebody" not in "".join(p.read_text() for p in record.iterdir())
+
+
 # The cards
 
 
@@ -234,7 +291,8 @@ def test_front_matter_passes_the_clients_own_checks(run, segmenter_run, tmp_path
     metadata = front_matter_is_sound(tmp_path / "two" / "README.md")
     assert (metadata["library_name"], metadata["pipeline_tag"]) == ("vt_timm", "image-segmentation")
     for path in sorted(card.HUB.glob("*/config.json")):
-        assert front_matter_is_sound(path.with_name("README.md"))["datasets"] == ["frgfm/imagenette"]
+        datasets = None if "neck" in json.loads(path.read_text()) else ["frgfm/imagenette"]
+        assert front_matter_is_sound(path.with_name("README.md")).get("datasets") == datasets
 
 
 def test_committed_cards_are_what_the_records_give():

@@ -15,7 +15,7 @@ import yaml
 
 import vt_timm
 
-__all__ = ["RESULTS", "facts", "keep_run", "without_folders", "write_json"]
+__all__ = ["RESULTS", "facts", "keep_run", "keep_segmenter_run", "without_folders", "write_json"]
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -88,6 +88,23 @@ def keep_run(run: Path, name: str, log: Path, where: Path | None = None) -> Path
     lines = [line for line in log.read_text().splitlines() if kept.match(line)]
     (record / "train.log").write_text("\n".join(lines) + "\n")
     return record
+
+
+def keep_segmenter_run(run: Path, name: str, metrics: dict[str, Any]) -> None:
+    """Keep a run folder of `vt-timm train-segmenter` as `benchmarks/results/segmentation/NAME`, without paths.
+
+    Args:
+        run: its output folder.
+        name: what to call it.
+        metrics: of the weights that were published, for metrics.json.
+    """
+    record = RESULTS / "segmentation" / name
+    settings = yaml.safe_load((run / "settings.yaml").read_text())
+    settings["data_dir"] = Path(settings["data_dir"]).name
+    settings["backbone"] = without_folders(settings["backbone"])
+    write_json(record / "metrics.json", {**facts(), **metrics})
+    (record / "settings.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True))
+    (record / "summary.csv").write_text((run / "summary.csv").read_text())
 
 
 def without_folders(value: str) -> str:
