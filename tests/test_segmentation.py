@@ -1,5 +1,6 @@
 """Segmentation: data in every layout, transforms, metrics, training, and the pictures."""
 
+import copy
 import csv
 import json
 from pathlib import Path
@@ -16,6 +17,7 @@ from vt_timm import Segmenter, cli
 from vt_timm.photos.draw import palette
 from vt_timm.segmentation import training as segmentation_training
 from vt_timm.segmentation.data import SegmentationDataset
+from vt_timm.segmentation.depthwise import keep_depthwise_in_float32
 from vt_timm.segmentation.evaluation import evaluate
 from vt_timm.segmentation.inference import load_segmenter, segment
 from vt_timm.segmentation.labels import IGNORE
@@ -396,3 +398,17 @@ def test_a_folder_that_is_no_segmenter(tmp_path, small, capsys):
 def test_the_palette_tells_classes_apart():
     colours = palette(92)
     assert len({tuple(c) for c in colours.tolist()}) == 92 and colours[0].tolist() == [0, 0, 0]
+
+
+def test_depthwise_convolutions_leave_autocast_also_in_a_copy():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1))
+    whole = model(images := torch.randn(1, 4, 8, 8))
+    keep_depthwise_in_float32(model)
+    for network in (model, copy.deepcopy(model)):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert network[0](images).dtype == torch.float32 and network[1](images).dtype == torch.bfloat16
+        assert torch.equal(network(images), whole)
+    with torch.no_grad():
+        (copied := copy.deepcopy(model))[0].weight.zero_()
+        copied[0].bias.zero_()
+    assert not copied[0](images).any() and model[0](images).any()

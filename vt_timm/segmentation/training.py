@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from .checkpoints import LAST, Progress, append_row, check_new, save_best, save_state
 from .data import SegmentationDataset, class_shares
+from .depthwise import keep_depthwise_in_float32
 from .evaluation import evaluate
 from .layouts import LAYOUTS, DataError
 from .loss import segmentation_loss
@@ -93,6 +94,8 @@ class Training:
         if settings.sync_bn and self.world > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.class_weights = _class_weights(settings, self.train_set.classes, self.accelerator.device)
+        if settings.precision == "bf16" and self.accelerator.device.type == "cpu":
+            keep_depthwise_in_float32(model)
         self.model, self.optimizer = self.accelerator.prepare(model, _optimizer(settings, model))
         self.ema = ModelEmaV3(self.bare_model(), decay=settings.ema_decay) if settings.ema_decay else None
         self.progress = Progress()
