@@ -212,6 +212,41 @@ def test_both_names_of_the_command():
         assert result.stdout.startswith("vt_timm ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--version", "vt_timm 0"),
+        ("--help", "COMMAND"),
+        ("attention --help", "example: vt-timm attention"),
+        ("classify nowhere.jpg", "nowhere.jpg: no such file or folder"),
+        ("clasify x.jpg", "there is no command clasify; did you mean classify?"),
+        ("recipes --no", "unrecognized arguments: --no"),
+    ],
+)
+def test_what_needs_no_torch_does_not_wait_for_it(arguments, said):
+    """Its import takes seconds; Python lists on stderr what it imports."""
+    command = [sys.executable, "-X", "importtime", "-m", "vt_timm", *arguments.split()]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert said in result.stdout + result.stderr
+    assert "vt_timm.cli" in result.stderr and not re.search(r"\| +(torch|timm)\n", result.stderr)
+
+
+def test_a_command_has_the_whole_package():
+    """As the console script starts it, the names come when asked for; all of them, and no others."""
+    code = """
+import sys
+sys.argv[0] = "/somewhere/vt-timm"
+import vt_timm
+assert "torch" not in sys.modules
+for name in vt_timm.__all__: assert callable(getattr(vt_timm, name)), name
+assert not hasattr(vt_timm, "vt_resnet19")
+import timm
+assert timm.is_model("vt_resnet18")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_reader_that_stops_early_is_no_error():
     command = f"{sys.executable} -m vt_timm models | true"
     result = subprocess.run(command, shell=True, capture_output=True, text=True)

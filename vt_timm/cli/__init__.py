@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import UserError, did_you_mean
+from ..images import find_images
 from . import models, photos, segmentation, training
 
 __all__ = ["main", "parser"]
@@ -39,6 +40,13 @@ def _print_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _import_package() -> None:
+    """All that `import vt_timm` gives, the models' registration with timm included, which takes seconds."""
+    import vt_timm
+
+    _ = vt_timm.VTResNet
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     _print_any_name()
@@ -46,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_command(argv, known)
     args = known.parse_args(argv)
     try:
+        if "images" in args:
+            args.paths = find_images(args.images)  # a wrong name is said at once, before torch is there
+        _import_package()
         status = args.run(args)
         sys.stdout.flush()
         return status

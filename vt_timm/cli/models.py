@@ -3,15 +3,13 @@
 import argparse
 import json
 from pathlib import Path
-
-import timm
-import torch
-from timm.models import PretrainedCfg
-from torch.utils.flop_counter import FlopCounterMode
+from typing import TYPE_CHECKING
 
 from ..errors import CommandError, did_you_mean, first_line
-from ..weights.download import CONFIG, WEIGHTS, fetch, is_cached
 from .options import command
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 __all__ = ["add_commands"]
 
@@ -31,6 +29,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def models(args: argparse.Namespace) -> int:
     """A table of our models: name and tag, parameters, MACs, input, and where the weights come from."""
+    import timm
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
     rows = []
     for name in timm.list_models(module="vt_resnet"):
         for tagged in timm.list_models(name, include_tags=True, module="vt_resnet"):
@@ -61,7 +63,9 @@ def models(args: argparse.Namespace) -> int:
     return 0
 
 
-def _weights_source(config: PretrainedCfg) -> str:
+def _weights_source(config: "PretrainedCfg") -> str:
+    from ..weights.download import is_cached
+
     if config.file:
         return "shipped" if Path(config.file).is_file() else f"missing: {config.file}"
     if not config.hf_hub_id:
@@ -71,6 +75,9 @@ def _weights_source(config: PretrainedCfg) -> str:
 
 def download(args: argparse.Namespace) -> int:
     """Bring models into the cache, so that they load without a network; each is loaded once to see that it does."""
+    from ..photos.models import load
+    from ..weights.download import CONFIG, WEIGHTS, fetch
+
     for name in args.names:
         source = _repository(name)
         if source is None:
@@ -82,8 +89,6 @@ def download(args: argparse.Namespace) -> int:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         except ValueError as error:
             raise CommandError(f"{source}: its config.json is no JSON ({first_line(error)}); see its page") from error
-        from ..photos.models import load
-
         load(source)  # to see that it works
         usage = f'timm.create_model("hf-hub:{source}", pretrained=True)'
         if "neck" in config:
@@ -94,6 +99,8 @@ def download(args: argparse.Namespace) -> int:
 
 def _repository(name: str) -> str | None:
     """The Hub repository of a model name, a tag or hf-hub:ORG/NAME; None for weights that ship."""
+    import timm
+
     if "/" in name:
         return name.removeprefix("hf-hub:")
     for tagged in timm.list_pretrained():

@@ -1,14 +1,13 @@
-"""The commands about photos: classify, attention, segment, explore."""
+"""The commands about photos: classify, attention, explore."""
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Iterator
-from importlib import util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CommandError, first_line
+from .files import OK, Photos, check_drawing, load_model, write
 from .options import add_model, command, positive
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
-OK, SOME_SKIPPED = 0, 1  # exit status
 ATTENTION = ("tokenizer", "projector")
 NOUNS = {"tokenizer": "where each visual token looks", "projector": "which pixels read each visual token"}
 
@@ -27,7 +25,6 @@ NOUNS = {"tokenizer": "where each visual token looks", "projector": "which pixel
 def add_commands(commands: argparse._SubParsersAction) -> None:
     _add_classify(commands)
     _add_attention(commands)
-    _add_segment(commands)
     _add_explore(commands)
 
 
@@ -76,33 +73,6 @@ def _add_attention(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=attention)
 
 
-def _add_segment(commands: argparse._SubParsersAction) -> None:
-    parser = command(
-        commands, "segment", "colour photos by the classes that a segmenter sees",
-        "vt-timm segment people/ -o out/ --save-labels labels/",
-    )  # fmt: skip
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or `sample`")
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", help="picture to write (.png, .pdf, .svg); a folder for several photos"
-    )
-    parser.add_argument(
-        "--layout", choices=("beside", "overlay"), default="beside", help="with the photo (default) or alone"
-    )
-    parser.add_argument("--save-labels", metavar="FOLDER", help="also write the labels, as PNG files with a palette")
-    parser.add_argument("--json", action="store_true", help="print the share of each class as JSON")
-    parser.add_argument(
-        "--short-side", type=positive, metavar="N", help="resize to this many pixels (default: as it was evaluated)"
-    )
-    parser.add_argument(
-        "--max-long-side", type=positive, default=1024, metavar="N", help="a longer photo is made this long (1024)"
-    )
-    parser.add_argument(
-        "--window", type=positive, metavar="N", help="move a window of this side over the photo at its own size instead"
-    )
-    add_model(parser, None, "the segmenter that ships")
-    parser.set_defaults(run=segment_photos)
-
-
 def _add_explore(commands: argparse._SubParsersAction) -> None:
     parser = command(
         commands, "explore", "open a page in the browser: drop a photo, look at its tokens", "vt-timm explore --open"
@@ -116,55 +86,9 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=explore)
 
 
-class Photos:
-    """The photos of a command, read one by one; what cannot be read is named on stderr and skipped."""
-
-    def __init__(self, names: list[str], model: Callable[[], "PhotoModel"]) -> None:
-        from ..images import find_images
-
-        self.paths = find_images(names)  # before the model is loaded: a wrong name is said at once
-        self.model = model()
-        self.skipped = 0
-
-    def __iter__(self) -> Iterator[tuple[Path, Any]]:
-        from tqdm import tqdm
-
-        from ..images import ImageError, read_image
-        from ..photos.models import read_mode
-
-        channels = read_mode(self.model)
-        read = 0
-        for path in tqdm(self.paths, unit="photo", disable=None if len(self.paths) > 1 else True, leave=False):
-            try:
-                photo = read_image(path, channels=channels)
-            except ImageError as error:
-                if len(self.paths) == 1:
-                    raise
-                tqdm.write(f"vt-timm: skipped {error}", file=sys.stderr)
-                self.skipped += 1
-                continue
-            read += 1
-            yield path, photo
-        if not read:
-            raise CommandError("none of the images could be read")
-
-    @property
-    def status(self) -> int:
-        return SOME_SKIPPED if self.skipped else OK
-
-
-def _load(args: argparse.Namespace) -> Callable[[], "PhotoModel"]:
-    def create() -> "PhotoModel":
-        from ..photos.models import load
-
-        return load(args.model, args.device)
-
-    return create
-
-
 def classify(args: argparse.Namespace) -> int:
     """Top classes of every image."""
-    photos = Photos(args.images, _load(args))
+    photos = Photos(args.paths, load_model(args))
     results: list[dict[str, Any]] = []
     waiting: list[tuple[Path, Any]] = []
     for path, photo in photos:
@@ -201,9 +125,9 @@ def attention(args: argparse.Namespace) -> int:
     """Figures 5 and 7 of the paper: what each token of one VT module looks at, for one photo or many."""
     from ..photos.draw import draw_attention
 
-    _check_drawing(args.output)
+    check_drawing(args.output)
     _check_colours(args.colours)
-    photos = Photos(args.images, _load(args))
+    photos = Photos(args.paths, load_model(args))
     looks = list(_looks(photos, args))
     chosen = [found.maps[args.module - 1] for found in looks]
     tokens = args.tokens or list(range(1, len(chosen[0]) + 1))
@@ -221,7 +145,7 @@ def attention(args: argparse.Namespace) -> int:
             views, captions = ([one.view for one in looks[page]], [one.answer.caption for one in looks[page]])
             yield draw_attention(views, chosen[page], title, captions, tokens, args.colours, args.opacity, args.columns)
 
-    _write(figures(), args.output)
+    write(figures(), args.output)
     return photos.status
 
 
@@ -257,100 +181,6 @@ def _save_maps(path: Path, maps_LHW: list[Any]) -> None:
     print(path if path.suffix == ".npy" else f"{path}.npy")
 
 
-def segment_photos(args: argparse.Namespace) -> int:
-    """Photos in the colours of their classes, with a legend; labels and shares where asked for."""
-    if not (args.output or args.save_labels or args.json):
-        raise CommandError("nothing to write: name a picture or a folder with -o, or say --save-labels or --json")
-    photos = Photos(args.images, lambda: _segmenter(args))
-    several = len(photos.paths) > 1
-    targets = _targets(photos.paths, args.output, several)
-    if args.save_labels:
-        _make_folder(args.save_labels)
-    shares = []
-    from ..segmentation.inference import segment
-
-    model: Any = photos.model.module
-    for path, photo in photos:
-        try:
-            labels = segment(model, photo, args.short_side or model.short_side, args.max_long_side, args.window)
-        except ValueError as error:
-            raise CommandError(str(error)) from error
-        counts = labels.flatten().bincount(minlength=len(model.class_names)) / labels.numel()
-        shares.append({"image": str(path), "shares": dict(zip(model.class_names, counts.tolist(), strict=True))})
-        if args.save_labels:
-            _save_labels(Path(args.save_labels) / f"{path.stem}.png", labels, len(model.class_names))
-        if args.output:
-            from ..photos.draw import draw_segmentation
-
-            figure = draw_segmentation(photo, labels, model.class_names, args.layout == "beside")
-            _write(iter([figure]), str(targets[path]), quiet=args.json)
-    if args.json:
-        print(json.dumps(shares, indent=2))
-    return photos.status
-
-
-def _segmenter(args: argparse.Namespace) -> "PhotoModel":
-    from ..photos.models import load
-    from ..weights.published import published_segmenters
-
-    if args.model is None:
-        shipped = list(published_segmenters())
-        if not shipped:
-            raise CommandError("no segmenter ships with this installation: name one with --model")
-        args.model = shipped[0]
-    model = load(args.model, args.device)
-    if model.place != "level":
-        raise CommandError(
-            f"{args.model} is a classifier: name a segmenter, or leave --model out for the one that ships; `vt-timm "
-            "classify` is for classifiers"
-        )
-    return model
-
-
-def _targets(paths: list[Path], output: str | None, several: bool) -> dict[Path, Path]:
-    """Where each photo's picture goes: the file named, or one per photo in the folder named."""
-    if output is None:
-        return {}
-    if not several and Path(output).suffix and not Path(output).is_dir():
-        _check_drawing(output)
-        return {paths[0]: Path(output)}
-    if Path(output).suffix and not Path(output).is_dir():
-        raise CommandError(f"-o {output}: {len(paths)} photos need a folder to be written to")
-    _make_folder(output)
-    _check_drawing(str(Path(output) / "x.png"))
-    targets: dict[Path, Path] = {}
-    for path in paths:
-        name, number = path.stem, 2
-        while Path(output) / f"{name}.png" in targets.values():
-            name, number = f"{path.stem}-{number}", number + 1
-        targets[path] = Path(output) / f"{name}.png"
-    return targets
-
-
-def _make_folder(name: str) -> None:
-    try:
-        Path(name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CommandError(f"cannot write to {name}: {first_line(error)}") from error
-
-
-def _save_labels(path: Path, labels: Any, num_classes: int) -> None:
-    """An indexed PNG: its values are the labels, its palette the colours of the pictures."""
-    import numpy as np
-    from PIL import Image
-
-    from ..photos.draw import palette
-    from ..photos.save import whole_file
-
-    picture = Image.fromarray(labels.numpy().astype(np.uint8), "P")
-    picture.putpalette(palette(num_classes).tobytes())
-    try:
-        with whole_file(path) as temporary:
-            picture.save(temporary)
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {first_line(error)}") from error
-
-
 def explore(args: argparse.Namespace) -> int:
     """A page on this machine, until it is interrupted."""
     try:
@@ -366,28 +196,8 @@ def explore(args: argparse.Namespace) -> int:
     return OK
 
 
-def _check_drawing(output: str) -> None:
-    """Before the model runs: whether the picture can be drawn and written."""
-    if util.find_spec("matplotlib") is None:
-        raise CommandError("drawing needs matplotlib: pip install 'vt_timm[plots]'")
-    folder = Path(output).parent
-    if not folder.is_dir():
-        raise CommandError(f"{output}: the folder {folder} does not exist")
-
-
 def _check_colours(name: str) -> None:
     from matplotlib import colormaps
 
     if name not in colormaps:
         raise CommandError(f"--colours {name}: matplotlib has no such colour map; try jet, viridis or cividis")
-
-
-def _write(figures: Iterator["Figure"], output: str, quiet: bool = False) -> None:
-    from ..photos.save import save_figures
-
-    try:
-        for path in save_figures(figures, Path(output)):
-            if not quiet:
-                print(path)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"cannot write {output}: {error}") from error

@@ -1,17 +1,53 @@
-"""The command that trains segmenters."""
+"""The commands about segmenters: segment, train-segmenter."""
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import CommandError
-from .options import command
+from ..errors import CommandError, first_line
+from .files import Photos, load_model, make_folder, targets, write
+from .options import add_model, command, positive
+
+if TYPE_CHECKING:
+    from ..photos.models import PhotoModel
 
 __all__ = ["add_commands"]
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
+    _add_segment(commands)
+    _add_train_segmenter(commands)
+
+
+def _add_segment(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands, "segment", "colour photos by the classes that a segmenter sees",
+        "vt-timm segment people/ -o out/ --save-labels labels/",
+    )  # fmt: skip
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or `sample`")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="picture to write (.png, .pdf, .svg); a folder for several photos"
+    )
+    parser.add_argument(
+        "--layout", choices=("beside", "overlay"), default="beside", help="with the photo (default) or alone"
+    )
+    parser.add_argument("--save-labels", metavar="FOLDER", help="also write the labels, as PNG files with a palette")
+    parser.add_argument("--json", action="store_true", help="print the share of each class as JSON")
+    parser.add_argument(
+        "--short-side", type=positive, metavar="N", help="resize to this many pixels (default: as it was evaluated)"
+    )
+    parser.add_argument(
+        "--max-long-side", type=positive, default=1024, metavar="N", help="a longer photo is made this long (1024)"
+    )
+    parser.add_argument(
+        "--window", type=positive, metavar="N", help="move a window of this side over the photo at its own size instead"
+    )
+    add_model(parser, None, "the segmenter that ships")
+    parser.set_defaults(run=segment_photos)
+
+
+def _add_train_segmenter(commands: argparse._SubParsersAction) -> None:
     parser = command(
         commands, "train-segmenter", "train FPN or VT-FPN for semantic segmentation",
         "vt-timm train-segmenter --config ccp --data-dir DATA/ccp -o RUN --set neck=fpn",
@@ -24,6 +60,71 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings that differ from the recipe"
     )
     parser.set_defaults(run=train_segmenter)
+
+
+def segment_photos(args: argparse.Namespace) -> int:
+    """Photos in the colours of their classes, with a legend; labels and shares where asked for."""
+    if not (args.output or args.save_labels or args.json):
+        raise CommandError("nothing to write: name a picture or a folder with -o, or say --save-labels or --json")
+    photos = Photos(args.paths, _segmenter(args))
+    pictures = targets(photos.paths, args.output)
+    if args.save_labels:
+        make_folder(args.save_labels)
+    shares = []
+    from ..segmentation.inference import segment
+
+    model: Any = photos.model.module
+    for path, photo in photos:
+        try:
+            labels = segment(model, photo, args.short_side or model.short_side, args.max_long_side, args.window)
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+        counts = labels.flatten().bincount(minlength=len(model.class_names)) / labels.numel()
+        shares.append({"image": str(path), "shares": dict(zip(model.class_names, counts.tolist(), strict=True))})
+        if args.save_labels:
+            _save_labels(Path(args.save_labels) / f"{path.stem}.png", labels, len(model.class_names))
+        if args.output:
+            from ..photos.draw import draw_segmentation
+
+            figure = draw_segmentation(photo, labels, model.class_names, args.layout == "beside")
+            write(iter([figure]), str(pictures[path]), quiet=args.json)
+    if args.json:
+        print(json.dumps(shares, indent=2))
+    return photos.status
+
+
+def _segmenter(args: argparse.Namespace) -> "PhotoModel":
+    from ..weights.published import published_segmenters
+
+    if args.model is None:
+        shipped = list(published_segmenters())
+        if not shipped:
+            raise CommandError("no segmenter ships with this installation: name one with --model")
+        args.model = shipped[0]
+    model = load_model(args)
+    if model.place != "level":
+        raise CommandError(
+            f"{args.model} is a classifier: name a segmenter, or leave --model out for the one that ships; `vt-timm "
+            "classify` is for classifiers"
+        )
+    return model
+
+
+def _save_labels(path: Path, labels: Any, num_classes: int) -> None:
+    """An indexed PNG: its values are the labels, its palette the colours of the pictures."""
+    import numpy as np
+    from PIL import Image
+
+    from ..photos.draw import palette
+    from ..photos.save import whole_file
+
+    picture = Image.fromarray(labels.numpy().astype(np.uint8), "P")
+    picture.putpalette(palette(num_classes).tobytes())
+    try:
+        with whole_file(path) as temporary:
+            picture.save(temporary)
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {first_line(error)}") from error
 
 
 def train_segmenter(args: argparse.Namespace) -> int:

@@ -1,0 +1,108 @@
+"""Photos in and pictures out, for every command that has both."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CommandError, first_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..photos.models import PhotoModel
+
+__all__ = ["OK", "Photos", "check_drawing", "load_model", "make_folder", "targets", "write"]
+
+OK, SOME_SKIPPED = 0, 1  # exit status
+
+
+class Photos:
+    """The photos of a command, read one by one; what cannot be read is named on stderr and skipped."""
+
+    def __init__(self, paths: list[Path], model: "PhotoModel") -> None:
+        self.paths = paths
+        self.model = model
+        self.skipped = 0
+
+    def __iter__(self) -> Iterator[tuple[Path, Any]]:
+        from tqdm import tqdm
+
+        from ..images import ImageError, read_image
+        from ..photos.models import read_mode
+
+        channels = read_mode(self.model)
+        read = 0
+        for path in tqdm(self.paths, unit="photo", disable=None if len(self.paths) > 1 else True, leave=False):
+            try:
+                photo = read_image(path, channels=channels)
+            except ImageError as error:
+                if len(self.paths) == 1:
+                    raise
+                tqdm.write(f"vt-timm: skipped {error}", file=sys.stderr)
+                self.skipped += 1
+                continue
+            read += 1
+            yield path, photo
+        if not read:
+            raise CommandError("none of the images could be read")
+
+    @property
+    def status(self) -> int:
+        return SOME_SKIPPED if self.skipped else OK
+
+
+def load_model(args: argparse.Namespace) -> "PhotoModel":
+    from ..photos.models import load
+
+    return load(args.model, args.device)
+
+
+def check_drawing(output: str) -> None:
+    """Before the model runs: whether the picture can be drawn and written."""
+    if util.find_spec("matplotlib") is None:
+        raise CommandError("drawing needs matplotlib: pip install 'vt_timm[plots]'")
+    folder = Path(output).parent
+    if not folder.is_dir():
+        raise CommandError(f"{output}: the folder {folder} does not exist")
+
+
+def write(figures: Iterator["Figure"], output: str, quiet: bool = False) -> None:
+    from ..photos.save import save_figures
+
+    try:
+        for path in save_figures(figures, Path(output)):
+            if not quiet:
+                print(path)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"cannot write {output}: {error}") from error
+
+
+def targets(paths: list[Path], output: str | None) -> dict[Path, Path]:
+    """Where each photo's picture goes: the file named, or one per photo in the folder named."""
+    if output is None:
+        return {}
+    several = len(paths) > 1
+    if not several and Path(output).suffix and not Path(output).is_dir():
+        check_drawing(output)
+        return {paths[0]: Path(output)}
+    if Path(output).suffix and not Path(output).is_dir():
+        raise CommandError(f"-o {output}: {len(paths)} photos need a folder to be written to")
+    make_folder(output)
+    check_drawing(str(Path(output) / "x.png"))
+    pictures: dict[Path, Path] = {}
+    for path in paths:
+        name, number = path.stem, 2
+        while Path(output) / f"{name}.png" in pictures.values():
+            name, number = f"{path.stem}-{number}", number + 1
+        pictures[path] = Path(output) / f"{name}.png"
+    return pictures
+
+
+def make_folder(name: str) -> None:
+    try:
+        Path(name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"cannot write to {name}: {first_line(error)}") from error
