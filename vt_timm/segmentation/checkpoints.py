@@ -8,32 +8,54 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .model import Segmenter
+from .settings import Settings
 
-__all__ = ["Progress", "append_row", "check_new", "save_best", "save_state"]
+__all__ = ["Progress", "append_row", "check_new", "load_state", "save_best", "save_state"]
 
 BEST, LAST, SUMMARY = "best", "last", "summary.csv"
+TITLES = {"vt_fpn": "VT-FPN", "fpn": "A panoptic FPN", "laterals": "A pyramid of laterals alone"}
 CARD = """\
 ---
 library_name: vt_timm
 pipeline_tag: image-segmentation
-license: apache-2.0
 tags: [semantic-segmentation, visual-transformer]
 ---
 
-# {neck} on {backbone}
+# {neck} on {backbone}: {number} classes
 
-A segmenter of [vt_timm](https://arxiv.org/abs/2006.03677) for {number} classes: {classes}.
+{title} for semantic segmentation, from "Visual Transformers" (Wu et al., 2020,
+[arXiv:2006.03677](https://arxiv.org/abs/2006.03677)), on the backbone {backbone}{start}.
 
-mIoU {miou:.2f} %, pixel accuracy {pixel_accuracy:.2f} % on {images} validation images, after update {update}.
+**Results** on the {images} validation images of `{data}`, evaluated at {size}, after update {update} of {updates}:
+mIoU {miou:.2f} %, pixel accuracy {pixel_accuracy:.2f} %.
+
+| class | IoU, % |
+|---|---|
+{rows}
+
+## Use
 
 ```python
+from vt_timm.images import read_image
 from vt_timm.segmentation.inference import load_segmenter, segment
+
+model = load_segmenter("FOLDER")
+labels = segment(model, read_image("photo.jpg", channels=model.in_chans), model.short_side)  # (height, width)
 ```
 
-`vt-timm segment PHOTO -o segmented.png --model FOLDER` colours a photo with it. `vt-timm train-segmenter` wrote this
-card; `settings.yaml` beside the folder has every setting of the run.
+`vt-timm segment PHOTO -o segmented.png --model FOLDER` draws it.
+
+## Training
+
+`vt-timm train-segmenter`: {updates} updates of {batch_size} images per process, {opt}, learning rate {lr:g}, crops of
+{crop_size} pixels. `settings.yaml` beside this folder has every setting, `summary.csv` every evaluation.
+
+## Limits
+
+Every pixel gets one of the classes above, whatever it shows. The licences of the training images and of the backbone's
+weights hold for what was learnt from them.
 """
 
 
@@ -52,7 +74,7 @@ class Progress:
         self.updates, self.best, self.since_best = state["updates"], state["best"], state["since_best"]
 
 
-def check_new(output: Path) -> None:
+def check_new(output: Path, advice: str = "go on with it by --resume, or name another folder") -> None:
     """Refuse a folder in which an earlier run left something, so that its best model is never overwritten.
 
     Raises:
@@ -60,26 +82,62 @@ def check_new(output: Path) -> None:
     """
     left = [name for name in (BEST, LAST, SUMMARY) if (output / name).exists()]
     if left:
-        raise UserError(
-            f"{output} holds a run already ({', '.join(left)}): go on with it by --resume, or name another folder"
-        )
+        raise UserError(f"{output} holds a run already ({', '.join(left)}): {advice}")
 
 
-def save_best(output: Path, model: Segmenter, metrics: dict[str, Any]) -> None:
+def save_best(output: Path, model: Segmenter, metrics: dict[str, Any], settings: Settings) -> None:
     """`best/`: the model as a Hub folder with its metrics and a card."""
 
     def save(folder: Path) -> None:
         model.save_pretrained(folder)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        card = CARD.format(
-            neck=model.neck_name, backbone=model.backbone_name, number=model.num_classes,
-            classes=", ".join(model.class_names), **metrics,
-        )  # fmt: skip
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / "README.md").write_text(_card(model, metrics, settings), encoding="utf-8")
         for path in folder.iterdir():
             path.chmod(0o644)  # safetensors writes files that only their owner may read
 
     _save_whole(output / BEST, save)
+
+
+def _card(model: Segmenter, metrics: dict[str, Any], settings: Settings) -> str:
+    size = settings.eval_size
+    sizes = {int: f"a short side of {size} pixels", list: f"{size} pixels", type(None): "their own size"}
+    rows = [
+        f"| {name.replace('|', chr(92) + '|')} | {'does not occur' if iou is None else f'{iou:.2f}'} |"
+        for name, iou in zip(model.class_names, metrics["iou"], strict=True)
+    ]
+    start = ", which started from its pretrained weights" if settings.pretrained_backbone else ""
+    frozen = " and stayed as they were" if settings.pretrained_backbone and settings.freeze_backbone else ""
+    return CARD.format(
+        neck=model.neck_name, title=TITLES[model.neck_name], backbone=model.backbone_name, number=model.num_classes,
+        data=Path(settings.data_dir).name, size=sizes[type(size)], rows="\n".join(rows), start=start + frozen,
+        **{name: getattr(settings, name) for name in ("updates", "batch_size", "opt", "lr", "crop_size")},
+        **metrics,
+    )  # fmt: skip
+
+
+def load_state(accelerator: Any, output: Path) -> None:
+    """Go on from `last/`, if the folder holds a run; a new folder starts from nothing.
+
+    Raises:
+        UserError: if there is a best model without the state to go on from, which a new start would overwrite, and if
+            the state is of a run with other settings.
+    """
+    if accelerator.is_main_process:
+        for folder in (output / BEST, output / LAST):
+            old = folder.with_name(f"{folder.name}.old")
+            if old.is_dir() and not folder.exists():  # killed between the two moves of `_put_in_place`
+                os.replace(old, folder)
+    accelerator.wait_for_everyone()
+    if not (output / LAST).is_dir():
+        check_new(output, "there is no last/ to go on from; name another folder")
+        return
+    try:
+        accelerator.load_state(str(output / LAST))
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise UserError(
+            f"{output / LAST} does not fit these settings: {first_line(error)}; go on with the settings of "
+            f"{output / 'settings.yaml'}"
+        ) from error
 
 
 def save_state(accelerator: Any, output: Path) -> None:

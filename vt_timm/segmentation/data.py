@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ..errors import check_choice
-from ..images import ImageError, exif_upright, is_picture, read_channels
+from ..images import ARRAY, ImageError, exif_upright, is_picture, read_channels
 from .labels import IGNORE, LabelError, Labels
 from .layouts import LAYOUTS, DataError
 
@@ -20,6 +20,7 @@ __all__ = ["SegmentationDataset", "class_shares"]
 
 SPLITS = ("train", "val")
 ENOUGH_MASKS = 200  # that are read to say how frequent each class is
+JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
 class SegmentationDataset(Dataset):
@@ -33,8 +34,9 @@ class SegmentationDataset(Dataset):
         root: the data set's folder.
         split: "train" or "val".
         transform: of an image and its mask together; their types are torchvision's `tv_tensors`.
-        label_options: more for `Labels`: groups, rest, reduce_zero, values, ignore, colours.
+        label_options: more for `Labels`: groups, rest, reduce_zero, values, ignore, colours, ignore_colour.
         channels: of the images, as the network takes them: 3 for RGB.
+        mask_suffix: what a mask's name has after its image's: "_mask" where photo.jpg goes with photo_mask.png.
 
     Shapes: image (channels, H, W) uint8, mask (H, W) int64 of 0 to the number of classes - 1, or `IGNORE`.
 
@@ -52,6 +54,7 @@ class SegmentationDataset(Dataset):
         transform: Callable[..., Any] | None = None,
         label_options: dict[str, Any] | None = None,
         channels: int = 3,
+        mask_suffix: str = "",
     ) -> None:
         check_choice("layout", layout, LAYOUTS)
         check_choice("split", split, SPLITS)
@@ -63,7 +66,7 @@ class SegmentationDataset(Dataset):
         names = self.layout.classes(self.root)
         self.labels = Labels(names, **{"values": dict(self.layout.values), **(label_options or {})})
         self.classes = self.labels.classes
-        self.pairs = list(_pairs(images, masks))
+        self.pairs = list(_pairs(images, masks, mask_suffix))
         if not self.pairs:
             raise DataError(f"{images}: no images in this folder that Pillow can read")
 
@@ -86,26 +89,38 @@ class SegmentationDataset(Dataset):
         """The labels of an image, (H, W), as they are before any transform."""
         path = self.pairs[index][1]
         try:
-            with Image.open(path) as mask:
-                mask.load()
-                values = np.array(exif_upright(mask))
-            return torch.from_numpy(self.labels(values))
+            return torch.from_numpy(self.labels(_values(path, in_colour=self.labels.colours is not None)))
         except LabelError as error:
-            raise DataError(f"{path}: {error}") from error
-        except (OSError, SyntaxError, ValueError) as error:
+            lossy = "; a JPEG does not keep labels, save masks as .png" if path.suffix.lower() in JPEGS else ""
+            raise DataError(f"{path}: {error}{lossy}") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{path}: not a readable image ({error})") from error
 
 
-def _pairs(images: Path, masks: Path) -> Iterator[tuple[Path, Path]]:
-    """Each image with the mask of its name, whatever the suffix; a .png first where there are several."""
+def _values(path: Path, in_colour: bool) -> np.ndarray:
+    """The pixels of a mask as they are stored: (H, W), or (H, W, channels)."""
+    if path.suffix.lower() == ARRAY:
+        return np.load(path, allow_pickle=False)
+    with Image.open(path) as mask:
+        mask.load()
+        return np.array(exif_upright(mask.convert("RGB") if in_colour else mask))
+
+
+def _pairs(images: Path, masks: Path, mask_suffix: str) -> Iterator[tuple[Path, Path]]:
+    """Each image with the mask of its name, whatever the type of file; a .png first where there are several."""
     by_stem: dict[str, list[Path]] = {}
     for path in masks.iterdir():
         if is_picture(path):
             by_stem.setdefault(path.stem, []).append(path)
-    for image in sorted(path for path in images.iterdir() if is_picture(path)):
-        found = sorted(by_stem.get(image.stem, []), key=lambda path: (path.suffix.lower() != ".png", path.name))
+    photos = sorted(path for path in images.iterdir() if is_picture(path))
+    own = {photo.stem for photo in photos}
+    for image in photos:
+        stem = image.stem + mask_suffix
+        found = sorted(by_stem.get(stem, []), key=lambda path: (path.suffix.lower() != ".png", path.name))
         if not found:
-            raise DataError(f"{image}: its mask {masks / image.stem}.png is missing")
+            longer = sorted(other for other in by_stem if other.startswith(image.stem) and other not in own)
+            hint = f"; if {longer[0]} is the mask, say mask_suffix={longer[0][len(image.stem) :]}" if longer else ""
+            raise DataError(f"{image}: its mask {masks / stem}.png is missing{hint}")
         yield image, found[0]
 
 

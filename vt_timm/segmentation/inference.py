@@ -1,7 +1,7 @@
 """Segmenting a photo with a trained segmenter."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -14,8 +14,9 @@ from torchvision.transforms.v2 import functional as transforms
 from ..errors import UserError, first_line
 from ..weights.download import CONFIG, WEIGHTS, fetch
 from .model import Segmenter
+from .transforms import MIN_SIDE
 
-MAX_LONG_SIDE, MIN_SIDE, MIN_WINDOW = 1024, 32, 64  # pixels
+MAX_LONG_SIDE, MIN_WINDOW = 1024, 64  # pixels
 STRIP = 64  # rows of a photo that are labelled at a time
 
 __all__ = ["load_segmenter", "network_input", "resized", "segment"]
@@ -35,7 +36,7 @@ def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
         if not (folder / name).is_file():
             raise RuntimeError(f"{source} is no segmenter: there is no {name} in it; name the best/ folder of a run")
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if "neck" not in config:
             raise ValueError(f"it is a classifier, {config.get('architecture', 'of no name')}, and not a segmenter")
         return Segmenter.from_pretrained(str(folder)).eval().to(device)
@@ -45,14 +46,19 @@ def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
         raise RuntimeError(f"cannot load the segmenter {source}: {first_line(error)}") from error
 
 
-def resized(photo: Image.Image, short_side: int | None = None, max_long_side: int = MAX_LONG_SIDE) -> Image.Image:
+def resized(
+    photo: Image.Image, short_side: int | Sequence[int] | None = None, max_long_side: int = MAX_LONG_SIDE
+) -> Image.Image:
     """The photo at the size that the network sees.
 
     Args:
         photo: of the channels that the network takes.
-        short_side: in pixels; best the model's `short_side`. None keeps the photo's own size.
+        short_side: in pixels; best the model's `short_side`. Two numbers are height and width, whatever the photo's
+            shape; None keeps the photo's own size.
         max_long_side: a longer photo is made this long, so that a large one fits into memory.
     """
+    if isinstance(short_side, Sequence):
+        return transforms.resize(photo, list(short_side), antialias=True)
     scale = (short_side or min(photo.size)) / min(photo.size)
     scale = min(scale, max_long_side / max(photo.size))
     size = [max(round(side * scale), MIN_SIDE) for side in (photo.height, photo.width)]
@@ -68,7 +74,7 @@ def network_input(model: Segmenter, view: Image.Image) -> Tensor:
 def segment(
     model: Segmenter,
     photo: Image.Image,
-    short_side: int | None = None,
+    short_side: int | Sequence[int] | None = None,
     max_long_side: int = MAX_LONG_SIDE,
     window: int | None = None,
 ) -> Tensor:

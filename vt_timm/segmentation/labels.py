@@ -8,8 +8,8 @@ import numpy as np
 
 __all__ = ["IGNORE", "LabelError", "Labels"]
 
-IGNORE = 255  # of our own masks after reading, the value of a pixel that has no class
 VALUES = 1 << 16  # that a mask of 16 bits can hold
+IGNORE = VALUES - 1  # of our own masks after reading, the value of a pixel that has no class
 UNKNOWN = -1
 
 
@@ -33,7 +33,8 @@ class Labels:
         reduce_zero: whether 0 means "no class" and 1 is the first class.
         values: other values of the files, such as {255: 1} for masks in black and white.
         ignore: the value that means "no class"; None where every value is a class.
-        colours: for masks in colour, the value of each, as [[red, green, blue], ...] in the order of `names`.
+        colours: for masks in colour, the colour of each class, as [[red, green, blue], ...] in the order of `names`.
+        ignore_colour: for masks in colour, the colour that means "no class".
 
     Raises:
         LabelError: for options that do not fit together, naming the one to change.
@@ -44,15 +45,45 @@ class Labels:
     rest: str | None = None
     reduce_zero: bool = False
     values: Mapping[int, int] = dataclasses.field(default_factory=dict)
-    ignore: int | None = IGNORE
+    ignore: int | None = 255
     colours: Sequence[Sequence[int]] | None = None
+    ignore_colour: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.names):
             twice = next(name for name in self.names if list(self.names).count(name) > 1)
             raise LabelError(f"two classes are called {twice!r}: every class needs a name of its own")
-        if self.colours is not None and len(self.colours) != len(self.names):
+        if len(self.names) > IGNORE:
+            raise LabelError(f"{len(self.names)} classes: a mask of 16 bits holds at most {IGNORE}")
+        self._check_values()
+        self._check_colours()
+        self._check_groups()
+
+    def _check_values(self) -> None:
+        for name, values in (("ignore_label", [] if self.ignore is None else [self.ignore]), ("values", self.values)):
+            for value in values:
+                if not 0 <= int(value) < VALUES:
+                    raise LabelError(f"{name}: {value} is not a value of a mask, which holds 0 to {VALUES - 1}")
+        for value, label in self.values.items():
+            if not 0 <= int(label) < len(self.names):
+                raise LabelError(
+                    f"values: {value} becomes {label}, and the {len(self.names)} classes are 0 to {len(self.names) - 1}"
+                )
+
+    def _check_colours(self) -> None:
+        if self.colours is None:
+            if self.ignore_colour is not None:
+                raise LabelError("ignore_colour needs colours: [red, green, blue] of each class")
+            return
+        if len(self.colours) != len(self.names):
             raise LabelError(f"colours: {len(self.colours)} colours for {len(self.names)} classes; give one per class")
+        every = [*self.colours, *([] if self.ignore_colour is None else [self.ignore_colour])]
+        packed = [int(_packed(np.asarray(colour))) for colour in every]
+        for colour, number in zip(every, packed, strict=True):
+            if packed.count(number) > 1:
+                raise LabelError(f"colours: {list(colour)} is the colour of two classes")
+
+    def _check_groups(self) -> None:
         known = set(self.names)
         named = [name for names in (self.groups or {}).values() for name in names]
         for name in named:
@@ -67,8 +98,6 @@ class Labels:
                 f"there is one class ({', '.join(self.classes)}): a segmenter tells classes apart, so name the "
                 "background as a class of its own"
             )
-        if len(self.classes) > IGNORE:
-            raise LabelError(f"{len(self.classes)} classes: at most {IGNORE} can be trained; merge some with classes")
 
     @property
     def classes(self) -> list[str]:
@@ -87,11 +116,11 @@ class Labels:
         table[first : first + len(self.names)] = group_of
         if self.reduce_zero:
             table[0] = IGNORE
-        if self.ignore is not None:
-            table[self.ignore] = IGNORE
+        if self.ignore is not None and self.colours is None:
+            table[int(self.ignore)] = IGNORE
+        if self.ignore_colour is not None:
+            table[IGNORE] = IGNORE
         for value, label in self.values.items():
-            if not 0 <= int(label) < len(self.names):
-                raise LabelError(f"values: {value} becomes {label}, which is beyond the {len(self.names)} classes")
             table[int(value)] = group_of[int(label)]
         return table
 
@@ -99,18 +128,18 @@ class Labels:
         """The labels of a mask, int64 (H, W).
 
         Args:
-            mask: (H, W) of whole numbers, or (H, W, 3 or more) of colours.
+            mask: (H, W) of whole numbers, (H, W, 2) of values with transparency, or (H, W, 3 or more) of colours. A
+                grey mask that was saved in colour counts as one of values.
 
         Raises:
             LabelError: for a value or a colour that has no meaning, and for colours without `colours`.
         """
-        if mask.ndim == 3:
-            return self.table()[self._values_of_colours(mask)]
         if self.colours is not None:
-            raise LabelError("colours are given, and the mask has one channel of values: leave colours out")
-        labels = self.table()[mask.astype(np.int64)]
+            return self.table()[self._values_of_colours(mask)]
+        values = _whole_numbers(_one_channel(mask))
+        labels = self.table()[values]
         if (labels == UNKNOWN).any():
-            unknown = int(mask[labels == UNKNOWN].max())
+            unknown = int(values[labels == UNKNOWN].max())
             raise LabelError(
                 f"label {unknown} is beyond the {len(self.names)} classes ({self._understood()}); if {unknown} is a "
                 f"class, say which with values={{{unknown}: NUMBER}}, if it means no class, say ignore_label={unknown}"
@@ -123,20 +152,41 @@ class Labels:
         return f"{first} to {first + len(self.names) - 1}{ignored}"
 
     def _values_of_colours(self, mask: np.ndarray) -> np.ndarray:
-        if self.colours is None:
-            raise LabelError(
-                f"a mask has one channel of labels, this has {mask.shape[2]}: if its colours are the classes, give "
-                "them with colours=[[red, green, blue], ...], one per class"
-            )
+        if self.colours is None or mask.ndim != 3 or mask.shape[2] < 3:
+            raise LabelError("colours are given, and this mask has none: leave colours out")
         packed = _packed(mask)
         values = np.full(packed.shape, UNKNOWN, dtype=np.int64)
-        first = 1 if self.reduce_zero else 0
-        for value, colour in enumerate(np.asarray(self.colours, dtype=np.int64), start=first):
-            values[packed == _packed(colour)] = value
+        for label, colour in enumerate(self.colours):
+            values[packed == _packed(np.asarray(colour))] = label + (1 if self.reduce_zero else 0)
+        if self.ignore_colour is not None:
+            values[packed == _packed(np.asarray(self.ignore_colour))] = IGNORE
         if (values == UNKNOWN).any():
             colour = mask[values == UNKNOWN][0][:3].tolist()
-            raise LabelError(f"the colour {colour} is none of the {len(self.colours)} in colours")
+            raise LabelError(
+                f"the colour {colour} is none of the {len(self.colours)} in colours; if it means no class, say "
+                f"ignore_colour={colour}"
+            )
         return values
+
+
+def _one_channel(mask: np.ndarray) -> np.ndarray:
+    """(H, W) of a mask of values, also of a grey one that was saved in colour or with transparency."""
+    if mask.ndim == 2:
+        return mask
+    if mask.shape[2] in (1, 2) or (mask[..., :3] == mask[..., :1]).all():
+        return mask[..., 0]
+    raise LabelError(
+        f"a mask has one channel of labels, this has {mask.shape[2]}: if its colours are the classes, give them with "
+        "colours=[[red, green, blue], ...], one per class"
+    )
+
+
+def _whole_numbers(values: np.ndarray) -> np.ndarray:
+    """The values as int64, if they are labels at all: files of 32 bits and of floats can hold anything."""
+    wrong = values[~((values >= 0) & (values < VALUES) & (values == np.floor(values)))]
+    if wrong.size:
+        raise LabelError(f"{wrong[0]} is not a label: labels are whole numbers from 0 to {VALUES - 1}")
+    return values.astype(np.int64)
 
 
 def _packed(colours: np.ndarray) -> Any:

@@ -93,7 +93,8 @@ class Segmenter(
         backbone: any timm model with `features_only` whose maps reach four levels from stride 4 on.
         num_classes: classes.
         class_names: what the classes are called, kept in config.json.
-        short_side: of the images that it was evaluated on, pixels, kept likewise; None for their own.
+        short_side: of the images that it was evaluated on, pixels, or their [height, width], kept likewise; None for
+            their own.
         neck_options: more for the neck: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`,
             `num_heads`, `projector_heads`.
         backbone_options: more for `timm.create_model`, such as `in_chans`.
@@ -111,7 +112,7 @@ class Segmenter(
         backbone: str = "resnet50",
         num_classes: int = 21,
         class_names: list[str] | None = None,
-        short_side: int | None = None,
+        short_side: int | list[int] | None = None,
         neck_options: dict[str, Any] | None = None,
         backbone_options: dict[str, Any] | None = None,
         colours: dict[str, list[float]] | None = None,
@@ -190,6 +191,7 @@ def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[int]]:
     """A backbone that hands out its four deepest maps, the first at stride 4, and their strides."""
+    options = {**_any_size(name), **options}
     try:
         info: Any = timm.create_model(name, features_only=True, device="meta").feature_info
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
@@ -206,13 +208,28 @@ def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[in
     return timm.create_model(name, features_only=True, out_indices=indices, **options), strides
 
 
+def _any_size(name: str) -> dict[str, Any]:
+    """The option with which a network that wants one size, as Swin does by default, takes any; none if it has none."""
+    wants_one = timm.is_model(name) and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
+    return {"strict_img_size": False} if wants_one and _takes(name, "strict_img_size") else {}
+
+
+def _takes(name: str, option: str) -> bool:
+    try:
+        options: dict[str, Any] = {option: False}
+        timm.create_model(name, device="meta", **options)
+    except TypeError:
+        return False
+    return True
+
+
 def create_segmenter(
     neck: str,
     backbone: str = "resnet50",
     num_classes: int = 21,
     pretrained_backbone: bool = False,
     class_names: list[str] | None = None,
-    short_side: int | None = None,
+    short_side: int | list[int] | None = None,
     backbone_options: dict[str, Any] | None = None,
     **neck_options: Any,
 ) -> Segmenter:
@@ -228,7 +245,8 @@ def create_segmenter(
         pretrained_backbone: whether the backbone starts from its pretrained weights; those are not looked for again
             when the saved segmenter is loaded.
         class_names: what the classes are called.
-        short_side: of the images that it will be evaluated on, pixels, which `vt-timm segment` then uses too.
+        short_side: of the images that it will be evaluated on, pixels, or their [height, width], which `vt-timm
+            segment` then uses too.
         backbone_options: more for `timm.create_model`.
         neck_options: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`,
             `num_heads`, `projector_heads`.

@@ -1,6 +1,7 @@
 """The settings of a segmenter's training, as a recipe's YAML file and `--set` name them."""
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,53 @@ from ..errors import UserError, did_you_mean, read_text
 
 __all__ = ["Settings", "SettingsError"]
 
+LEAST_SCALE = 0.01
+
 
 class SettingsError(UserError):
     """What is wrong with the settings, in one line."""
+
+
+def _is_number(value: Any, least: float = 0) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= least
+
+
+def _numbers(value: Any, least: float = 0, count: int | None = None) -> bool:
+    """Whether it is a list of numbers, `count` of them."""
+    right_count = isinstance(value, (list, tuple)) and len(value) > 0 and count in (None, len(value))
+    return right_count and all(_is_number(one, least) for one in value)
+
+
+def _are_whole(values: Iterable[Any]) -> bool:
+    return all(isinstance(one, int) and not isinstance(one, bool) for one in values)
+
+
+def _are_groups(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in value.values()
+    )
+
+
+# Of each setting that is a list or a mapping: whether a value that is not null has its form, and an example of it.
+FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "classes": (_are_groups, "'{top: [shirt, blouse], other: [bag]}'"),
+    "values": (lambda v: isinstance(v, dict) and _are_whole([*v, *v.values()]), "'{255: 1}'"),
+    "colours": (
+        lambda v: isinstance(v, list) and all(_numbers(colour, 0, 3) for colour in v),
+        "'[[0, 0, 0], [128, 0, 0]]', one [red, green, blue] per class",
+    ),
+    "ignore_colour": (lambda v: _numbers(v, 0, 3), "'[224, 224, 192]'"),
+    "mask_suffix": (lambda v: isinstance(v, str), "_mask"),
+    "scale": (lambda v: _numbers(v, LEAST_SCALE, 2), "'[0.5, 2.0]'"),
+    "short_sides": (lambda v: _numbers(v, 1), "'[480, 512, 544]'"),
+    "eval_size": (lambda v: _is_number(v, 1) or _numbers(v, 1, 2), "512, '[height, width]' or null"),
+    "milestones": (lambda v: isinstance(v, list) and _are_whole(v), "'[800, 1200]'"),
+    "class_weights": (lambda v: isinstance(v, dict) and all(map(_is_number, v.values())), "'{shoes: 2.0}'"),
+    "neck_options": (lambda v: isinstance(v, dict), "'{tokens: 16}'"),
+    "backbone_options": (lambda v: isinstance(v, dict), "'{in_chans: 4}'"),
+    "opt_kwargs": (lambda v: isinstance(v, dict), "'{betas: [0.9, 0.95]}'"),
+}
+MAY_BE_NULL = {"classes", "values", "colours", "ignore_colour", "short_sides", "eval_size"}
 
 
 @dataclasses.dataclass
@@ -26,7 +71,8 @@ class Settings:
     Labels: `classes` merges the data set's classes into groups, {group: [names]}, `rest` names the group of all others
     (without it they are ignored); `reduce_zero_label` takes 0 for "no class"; `values` renames values of the masks,
     {255: 1}; `ignore_label` is the value that means "no class"; `colours` lists [red, green, blue] per class for masks
-    in colour.
+    in colour, `ignore_colour` is the colour that means "no class"; `mask_suffix` is what a mask's name has after its
+    image's, "_mask" for photo.jpg and photo_mask.png.
 
     Training: `opt` is any optimizer of timm's; `backbone_lr` the backbone's own learning rate; `freeze_backbone` keeps
     it as it is; `class_weights` {name: weight} of the cross entropy, 1 where none is given; `dice` the weight of the
@@ -48,6 +94,8 @@ class Settings:
     values: dict[int, int] | None = None
     ignore_label: int | None = 255
     colours: list[list[int]] | None = None
+    ignore_colour: list[int] | None = None
+    mask_suffix: str = ""
 
     crop_size: int = 512
     scale: tuple[float, float] = (0.5, 2.0)
@@ -112,9 +160,15 @@ class Settings:
             self._check_number(name, int, 0)
         for name in ("lr", "momentum", "weight_decay", "dice"):
             self._check_number(name, (int, float), 0)
-        for name in ("clip_grad", "ema_decay", "max_long_side", "backbone_lr"):
+        for name in ("clip_grad", "ema_decay", "max_long_side", "backbone_lr", "ignore_label"):
             if getattr(self, name) is not None:
-                self._check_number(name, (int, float), 0)
+                self._check_number(name, int if name == "ignore_label" else (int, float), 0)
+        if self.ema_decay is not None and self.ema_decay >= 1:
+            raise SettingsError(f"ema_decay={self.ema_decay} must be below 1")
+        for name, (fits, example) in FORMS.items():
+            value = getattr(self, name)
+            if not (fits(value) or (value is None and name in MAY_BE_NULL)):
+                raise SettingsError(f"{name}={value!r}: write it as {name}={example}")
         known = [str(name) for name in list_optimizers()]
         if self.opt not in known:
             raise SettingsError(f"opt={self.opt!r} is not an optimizer of timm's{did_you_mean(self.opt, known)}")
@@ -135,13 +189,9 @@ class Settings:
         """What `Labels` takes; a setting that is not given leaves the layout's own."""
         options = dict(
             groups=self.classes, rest=self.rest, reduce_zero=self.reduce_zero_label, ignore=self.ignore_label,
-            colours=self.colours,
+            colours=self.colours, ignore_colour=self.ignore_colour,
         )  # fmt: skip
         return options if self.values is None else {**options, "values": self.values}
-
-    def short_side(self) -> int | None:
-        """Of the images that are evaluated, in pixels; None for their own."""
-        return min(self.eval_size) if isinstance(self.eval_size, list) else self.eval_size
 
     def learning_rate(self, update: int) -> float:
         """Before the update of that number, counted from 0."""

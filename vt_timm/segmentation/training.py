@@ -5,11 +5,10 @@ machines, and saves the whole state. What a step sees depends on the seed and th
 resumed run goes on as if it had not stopped.
 """
 
+import copy
 import dataclasses
 import math
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +17,22 @@ import yaml
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data import Sampler as TorchSampler
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .checkpoints import LAST, Progress, append_row, check_new, save_best, save_state
-from .data import SegmentationDataset, class_shares
+from ..errors import first_line
+from .checkpoints import Progress, append_row, check_new, load_state, save_best, save_state
+from .data import SegmentationDataset
 from .depthwise import keep_depthwise_in_float32
 from .evaluation import evaluate
-from .layouts import LAYOUTS, DataError
+from .layouts import DataError
 from .loss import segmentation_loss
 from .model import create_segmenter
 from .settings import Settings, SettingsError
+from .training_data import SeededSamples, UpdateSampler, fit_batch, open_splits
 from .transforms import evaluation_transform, training_transform
 
 __all__ = ["run", "train"]
-
-
-class UpdateSampler(TorchSampler[list[tuple[int, int]]]):
-    """For each update of this process, (index of a sample, number of its draw); epochs are shuffled one by one."""
-
-    def __init__(self, samples: int, settings: Settings, start: int, rank: int, world: int) -> None:
-        self.samples, self.settings, self.start, self.rank, self.world = samples, settings, start, rank, world
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        batch = self.settings.batch_size * self.world
-        order: dict[int, list[int]] = {}
-        for update in range(self.start, self.settings.updates):
-            draws = []
-            for draw in range(update * batch + self.rank, (update + 1) * batch, self.world):
-                epoch, place = divmod(draw, self.samples)
-                if epoch not in order:
-                    generator = torch.Generator().manual_seed(self.settings.seed + epoch)
-                    order = {k: v for k, v in order.items() if k >= epoch - 1}
-                    order[epoch] = torch.randperm(self.samples, generator=generator).tolist()
-                draws.append((order[epoch][place], draw))
-            yield draws
-
-    def __len__(self) -> int:
-        return self.settings.updates - self.start
-
-
-class SeededSamples(Dataset):
-    """Samples whose random transform depends on the seed and the number of the draw, not on the worker."""
-
-    def __init__(self, dataset: SegmentationDataset, seed: int) -> None:
-        self.dataset, self.seed = dataset, seed
-
-    def __getitem__(self, index_and_draw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        index, draw = index_and_draw
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self.seed * 1_000_003 + draw) % 2**63)
-            return self.dataset[index]
 
 
 class Training:
@@ -79,7 +42,7 @@ class Training:
         from accelerate import Accelerator
         from accelerate.utils import set_seed
 
-        self.settings, self.output = settings, output
+        self.output = output
         self.accelerator = Accelerator(
             # Started by torchrun on a machine without GPUs, accelerate lets each process train alone unless told.
             cpu="RANK" in os.environ and not torch.cuda.is_available(),
@@ -89,8 +52,10 @@ class Training:
         )
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         set_seed(settings.seed, device_specific=True)
-        self.train_set, self.val_set = _data(settings)
+        self.train_set, self.val_set = open_splits(settings)
+        self.settings = settings = fit_batch(settings, len(self.train_set), self.world)
         model = _model(settings, self.train_set, self.val_set)
+        check_sizes(model, settings, self.val_set, self.world)
         if settings.sync_bn and self.world > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.class_weights = _class_weights(settings, self.train_set.classes, self.accelerator.device)
@@ -102,8 +67,8 @@ class Training:
         for kept in (self.ema, self.progress):
             if kept is not None:
                 self.accelerator.register_for_checkpointing(kept)
-        if resume and (output / LAST).is_dir():
-            self.accelerator.load_state(str(output / LAST))
+        if resume:
+            load_state(self.accelerator, output)
         self.losses: list[float] = []
 
     def bare_model(self) -> nn.Module:
@@ -170,7 +135,7 @@ class Training:
         if metrics["miou"] >= progress.best.get("miou", -1.0):
             progress.best, progress.since_best = {**metrics, "update": progress.updates}, 0
             if accelerator.is_main_process:
-                save_best(self.output, scored, progress.best)  # type: ignore[arg-type]
+                save_best(self.output, scored, progress.best, self.settings)  # type: ignore[arg-type]
         save_state(accelerator, self.output)
         if accelerator.is_main_process:
             append_row(self.output, row)
@@ -217,41 +182,6 @@ def train(settings: Settings, output: Path, resume: bool = False) -> dict[str, A
     return training.progress.best
 
 
-def _data(settings: Settings) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """Both splits; says how the labels are shared out, and refuses what cannot be learnt."""
-    channels = int(settings.backbone_options.get("in_chans", 3))
-    label_options = settings.label_options()
-    if settings.classes is not None and settings.layout in LAYOUTS and Path(settings.data_dir).is_dir():
-        names = set(LAYOUTS[settings.layout].classes(Path(settings.data_dir)))
-        if names.isdisjoint(name for group in settings.classes.values() for name in group):
-            _say("classes: the recipe's are of another data set, so this one's own are trained")
-            label_options |= {"groups": None, "rest": None}
-    train_set, val_set = (
-        SegmentationDataset(settings.layout, settings.data_dir, split, None, label_options, channels)
-        for split in ("train", "val")
-    )
-    shares = class_shares(train_set)
-    _say("share of the pixels: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()))
-    ignored = shares.pop("(ignored)")
-    missing = [name for name, share in shares.items() if share == 0]
-    if ignored == 1:
-        raise DataError(
-            f"{settings.data_dir}: no pixel of the masks looked at has a class; see ignore_label and values"
-        )
-    if ignored > 0 and missing and settings.ignore_label is not None:
-        _say(
-            f"warning: {', '.join(missing)} occurs nowhere, and {100 * ignored:.1f} % of the pixels have the "
-            f"label {settings.ignore_label}, which is ignored: if {settings.ignore_label} is a class, say so with "
-            f"--set ignore_label=null 'values={{{settings.ignore_label}: NUMBER}}'"
-        )
-    return train_set, val_set
-
-
-def _say(text: str) -> None:
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(f"vt-timm: {text}", file=sys.stderr)
-
-
 def _model(settings: Settings, train_set: SegmentationDataset, val_set: SegmentationDataset) -> nn.Module:
     """The segmenter; the data sets get the transforms that its colours need."""
     model = create_segmenter(
@@ -260,7 +190,7 @@ def _model(settings: Settings, train_set: SegmentationDataset, val_set: Segmenta
         len(train_set.classes),
         settings.pretrained_backbone,
         train_set.classes,
-        settings.short_side(),
+        settings.eval_size,
         settings.backbone_options,
         **settings.neck_options,
     )
@@ -276,6 +206,29 @@ def _model(settings: Settings, train_set: SegmentationDataset, val_set: Segmenta
     val_set.transform = evaluation_transform(settings.eval_size, **colours)
     model.backbone.requires_grad_(not settings.freeze_backbone)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def check_sizes(model: nn.Module, settings: Settings, val_set: SegmentationDataset, world: int) -> None:
+    """Send shapes without numbers through the network: a training batch, and the first validation photo.
+
+    Raises:
+        SettingsError: if the network cannot take one of them, with the settings to change.
+    """
+    shapes_only = copy.deepcopy(model).to("meta")
+    batch = settings.batch_size * (world if settings.sync_bn else 1)
+    channels, height, width = val_set[0][0].shape
+    for trains, shape in ((True, (batch, channels, *2 * [settings.crop_size])), (False, (1, channels, height, width))):
+        _to_training_mode(shapes_only, settings.freeze_backbone)
+        try:
+            shapes_only.train(trains and shapes_only.training)(torch.empty(shape, device="meta"))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            advice = "crop_size or a larger batch_size" if trains else "eval_size"
+            own = model.backbone.pretrained_cfg["input_size"][-2:]  # type: ignore[union-attr,index]
+            raise SettingsError(
+                f"the network cannot take {'batches' if trains else 'photos'} of {' x '.join(map(str, shape))}: "
+                f"{first_line(error)}; choose another {advice}; {settings.backbone} was made for images of {own[0]} x "
+                f"{own[1]} (crop_size={own[0]} 'eval_size=[{own[0]}, {own[1]}]')"
+            ) from error
 
 
 def _optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
@@ -325,6 +278,7 @@ def run(settings: Settings, output: Path, resume: bool) -> dict[str, Any]:
         import torchmetrics  # noqa: F401
     except ImportError as error:
         raise SettingsError(f"training a segmenter needs {error.name}: pip install 'vt_timm[segmentation]'") from error
+    settings.check()
     try:
         return train(settings, output, resume)
     except (DataError, TypeError, ValueError) as error:

@@ -11,14 +11,16 @@ from torchvision.transforms import v2
 
 from .labels import IGNORE
 
-__all__ = ["RandomMirror", "evaluation_transform", "training_transform"]
+MIN_SIDE = 32  # pixels; what a network of stride 32 needs
+
+__all__ = ["MIN_SIDE", "RandomMirror", "evaluation_transform", "training_transform"]
 
 
 class RandomMirror:
     """Mirrors image and mask left to right half of the time, and swaps the labels that name a side."""
 
     def __init__(self, mirrored: Sequence[tuple[int, int]] = ()) -> None:
-        self.label_of = torch.arange(256)
+        self.label_of = torch.arange(IGNORE + 1)
         for a, b in mirrored:
             self.label_of[[a, b]] = self.label_of[[b, a]]
 
@@ -55,6 +57,7 @@ def training_transform(
     fill: dict[Any, Any] = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
     return v2.Compose(
         [
+            AtLeast(MIN_SIDE),
             resize,
             v2.RandomCrop(crop_size, pad_if_needed=True, fill=fill),
             RandomMirror(mirrored),
@@ -74,18 +77,37 @@ def evaluation_transform(
         size: short side in pixels, or height and width, or None for the image's own.
         mean, std: of the backbone's colours.
     """
-    return v2.Compose([ResizeImage(size), *_to_numbers(mean, std)])
+    return v2.Compose([ResizeImage(size, MIN_SIDE), *_to_numbers(mean, std)])
+
+
+class AtLeast:
+    """Stretches image and mask to this many pixels a side where they have fewer."""
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+
+    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        if min(image.shape[-2:]) < self.side:
+            size = [max(length, self.side) for length in image.shape[-2:]]
+            image, mask = v2.functional.resize(image, size, antialias=True), v2.functional.resize(mask, size)
+        return image, mask
 
 
 class ResizeImage:
-    """Resizes the image and leaves the mask; a class, so that it can be sent to a worker process."""
+    """Resizes the image, to no fewer pixels a side than `least`, and leaves the mask.
 
-    def __init__(self, size: int | Sequence[int] | None) -> None:
+    A class, so that it can be sent to a worker process.
+    """
+
+    def __init__(self, size: int | Sequence[int] | None, least: int) -> None:
         self.size = [size] if isinstance(size, int) else size
+        self.least = least
 
     def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         if self.size is not None:
             image = v2.functional.resize(image, list(self.size), antialias=True)
+        if min(image.shape[-2:]) < self.least:
+            image = v2.functional.resize(image, [max(n, self.least) for n in image.shape[-2:]], antialias=True)
         return image, mask
 
 

@@ -1,0 +1,119 @@
+"""What a segmenter is trained on: both splits, looked at before training, and the samples of each update."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch.utils.data import Sampler as TorchSampler
+
+from .data import SegmentationDataset, class_shares
+from .layouts import LAYOUTS, DataError
+from .settings import Settings
+
+__all__ = ["SeededSamples", "UpdateSampler", "fit_batch", "open_splits", "say"]
+
+
+def say(text: str) -> None:
+    """Tell the user something, once however many processes train."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"vt-timm: {text}", file=sys.stderr)
+
+
+def open_splits(settings: Settings) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Both splits. The masks are read, up to a number of them, and what cannot be learnt from them is refused.
+
+    Raises:
+        DataError: for a file or a folder that is missing or wrong, and for masks in which one class occurs, or none.
+        ValueError: for options about labels that do not fit.
+    """
+    channels = int(settings.backbone_options.get("in_chans", 3))
+    label_options = settings.label_options()
+    if _are_of_another_data_set(settings):
+        say("classes: the recipe's are of another data set, so this one's own are trained")
+        label_options |= {"groups": None, "rest": None}
+    train_set, val_set = (
+        SegmentationDataset(
+            settings.layout, settings.data_dir, split, None, label_options, channels, settings.mask_suffix
+        )
+        for split in ("train", "val")
+    )
+    _check_shares(settings, class_shares(train_set))
+    class_shares(val_set)  # a bad mask is said now, and not after the first updates
+    return train_set, val_set
+
+
+def _are_of_another_data_set(settings: Settings) -> bool:
+    if settings.classes is None or settings.layout not in LAYOUTS or not Path(settings.data_dir).is_dir():
+        return False
+    names = set(LAYOUTS[settings.layout].classes(Path(settings.data_dir)))
+    return names.isdisjoint(name for group in settings.classes.values() for name in group)
+
+
+def _check_shares(settings: Settings, shares: dict[str, float]) -> None:
+    """Say how the pixels are shared out, and refuse what cannot be learnt."""
+    say("share of the pixels: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()))
+    ignored = shares.pop("(ignored)")
+    missing = [name for name, share in shares.items() if share == 0]
+    hint = ""
+    if ignored and settings.ignore_label is not None and settings.colours is None:
+        hint = (
+            f"; {100 * ignored:.1f} % of the pixels have no class, since the label {settings.ignore_label} is ignored: "
+            f"if it is a class, say which with --set 'values={{{settings.ignore_label}: NUMBER}}'"
+        )
+    if len(missing) > len(shares) - 2:
+        found = ", ".join(name for name in shares if name not in missing)
+        seen = f"all pixels that have a class are {found}" if found else "no pixel has a class"
+        raise DataError(f"{settings.data_dir}: in the training masks {seen}, so nothing can be learnt{hint}")
+    if missing:
+        say(f"warning: {', '.join(missing)} occurs in none of the training masks that were looked at{hint}")
+
+
+def fit_batch(settings: Settings, photos: int, world: int) -> Settings:
+    """The settings with a batch that is not larger than the data set; says so where it was."""
+    fitting = max(1, photos // world)
+    if settings.batch_size <= fitting:
+        return settings
+    say(f"batch_size={settings.batch_size} is more than the {photos} training photos allow: it becomes {fitting}")
+    return dataclasses.replace(settings, batch_size=fitting)
+
+
+class UpdateSampler(TorchSampler[list[tuple[int, int]]]):
+    """For each update of this process, (index of a sample, number of its draw); epochs are shuffled one by one."""
+
+    def __init__(self, samples: int, settings: Settings, start: int, rank: int, world: int) -> None:
+        self.samples, self.settings, self.start, self.rank, self.world = samples, settings, start, rank, world
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        batch = self.settings.batch_size * self.world
+        order: dict[int, list[int]] = {}
+        for update in range(self.start, self.settings.updates):
+            draws = []
+            for draw in range(update * batch + self.rank, (update + 1) * batch, self.world):
+                epoch, place = divmod(draw, self.samples)
+                if epoch not in order:
+                    generator = torch.Generator().manual_seed(self.settings.seed + epoch)
+                    order = {k: v for k, v in order.items() if k >= epoch - 1}
+                    order[epoch] = torch.randperm(self.samples, generator=generator).tolist()
+                draws.append((order[epoch][place], draw))
+            yield draws
+
+    def __len__(self) -> int:
+        return self.settings.updates - self.start
+
+
+class SeededSamples(Dataset):
+    """Samples whose random transform depends on the seed and the number of the draw, not on the worker."""
+
+    def __init__(self, dataset: SegmentationDataset, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, index_and_draw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        index, draw = index_and_draw
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed((self.seed * 1_000_003 + draw) % 2**63)
+            return self.dataset[index]
