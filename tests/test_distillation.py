@@ -13,7 +13,7 @@ from torch import nn
 
 import vt_timm
 from tests.support.fill import fill
-from vt_timm.distillation import Teacher, create_teacher, distillation_task
+from vt_timm.distillation import Teacher, create_teacher, distillation_task, teacher_classes
 
 
 class Logits(nn.Module):
@@ -127,16 +127,6 @@ def test_checkpoint_and_ema_are_the_students_alone(teacher_folder):
     assert not any(isinstance(m, Teacher) for m in task.get_trainable_module(ema=True).modules())
 
 
-def test_stock_timm_takes_the_teacher_by_name(teacher_folder, monkeypatch):
-    """As train.py does with `--kd-model-name vt_teacher`."""
-    monkeypatch.setenv("VT_TIMM_TEACHER", teacher_folder)
-    student = timm.create_model("vt_resnet_micro", num_classes=5)
-    task = LogitDistillationTask(student, "vt_teacher", criterion=nn.CrossEntropyLoss(), verbose=False)
-    assert isinstance(task.teacher.model, Teacher) and task.teacher.model.size == (80, 80)
-    torch.testing.assert_close(task.teacher.mean_kd.flatten(), torch.tensor([0.1, 0.2, 0.3]))
-    assert task(torch.randn(2, 3, 64, 64), torch.tensor([0, 1]))["kd_loss"].isfinite()
-
-
 def test_the_default_teacher_is_the_papers(monkeypatch):
     asked = []
 
@@ -162,6 +152,46 @@ def test_a_teacher_out_of_reach_is_one_clear_line(source):
     assert "\n" not in str(error.value)
 
 
-def test_an_untrained_teacher_is_refused():
-    with pytest.raises(ValueError, match="vt_teacher is a trained teacher"):
-        timm.create_model("vt_teacher", pretrained=False)
+class Thousand(nn.Module):
+    """As many outputs as ImageNet has classes, each its own number."""
+
+    def __init__(self, num_classes=1000):
+        super().__init__()
+        self.num_classes, self.in_chans, self.pretrained_cfg = num_classes, 3, {}
+
+    def forward(self, x):
+        return torch.arange(self.num_classes, dtype=torch.float32).expand(len(x), -1)
+
+
+# From the list that ImageNet's 2012 challenge numbers its classes by.
+IMAGENETTE = {"n01440764": 0, "n02102040": 217, "n02979186": 482, "n03000684": 491, "n03028079": 497,
+              "n03394916": 566, "n03417042": 569, "n03425413": 571, "n03445777": 574, "n03888257": 701}  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [list(IMAGENETTE), list(IMAGENETTE)[::-1], ["n03888257", "5", "n01440764"]])
+def test_a_subset_of_the_teachers_classes_answers_in_the_students_order(names):
+    teacher = Teacher(Thousand(), teacher_classes(Thousand(), names))
+    expected = [IMAGENETTE.get(name, 5) for name in names]
+    assert teacher(torch.zeros(2, 3, 8, 8)).tolist() == [expected, expected]
+    assert teacher.num_classes == len(names)
+
+
+@pytest.mark.parametrize(
+    ("classes", "names", "message"),
+    [
+        (1000, ["n01440765"], "n01440765 is none of the teacher's 1000 classes; did you mean n01440764"),
+        (1000, ["cat"], "cat is none of the teacher's 1000 classes, which are called n01440764"),
+        (1000, ["n01440764", "0"], "two of the student's classes are the teacher's class 0"),
+        (7, ["cat"], "the teacher's 7 classes have no names: give their numbers"),
+    ],
+)
+def test_names_that_do_not_match_are_said(classes, names, message):
+    with pytest.raises(ValueError, match=message):
+        teacher_classes(Thousand(classes), names)
+
+
+def test_the_teacher_can_see_another_size(teacher_folder):
+    teacher = create_teacher(teacher_folder, 2, classes=["4", "1"], img_size=64)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher(images), teacher.model(images)[:, [4, 1]])

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -134,7 +135,7 @@ def test_unknown_keyword_is_a_type_error(name):
     [
         (dict(block="fancy"), "block='fancy': choose one of 'basic', 'bottleneck'"),
         (dict(global_pool="token"), "global_pool='token': choose one of 'avg', 'max', 'avgmax', ''"),
-        (dict(features_only=True, feature_cls="hook"), "supports feature_cls='getter' only, not 'hook'"),
+        (dict(output_stride=4), "output_stride=4: choose one of 8, 16, 32"),
     ],
 )
 def test_wrong_options_are_named(kwargs, message):
@@ -158,7 +159,7 @@ def test_drop_rate_acts_in_training_only():
 
 
 def test_features_have_five_levels():
-    model = build("vt_resnet18", features_only=True).eval()
+    model = build("vt_resnet18", features_only=True, output_stride=16).eval()
     assert model.feature_info.reduction() == [2, 4, 8, 16, 16]
     assert model.feature_info.channels() == [64, 64, 128, 256, 512]
     maps = model(images((64, 96)))
@@ -168,7 +169,7 @@ def test_features_have_five_levels():
 def test_last_level_is_the_vt_stage_map():
     """A backbone built from a classifier's weights starts with the map that the last module read."""
     classifier = fill(build()).eval()
-    backbone = build(features_only=True, pretrained=True, pretrained_cfg_overlay=dict(
+    backbone = build(features_only=True, output_stride=16, pretrained=True, pretrained_cfg_overlay=dict(
         state_dict=classifier.state_dict())).eval()  # fmt: skip
     stage = classifier.vt_stage
     x = classifier.forward_intermediates(images(), indices=[3], intermediates_only=True)[0]
@@ -233,3 +234,65 @@ def test_config_rebuilds_the_model(tmp_path):
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     torch.testing.assert_close(again(images()), model(images()), rtol=0, atol=0)
     assert again.forward_features(images()).shape[1] == 9
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize("feature_cls", ["getter", "list", "dict", "hook", "fx"])
+def test_feature_maps_by_every_extractor_of_timm(feature_cls, output_stride):
+    """All give what `forward_intermediates` gives, at the strides of a ResNet."""
+    images_ = images(64, batch=2)
+    reference = fill(build(features_only=True, output_stride=output_stride)).eval()
+    model = build(features_only=True, output_stride=output_stride, feature_cls=feature_cls).eval()
+    inner = next((getattr(model, n) for n in ("model", "body", "graph_module") if hasattr(model, n)), model)
+    inner.load_state_dict(reference.model.state_dict(), strict=feature_cls in ("getter", "hook"))
+    with torch.no_grad():
+        maps = model(images_)
+        maps = list(maps.values()) if isinstance(maps, dict) else maps
+        for one, expected in zip(maps, reference(images_), strict=True):
+            torch.testing.assert_close(one, expected)
+    assert model.feature_info.reduction() == [2, 4, 8, min(16, output_stride), output_stride]
+    assert [64 // m.shape[-1] for m in maps] == model.feature_info.reduction()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_every_module_with_weights_computes_with_them(memory_format):
+    model = build().eval().to(memory_format=memory_format)
+    called, holding = set(), set()
+    for name, module in model.named_modules():
+        if list(module.parameters(recurse=False)):
+            holding.add(name)
+            module.register_forward_hook(lambda *_, name=name: called.add(name))
+    model(images(64).to(memory_format=memory_format))
+    assert called == holding
+
+
+def test_timms_tools_freeze_the_projectors_batch_norm():
+    model = fill(build()).train()
+    timm.utils.freeze(model)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model(images(64))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_one_token_of_one_image_trains():
+    model = build(num_tokens=1).train()
+    model(images(64, batch=1)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("number", [np.int64(3), torch.tensor(3)])
+def test_whole_numbers_of_numpy_and_torch(number):
+    model = build(num_classes=number, num_tokens=number)
+    assert (model.num_classes, model(images(64, batch=2).float()).shape) == (3, (2, 3))
+
+
+def test_a_new_head_keeps_no_names_of_the_old_one():
+    model = timm.create_model("vt_resnet_micro", pretrained=True, num_classes=3)
+    assert not model.pretrained_cfg.get("label_names")
+    assert timm.create_model("vt_resnet_micro", pretrained=True).pretrained_cfg["label_names"]
+
+
+def test_every_listed_model_can_be_made():
+    for name in timm.list_models(module="vt_resnet"):
+        timm.create_model(name, device="meta")
+    assert not timm.list_models("*teacher*")

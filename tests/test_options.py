@@ -82,7 +82,7 @@ def test_a_backbone_uses_every_part(options):
 
 @pytest.mark.parametrize("options", POSSIBLE, ids=name)
 def test_script_trace_and_export_agree(options):
-    stage = fill(VTStage(48, 64, 96, 7, 4, drop_path=[0.0, 0.0, 0.0], **options)).eval()
+    stage = fill(VTStage(48, 64, 96, 7, 4, depth=3, **options)).eval()
     x = torch.randn(2, 48, 5, 7)
     with torch.no_grad():
         expected = stage(x)
@@ -176,7 +176,7 @@ def test_attention_is_recorded_of_every_tokenizer(tokenizer):
 
 
 def test_recorded_pooling_grid_is_what_pools():
-    stage = fill(VTStage(48, 48, 48, 6, 4, drop_path=[0.0], tokenizer="pool", relation="none")).eval()
+    stage = fill(VTStage(48, 48, 48, 6, 4, depth=1, tokenizer="pool", relation="none")).eval()
     x = torch.randn(2, 48, 5, 7)
     with vt_timm.record_attention(stage) as maps, torch.no_grad():
         _, tokens = stage(x)

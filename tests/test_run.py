@@ -225,8 +225,7 @@ def test_resume_auto(run, photos, tmp_path):
 def test_any_teacher_is_wrapped(run, photos, tmp_path, monkeypatch):
     save_for_hf(timm.create_model("resnet10t", num_classes=2), tmp_path, safe_serialization=True)
     common = ("--data-dir", photos, "--num-classes", 2, "--epochs", 0)
-    monkeypatch.setenv("VT_TIMM_TEACHER", f"local-dir:{tmp_path}")
-    for name in (f"local-dir:{tmp_path}", "vt_teacher"):
+    for name in (f"local-dir:{tmp_path}",):
         status, out, err = run(*common, "--kd-model-name", name)
         assert status == 0 and "teacher Teacher" in out, err
 

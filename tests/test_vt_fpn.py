@@ -120,8 +120,8 @@ def test_tokens_of_a_new_vt_fpn_differ_and_reach_the_map_whatever_the_scale_of_t
     features = [scale * (3 + torch.randn(4, 16, 32 // 2**i, 32 // 2**i)) for i in range(4)]
     for i, (level, feature) in enumerate(zip(neck(features), features, strict=True)):
         lateral = neck.laterals[i](feature)
-        tokens = neck.tokenizers[i](lateral).flatten(0, 1)
-        tokens = neck.token_norms[i](tokens).unflatten(0, (4, 8))
+        tokens = neck.tokenizers[i](lateral).transpose(1, 2).unsqueeze(-1)
+        tokens = neck.token_norms[i](tokens).squeeze(-1).transpose(1, 2)
         alike = torch.nn.functional.cosine_similarity(tokens[:, :, None], tokens[:, None], dim=-1)
         assert (alike.sum() - 4 * 8) / (4 * 8 * 7) < 0.5  # of an image's tokens, leaving out each with itself
         update = level - lateral

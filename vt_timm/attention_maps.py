@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .projector import Projector
@@ -54,10 +55,24 @@ def record_attention(model: nn.Module, of: str = "tokenizer") -> Iterator[list[T
         else:
             hooks += _projector_hooks(module, lambda attention, i=index: record(i, attention))
     try:
-        yield maps
+        with _uncompiled(model):
+            yield maps
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """A compiled model runs as it was written while its attention is recorded: hooks set later are not compiled in."""
+    compiled = any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in model.modules())
+    if not compiled:
+        yield
+        return
+    if not hasattr(torch.compiler, "set_stance"):
+        raise ValueError("this torch cannot record the attention of a compiled model: record that of the model itself")
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def _projector_hooks(projector: Any, record: Any) -> list[Any]:

@@ -6,7 +6,6 @@ weights; it gives no temperature T, and 1 leaves the two terms on one scale (tim
 """
 
 import difflib
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,16 +13,14 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.data import ImageNetInfo, infer_imagenet_subset
-from timm.models import register_model
 from timm.task import LogitDistillationTask
 from torch import Tensor, nn
 
 from .errors import first_line
 
-__all__ = ["FBNETV3_G", "Teacher", "create_teacher", "distillation_task", "teacher_classes", "vt_teacher"]
+__all__ = ["FBNETV3_G", "Teacher", "create_teacher", "distillation_task", "teacher_classes"]
 
 FBNETV3_G = "fbnetv3_g.ra2_in1k"  # the paper's teacher
-TEACHER_VARIABLE = "VT_TIMM_TEACHER"
 DISTILL_WEIGHT, TASK_WEIGHT, TEMPERATURE = 0.8, 0.2, 1.0
 
 
@@ -184,12 +181,3 @@ def distillation_task(
         device=device,
         **kwargs,
     )
-
-
-@register_model
-def vt_teacher(pretrained: bool = True, num_classes: int | None = None, **kwargs: Any) -> Teacher:
-    """`create_teacher` under a name for `--kd-model-name` of timm's `train.py`; VT_TIMM_TEACHER says another source."""
-    if not pretrained:
-        raise ValueError("vt_teacher is a trained teacher: create it with pretrained=True")
-    kwargs = {k: v for k, v in kwargs.items() if v is not None}
-    return create_teacher(os.environ.get(TEACHER_VARIABLE, FBNETV3_G), num_classes, **kwargs)

@@ -2,22 +2,35 @@
 
 import torch
 import torch.fx
-from timm.layers import ConvNormAct
-from torch import Tensor
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
 
-__all__ = ["Lift", "convolve_1x1"]
+__all__ = ["Lift", "PointwiseConv2d", "convolve_1x1"]
 
 
-class Lift(ConvNormAct):
+class Lift(nn.Module):
     """1x1 convolution, batch norm, ReLU, (B, C_in, H, W) -> (B, C, H, W), contiguous also where a channels_last map
     comes in: the VT modules read channels as rows of pixels, and each would make a copy of its own.
     """
 
     def __init__(self, in_chans: int, feature_dim: int, device=None, dtype=None) -> None:
-        super().__init__(in_chans, feature_dim, kernel_size=1, device=device, dtype=dtype)
+        super().__init__()
+        self.conv = PointwiseConv2d(in_chans, feature_dim, device=device, dtype=dtype)
+        self.bn = BatchNormAct2d(feature_dim, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(convolve_1x1(x, self.conv.weight))
+        return self.bn(self.conv(x))
+
+
+class PointwiseConv2d(nn.Conv2d):
+    """A 1x1 convolution whose output is contiguous; hooks, adapters and pruning find it where they look for any."""
+
+    def __init__(self, in_chans: int, out_chans: int, device=None, dtype=None) -> None:
+        super().__init__(in_chans, out_chans, kernel_size=1, bias=False, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = convolve_1x1(x, self.weight)
+        return out if self.bias is None else out + self.bias[:, None, None]  # one that a folded batch norm leaves
 
 
 @torch.fx.wrap  # a leaf of a traced graph: the layout is known only once there is a map

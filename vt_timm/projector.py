@@ -8,9 +8,12 @@ import math
 
 import torch
 from timm.layers import DropPath
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-__all__ = ["Projector"]
+MOMENTUM = 0.1  # of the running statistics, torch's default
+
+__all__ = ["Projector", "TokenBatchNorm"]
 
 
 class Projector(nn.Module):
@@ -56,7 +59,7 @@ class Projector(nn.Module):
         self.query = nn.Parameter(torch.empty(num_heads, self.head_dim, self.head_dim, **dd))
         self.key = nn.Linear(token_dim, feature_dim, bias=False, **dd)
         self.value = nn.Linear(token_dim, feature_dim, bias=False, **dd) if feature_dim != token_dim else nn.Identity()
-        self.bn = nn.BatchNorm1d(feature_dim, **dd)
+        self.bn = TokenBatchNorm(feature_dim, **dd)
         self.attention = nn.Softmax(dim=1)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.reset_parameters()
@@ -69,18 +72,34 @@ class Projector(nn.Module):
         nn.init.constant_(self.bn.weight, self.gain)
 
     def forward(self, feature_BCHW: Tensor, tokens_BLD: Tensor) -> Tensor:
-        B, C, H, W = feature_BCHW.shape
-        feature_NdP = feature_BCHW.flatten(2).reshape(B * self.num_heads, self.head_dim, H * W)
-        key_BLhd = self.key(tokens_BLD).unflatten(2, (self.num_heads, self.head_dim))
-        # Over the tokens of the batch: L rows an image instead of P, and the same affine map once trained.
-        value_BLhd = self.bn(self.value(tokens_BLD).flatten(0, 1)).view(key_BLhd.shape)
-        value_BLhd = self.drop_path(value_BLhd)  # drops or scales an image's update, which is linear in its values
+        heads, d = self.num_heads, self.head_dim
+        feature_NdP = feature_BCHW.flatten(2).unflatten(1, (heads, d)).flatten(0, 1)
+        key_BLhd = self.key(tokens_BLD).unflatten(2, (heads, d))
+        # Over the tokens of the batch: L rows per image instead of P, and the same affine map once trained.
+        value_BCL = self.bn(self.value(tokens_BLD).transpose(1, 2).unsqueeze(-1)).squeeze(-1)
+        value_BCL = self.drop_path(value_BCL)  # drops or scales an image's update, which is linear in its values
         # (X W_Q) K^T = X (K W_Q^T)^T: W_Q meets L keys instead of P pixels, the same product for fewer MACs.
         # (B, L, h, e) x (h, d, e) -> (B, h, L, d)
         key_BhLd = torch.einsum("blhe,hde->bhld", key_BLhd, self.query) * self.scale
         # (N, L, d) x (N, d, P) -> (N, L, P); bmm, since matmul of four dimensions takes twice as long
         attention_NLP = self.attention(torch.bmm(key_BhLd.flatten(0, 1), feature_NdP))
         # (N, d, L) x (N, L, P) -> (N, d, P)
-        update_NdP = torch.bmm(value_BLhd.permute(0, 2, 3, 1).flatten(0, 1), attention_NLP)
+        update_NdP = torch.bmm(value_BCL.unflatten(1, (heads, d)).flatten(0, 1), attention_NLP)
         update_NdP += feature_NdP  # in place before the view: on a view, backward copies the gradient
-        return update_NdP.view(B, C, H, W)
+        return update_NdP.view_as(feature_BCHW)
+
+
+@register_notrace_module  # a leaf of a traced graph: whether there is more than one value is known only then
+class TokenBatchNorm(nn.BatchNorm2d):
+    """Batch norm of token values (B, C, L, 1): the kind that timm's tools freeze, convert and synchronise.
+
+    One token of one image has no spread: there the running statistics stand in, and do not move.
+    """
+
+    def forward(self, value_BCL1: Tensor) -> Tensor:
+        by_batch = self.training and value_BCL1.shape[0] * value_BCL1.shape[2] > 1
+        if by_batch and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        return nn.functional.batch_norm(
+            value_BCL1, self.running_mean, self.running_var, self.weight, self.bias, by_batch, MOMENTUM, self.eps
+        )

@@ -32,7 +32,7 @@ class SpatialAttention(nn.Module):
     """
 
     def forward(self, logits_BLHW: Tensor) -> Tensor:
-        return logits_BLHW.flatten(2).softmax(dim=-1).view(logits_BLHW.shape)
+        return logits_BLHW.flatten(2).softmax(dim=-1).view_as(logits_BLHW)
 
 
 class TokenEmbedding(nn.Linear):

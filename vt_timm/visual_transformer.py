@@ -3,6 +3,8 @@
 Shape suffixes: B batch, C channels of the feature map, H W its height and width, L tokens, D channels of a token.
 """
 
+from typing import Any
+
 import torch
 from timm.models import checkpoint
 from torch import Tensor, nn
@@ -82,13 +84,17 @@ class VTStage(nn.Module):
         token_dim: D, channels of a token.
         num_tokens: L.
         num_heads: heads of transformer and projector.
-        drop_path: one probability a module; their number is the number of modules.
+        depth: number of VT modules.
+        drop_path: probability of dropping a residual branch, one for all or one per module.
         tokenizer: of the first module, "filter", "cluster" or "pool" (Table 3).
         recurrent: whether the later modules' tokenizers are recurrent, or all are of the first's kind (Table 4).
         relation: between the tokens, "transformer", "graph" or "none" (Table 5).
         projector: whether tokens go back onto the map (Table 7).
         last_projector: whether they do in the last module too. A classifier reads the tokens alone, so there it
             would be an unused parameter; a backbone hands out the map and has it.
+        pool_map: whether the map that is handed out is averaged to half its size, so that it has the stride of the
+            stage that this one replaces.
+        map_only: whether the map alone is handed out, for callers that know one output per module.
 
     Shapes: (B, in_chans, H, W) -> feature map (B, C, H, W), tokens (B, L, D).
 
@@ -103,12 +109,15 @@ class VTStage(nn.Module):
         token_dim: int,
         num_tokens: int,
         num_heads: int,
-        drop_path: list[float],
+        depth: int,
+        drop_path: float | list[float] = 0.0,
         tokenizer: str = "filter",
         recurrent: bool = True,
         relation: str = "transformer",
         projector: bool = True,
         last_projector: bool = False,
+        pool_map: bool = False,
+        map_only: bool = False,
         device=None,
         dtype=None,
     ) -> None:
@@ -119,18 +128,24 @@ class VTStage(nn.Module):
         for option, flag in (("recurrent", recurrent), ("projector", projector), ("last_projector", last_projector)):
             if not isinstance(flag, bool):
                 raise ValueError(f"{option}={flag!r} must be True or False")
-        for option, number in (("num_tokens", num_tokens), ("token_dim", token_dim), ("num_heads", num_heads)):
-            check_positive(option, number)
+        num_tokens = check_positive("num_tokens", num_tokens)
+        token_dim = check_positive("token_dim", token_dim)
+        num_heads = check_positive("num_heads", num_heads)
+        rates = list(drop_path) if isinstance(drop_path, (list, tuple)) else [drop_path] * depth
+        if len(rates) != depth:
+            raise ValueError(f"drop_path={drop_path} must be one number, or one for each of the {depth} modules")
         if not projector and last_projector:
             raise ValueError("projector=False and last_projector=True: the last module cannot have what none has")
-        if not projector and not recurrent and len(drop_path) > 1:
+        if not projector and not recurrent and depth > 1:
             raise ValueError(
                 "projector=False and recurrent=False: nothing would read the tokens of any module but the last; "
                 "set one of the two to True"
             )
         self.grad_checkpointing = False
+        self.map_only = map_only
+        self.pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False) if pool_map else nn.Identity()
         self.lift = Lift(in_chans, feature_dim, **dd) if in_chans != feature_dim else nn.Identity()
-        last = len(drop_path) - 1
+        last = depth - 1
         self.blocks = nn.ModuleList(
             VTModule(
                 feature_dim,
@@ -143,10 +158,10 @@ class VTStage(nn.Module):
                 drop_path=rate,
                 **dd,
             )
-            for i, rate in enumerate(drop_path)
+            for i, rate in enumerate(rates)
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Any:
         feature_BCHW = self.lift(x)
         tokens_BLD: Tensor | None = None
         for block in self.blocks:
@@ -155,4 +170,5 @@ class VTStage(nn.Module):
             else:
                 feature_BCHW, tokens_BLD = block(feature_BCHW, tokens_BLD)
         assert tokens_BLD is not None
-        return feature_BCHW, tokens_BLD
+        feature_BCHW = self.pool(feature_BCHW)
+        return feature_BCHW if self.map_only else (feature_BCHW, tokens_BLD)

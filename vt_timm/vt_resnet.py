@@ -3,6 +3,7 @@
 Stem and stages 1-3 are timm's ResNet under timm's parameter names; `vt_stage` replaces `layer4`.
 """
 
+import operator
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +26,7 @@ __all__ = ["VTResNet"]
 
 BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 POOLS = ("avg", "max", "avgmax", "")
+STRIDES = (8, 16, 32)
 MIN_SIZE = 32  # pixels; the smallest image whose map at stride 16 still has more than one pixel each way
 
 
@@ -46,6 +48,10 @@ class VTResNet(nn.Module):
         projector: whether the VT modules project their tokens onto the map (Table 7).
         last_projector: whether the last VT module does. A classifier does not need it; `features_only=True` turns
             it on.
+        output_stride: of the VT stage's map: 16, as the paper has it; 32, the map averaged to the stride of a ResNet,
+            which `features_only=True` hands out; 8, with stage 3 dilated.
+        map_only: whether the VT stage hands out its map alone, as extractors that call modules one by one need it;
+            such a model extracts features and does not classify.
         num_classes: classes; 0 for no classifier.
         in_chans: channels of the image.
         global_pool: pooling over the tokens, "avg", "max", "avgmax" or "" (none).
@@ -80,6 +86,8 @@ class VTResNet(nn.Module):
         relation: str = "transformer",
         projector: bool = True,
         last_projector: bool = False,
+        output_stride: int = 16,
+        map_only: bool = False,
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = "avg",
@@ -91,6 +99,9 @@ class VTResNet(nn.Module):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
         check_choice("block", block, BLOCKS)
+        if output_stride not in STRIDES:
+            raise ValueError(f"output_stride={output_stride!r}: choose one of {', '.join(map(str, STRIDES))}")
+        num_classes = operator.index(num_classes)
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.grad_checkpointing = False
@@ -111,6 +122,7 @@ class VTResNet(nn.Module):
             channels,
             tuple(repeats),
             stem_width,
+            output_stride=min(output_stride, 16),
             drop_path_rate=drop_path[sum(repeats) - 1],
             act_layer=nn.ReLU,
             norm_layer=nn.BatchNorm2d,
@@ -125,16 +137,19 @@ class VTResNet(nn.Module):
             token_dim,
             num_tokens,
             num_heads,
+            depth=num_modules,
             drop_path=drop_path[sum(repeats) :],
             tokenizer=tokenizer,
             recurrent=recurrent,
             relation=relation,
             projector=projector,
             last_projector=last_projector,
+            pool_map=output_stride == 32,
+            map_only=map_only,
             **dd,
         )
         self.vt_stage: VTStage | None = vt_stage  # None once pruned
-        self.feature_info.append(dict(num_chs=vt_channels, reduction=16, module="vt_stage"))
+        self.feature_info.append(dict(num_chs=vt_channels, reduction=output_stride, module="vt_stage"))
 
         self.num_features = self.head_hidden_size = token_dim
         self.head_drop = nn.Dropout(drop_rate)
@@ -188,7 +203,7 @@ class VTResNet(nn.Module):
         if global_pool is not None:
             check_choice("global_pool", global_pool, POOLS)
             self.global_pool = global_pool
-        self.num_classes = num_classes
+        self.num_classes = num_classes = operator.index(num_classes)
         if num_classes > 0:
             like = self.conv1.weight
             self.fc: nn.Module = nn.Linear(self.head_hidden_size, num_classes, device=like.device, dtype=like.dtype)
@@ -207,7 +222,8 @@ class VTResNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps beside the tokens: stem, stages 1-3 and the VT stage's map, at strides 2, 4, 8, 16, 16.
+        """Feature maps beside the tokens: stem, stages 1-3 and the VT stage's map, at strides 2, 4, 8, 16 and
+        `output_stride`.
 
         Args:
             x: image (B, in_chans, H, W).
@@ -236,7 +252,8 @@ class VTResNet(nn.Module):
             if i in take_indices:
                 intermediates.append(x)
         if self.vt_stage is not None and not (stop_early and max_index < 4):
-            feature_map, x = self.vt_stage(x)
+            handed_out = self.vt_stage(x)
+            feature_map, x = (handed_out, handed_out) if self.vt_stage.map_only else handed_out
             if 4 in take_indices:
                 intermediates.append(feature_map)
 
@@ -256,6 +273,8 @@ class VTResNet(nn.Module):
         if prune_end:
             self.vt_stage = None
             self.num_features = self.head_hidden_size = self.feature_info[max_index]["num_chs"]
+        elif prune_head and self.vt_stage is not None and self.vt_stage.blocks[-1].projector is None:
+            del self.vt_stage.blocks[-1]  # its tokens would go to the head alone, and get no gradient without one
         if prune_head or prune_end:
             self.reset_classifier(0, "")
         return take_indices
@@ -273,7 +292,8 @@ class VTResNet(nn.Module):
         else:
             x = self.layer3(self.layer2(self.layer1(x)))
         if self.vt_stage is not None:
-            _, x = self.vt_stage(x)
+            handed_out = self.vt_stage(x)
+            x = handed_out if self.vt_stage.map_only else handed_out[1]
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -370,9 +390,8 @@ def _create_vt_resnet(
                 "features_only=True and projector=False: without projectors the tokens never reach the feature maps"
             )
         kwargs.setdefault("last_projector", True)
-        feature_cls = kwargs.setdefault("feature_cls", "getter")
-        if feature_cls != "getter":
-            raise ValueError(f"{variant} supports feature_cls='getter' only, not {feature_cls!r}")
+        kwargs.setdefault("output_stride", 32)
+        kwargs["map_only"] = kwargs.setdefault("feature_cls", "getter") != "getter"
     try:
         model = build_model_with_cfg(VTResNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
     except (SafetensorError, FileNotFoundError) as error:
@@ -382,7 +401,15 @@ def _create_vt_resnet(
         ) from error
     if pretrained_backbone is not None:
         load_backbone(model, pretrained_backbone)
+    _drop_names_of_another_head(model)
     return model
+
+
+def _drop_names_of_another_head(model: nn.Module) -> None:
+    """A new classifier must not keep the class names of the weights that it started from."""
+    cfg: Any = model.pretrained_cfg
+    if cfg.get("label_names") and len(cfg["label_names"]) != getattr(model, "num_classes", None):
+        cfg.update(label_names=None, label_descriptions=None)
 
 
 def _fetch_from_hub(variant: str, kwargs: dict[str, Any]) -> None:

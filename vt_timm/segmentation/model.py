@@ -119,7 +119,7 @@ class Segmenter(
     ) -> None:
         super().__init__()
         check_choice("neck", neck, NECKS)
-        check_positive("num_classes", num_classes)
+        num_classes = check_positive("num_classes", num_classes)
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"num_classes={num_classes} and {len(class_names)} class_names: one name a class")
         self._backbone_options = backbone_options or {}
@@ -193,7 +193,7 @@ def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[in
     """A backbone that hands out its four deepest maps, the first at stride 4, and their strides."""
     options = {**_any_size(name), **options}
     try:
-        info: Any = timm.create_model(name, features_only=True, device="meta").feature_info
+        info: Any = timm.create_model(name, features_only=True, device="meta", **_stride_option(name)).feature_info
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"backbone={name!r} cannot hand out feature maps: {first_line(error)}") from error
     reductions = info.reduction()
@@ -205,6 +205,7 @@ def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[in
             f"backbone={name!r} has feature maps at strides {reductions}; a pyramid needs four, from stride 4 on, each "
             "at the stride of the one before or twice it, as resnet50, convnext_tiny or vt_resnet18 have"
         )
+    options = {**_stride_option(name), **options}
     return timm.create_model(name, features_only=True, out_indices=indices, **options), strides
 
 
@@ -221,6 +222,11 @@ def _takes(name: str, option: str) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _stride_option(name: str) -> dict[str, Any]:
+    """A VT-ResNet's deepest map is wanted as it is, not averaged to the stride of a ResNet's."""
+    return {"output_stride": 16} if name.startswith("vt_resnet") else {}
 
 
 def create_segmenter(
@@ -254,6 +260,7 @@ def create_segmenter(
     Raises:
         ValueError: for an unknown neck or option, and for a backbone without four levels.
     """
+    num_classes = check_positive("num_classes", num_classes)
     options, colours, name = dict(backbone_options or {}), None, backbone
     for prefix, load_config in (("local-dir:", load_model_config_from_path), ("hf-hub:", load_model_config_from_hf)):
         if backbone.startswith(prefix):
@@ -264,7 +271,11 @@ def create_segmenter(
     if pretrained_backbone:
         out_indices: Any = model.backbone.feature_info.out_indices  # type: ignore[union-attr]
         trained = timm.create_model(
-            backbone, pretrained=True, features_only=True, out_indices=out_indices, **(backbone_options or {})
+            backbone,
+            pretrained=True,
+            features_only=True,
+            out_indices=out_indices,
+            **{**_stride_option(name), **(backbone_options or {})},
         )
         model.backbone.load_state_dict(trained.state_dict())
     return model

@@ -96,10 +96,16 @@ def _download(name: str) -> Path:
     if _git_hash(content) != answer["sha"]:
         raise ScriptError(f"{url} gave a damaged file; try again, or {_how_to_get_them()}")
     path = _cache() / f"timm-{timm.__version__}" / f"{name}.{answer['sha']}.py"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)  # whole or not at all, also when several processes download at once
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(content)
+        os.replace(file.name, path)  # whole or not at all, also when several processes download at once
+    except OSError as error:
+        raise ScriptError(
+            f"cannot keep timm's {name}.py in {_cache()} ({error}): set XDG_CACHE_HOME to a folder that can be "
+            f"written, or {_how_to_get_them()}"
+        ) from error
     return path
 
 

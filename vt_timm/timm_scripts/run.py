@@ -21,7 +21,7 @@ import yaml
 from timm.utils import random_seed
 from torch import nn
 
-from ..distillation import FBNETV3_G, TEACHER_VARIABLE, create_teacher
+from ..distillation import create_teacher
 from ..errors import first_line
 from ..recipes import find_recipe
 from .find import ScriptError, find_script, script_version
@@ -216,10 +216,9 @@ def _seeded_by_epoch(seed: int, train_one_epoch: Callable[..., Any]) -> Callable
 def _with_our_teacher(student: dict[str, Any], args: Any, task: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(task)
     def create(student_model: nn.Module, teacher_model: str, **kwargs: Any) -> Any:
-        source = os.environ.get(TEACHER_VARIABLE, FBNETV3_G) if teacher_model == "vt_teacher" else teacher_model
         try:
             teacher = create_teacher(
-                source,
+                teacher_model,
                 student_model.num_classes,  # type: ignore[arg-type]
                 student_model.in_chans,  # type: ignore[arg-type]
                 kwargs.get("device"),
