@@ -22,6 +22,7 @@ from timm.models import load_state_dict, save_for_hf
 from vt_timm import cli
 from vt_timm.timm_scripts import find as timm_scripts
 from vt_timm.timm_scripts.find import ScriptError, find_script
+from vt_timm.timm_scripts.photos import fitted_batch
 
 STAND_IN = Path(__file__).parent / "support" / "stand_in_train.py"
 CHECKOUT = os.environ.get("VT_TIMM_SCRIPTS")
@@ -215,7 +216,7 @@ def test_an_epochs_randomness_depends_on_seed_and_epoch_alone(run, photos):
 def test_resume_auto(run, photos, tmp_path):
     common = ("--data-dir", photos, "--num-classes", 2, "--epochs", 0, "--output", tmp_path, "--resume", "auto")
     assert "resume ''" in run(*common, "--experiment", "run")[1]
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run").mkdir(exist_ok=True)
     (tmp_path / "run" / "last.pth.tar").touch()
     assert f"resume '{tmp_path}/run/last.pth.tar'" in run(*common, "--experiment", "run")[1]
     status, _, err = run(*common)
@@ -242,7 +243,7 @@ HAS_TWO = "the data has 2 classes (bright, dark, ...) and vt_resnet_micro"
         (["--data-dir", "/nowhere"], "--data-dir /nowhere: there is no such folder"),
         ([], "no data: name the folder"),
         (["--data-dir", str(Path(__file__).parent)], "cannot read the data of split train: Found 0 images"),
-        (["--data-dir", "PHOTOS"], f"{HAS_TWO} 1000: pass --num-classes 2"),
+        (["--data-dir", "PHOTOS", "--device", "cuda:3"], "--device cuda:3: there is no CUDA device here"),
         (["--data-dir", "PHOTOS", "--num-classes", "10"], f"{HAS_TWO} 10: pass --num-classes 2"),
         ([*TWO, "--model", "vt_resnet_mini"], "Unknown model (vt_resnet_mini); did you mean vt_resnet_micro"),
         ([*TWO, "--kd-model-name", "vt_resnet_micro"], "has 10 classes and the student 2"),
@@ -252,6 +253,75 @@ HAS_TWO = "the data has 2 classes (bright, dark, ...) and vt_resnet_micro"
 def test_bad_input_is_one_clear_line_before_training(run, arguments, message, photos):
     status, out, err = run(*[a.replace("PHOTOS", str(photos)) for a in arguments])
     assert status == 2 and message in err.splitlines()[-1] and "epoch" not in out
+
+
+@pytest.mark.parametrize(
+    ("photos", "batch", "is_typed", "fitted"),
+    [
+        (9469, 64, False, 64), (256, 64, False, 64), (255, 64, False, 62), (60, 64, False, 14), (24, 64, False, 8),
+        (9, 64, False, 8), (6, 64, False, 6), (3, 64, False, 2), (60, 16, True, 16), (24, 64, True, 24),
+        (7, 64, True, 6), (2, 2, True, 2),
+    ],
+)  # fmt: skip
+def test_the_batch_fits_the_photos(photos, batch, is_typed, fitted):
+    assert fitted_batch(photos, batch, is_typed) == fitted
+
+
+def test_one_photo_is_too_few():
+    with pytest.raises(ScriptError, match="1 photos per process are too few"):
+        fitted_batch(1, 64, False)
+
+
+def test_what_the_command_leaves_open_comes_from_the_machine_and_the_data(run, photos):
+    status, out, err = run("--data-dir", photos, "--batch-size", 64, "--epochs", 0)
+    assert status == 0 and "batch 24 updates 1 device cpu" in out
+    assert err.splitlines() == [
+        "vt-timm: no CUDA device here: running on cpu",
+        "vt-timm: 2 classes: bright, dark",
+        "vt-timm: 24 photos: batches of 24 instead of 64",
+    ]
+
+
+def _empty_photos(root, **classes):
+    for split, names in classes.items():
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (32, 32)).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("val", "message"),
+    [
+        (("bee", "cat", "dog"), "only train has ant; only validation has dog"),
+        (("Ant", "bee", "cat"), "only train has ant; only validation has Ant"),
+        (("x", "y", "z"), "only train has ant, bee, cat; only validation has x, y, z"),
+    ],
+)
+def test_other_classes_in_val_are_refused_before_training(run, tmp_path, val, message):
+    data = _empty_photos(tmp_path / "data", train=("ant", "bee", "cat"), val=val)
+    status, out, err = run("--data-dir", data, "--output", tmp_path, "--experiment", "e")
+    assert status == 2 and err.splitlines()[-1].endswith(message) and "\nepoch" not in out
+    assert not (tmp_path / "e").exists()
+
+
+def test_a_second_run_does_not_take_the_place_of_the_first(run, photos, tmp_path):
+    common = ("--data-dir", photos, "--output", tmp_path, "--experiment", "e", "--img-size", 32, "--epochs", 1)
+    assert run(*common)[0] == 0
+    best = (tmp_path / "e" / "model_best.pth.tar").read_bytes()
+    status, _, err = run(*common, "--seed", 7)
+    assert status == 2 and "holds a run already: go on with --resume auto, or name another --experiment" in err
+    assert (tmp_path / "e" / "model_best.pth.tar").read_bytes() == best
+    assert run(*common, "--resume", "auto")[0] == 0
+
+
+def test_a_run_is_resumed_with_its_own_classes(run, photos, tmp_path):
+    common = ("--output", tmp_path, "--experiment", "e", "--img-size", 32, "--epochs", 1)
+    assert run(*common, "--data-dir", photos)[0] == 0
+    other = _empty_photos(tmp_path / "data", train=("bright", "night"), val=("bright", "night"))
+    status, _, err = run(*common, "--data-dir", other, "--resume", "auto")
+    assert status == 2 and "only the run to resume has dark; only train has night" in err
 
 
 def test_a_mistyped_setting_is_named(run, tmp_path, photos):
@@ -296,3 +366,32 @@ def test_real_validate_knows_our_models(photos):
     arguments = ("--data-dir", photos, "--split", "val", *REAL)
     status, out, err = run_process(*arguments, script="validate")
     assert status == 0 and '"top1"' in out, err
+
+
+@needs_checkout
+def test_real_finetune_on_three_photos_per_class_and_validate_as_the_run_did(tmp_path):
+    data = _empty_photos(tmp_path / "data", train=("ant", "bee", "cat"), val=("ant", "bee", "cat"))
+    settings = ("--config", "finetune", "--data-dir", data, "--model", "vt_resnet_micro", "--img-size", 48)
+    settings += (
+        "--interpolation",
+        "bilinear",
+        "--epochs",
+        1,
+        "--warmup-epochs",
+        0,
+        "--crop-pct",
+        0.9,
+        "--output",
+        tmp_path,
+        "--experiment",
+        "e",
+    )
+    status, _, err = run_process(*settings)
+    assert status == 0 and "batches of 8 instead of 64" in err, err
+    run = tmp_path / "e"
+    for named in (("--model", run), ("--checkpoint", run / "model_best.pth.tar")):
+        status, out, err = run_process("--data-dir", data, "--split", "val", *named, script="validate")
+        assert status == 0, err
+        result = json.loads(out.partition("--result")[2])
+        assert (result["img_size"], result["crop_pct"], result["interpolation"]) == (48, 0.9, "bilinear")
+        assert result["top1"] == pytest.approx(100 / 3, abs=0.01)

@@ -1,15 +1,18 @@
-"""A stand-in for timm's train.py, with the names that `vt_timm.timm_scripts.run` goes around; it prints what it did.
+"""A stand-in for timm's train.py, with the names that `vt_timm.timm_scripts` goes around; it prints what it did.
 
-Where a clone of timm is at hand (VT_TIMM_SCRIPTS), the tests run the real one as well.
+With `--experiment` it trains and leaves the files that the real one leaves. Where a clone of timm is at hand
+(VT_TIMM_SCRIPTS), the tests run the real one as well.
 """
 
 import argparse
+import csv
 import random
+from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
-from timm.data import create_dataset, create_loader
+from timm.data import create_dataset, create_loader, resolve_data_config
 from timm.models import create_model
 from timm.task import LogitDistillationTask
 from timm.utils import random_seed
@@ -18,11 +21,19 @@ config_parser = argparse.ArgumentParser(add_help=False)
 config_parser.add_argument("-c", "--config", default="")
 parser = argparse.ArgumentParser()
 parser.add_argument("data", nargs="?")
-for name in ("data-dir", "num-classes", "kd-model-name", "experiment", "lr"):
-    parser.add_argument(f"--{name}", default=None, type=int if name == "num-classes" else str)
-for name in ("dataset", "resume", "output"):
+for name in ("data-dir", "kd-model-name", "experiment", "lr", "train-img-sizes", "interpolation"):
+    parser.add_argument(f"--{name}", default=None)
+for name in ("num-classes", "img-size"):
+    parser.add_argument(f"--{name}", default=None, type=int)
+for name in ("dataset", "resume", "output", "class-map"):
     parser.add_argument(f"--{name}", default="")
+for name, default in (("train-split", "train"), ("val-split", "validation"), ("device", "cuda")):
+    parser.add_argument(f"--{name}", default=default)
+parser.add_argument("--train-interpolation", default="random")
 parser.add_argument("--model", default="vt_resnet_micro")
+parser.add_argument("--pretrained", action="store_true")
+parser.add_argument("-b", "--batch-size", default=4, type=int)
+parser.add_argument("--crop-pct", default=None, type=float)
 parser.add_argument("--seed", default=42, type=int)
 parser.add_argument("--start-epoch", default=0, type=int)
 parser.add_argument("--epochs", default=3, type=int)
@@ -33,29 +44,67 @@ def _parse_args():
     if config.config:
         with open(config.config) as file:
             parser.set_defaults(**yaml.safe_load(file))
-    return parser.parse_args(remaining), ""
+    args = parser.parse_args(remaining)
+    return args, yaml.safe_dump(vars(args))
 
 
-def train_one_epoch(epoch, model, loader):
-    images = next(iter(loader))[0]
+def train_one_epoch(epoch, model, loader, output_dir=None):
+    images, labels = next(iter(loader))
     draws = (random.random(), np.random.rand(), torch.rand(()).item(), images.double().sum().item())
     print("epoch", epoch, *draws)
+    if output_dir is None:
+        return
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for images, labels in loader:
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def evaluate(model, loader):
+    hits = [model.eval()(images).argmax(1) == labels for images, labels in loader]
+    model.train()
+    return 100 * torch.cat(hits).double().mean().item()
 
 
 def main():
-    args, _ = _parse_args()
+    args, args_text = _parse_args()
     random_seed(args.seed, 0)
-    model = create_model(args.model, num_classes=args.num_classes)
-    dataset = create_dataset(args.dataset, root=args.data_dir or args.data, split="train", is_training=True)
-    loader = create_loader(dataset, (3, 32, 32), 4, is_training=True, num_workers=1, device=torch.device("cpu"))
+    model = create_model(args.model, pretrained=args.pretrained, num_classes=args.num_classes)
+    config = resolve_data_config(vars(args), model=model)
+    root, device = args.data_dir or args.data, torch.device(args.device)
+    size = config["input_size"] if args.experiment else (3, 32, 32)
+    dataset = create_dataset(args.dataset, root=root, split=args.train_split, is_training=True)
+    loader = create_loader(dataset, size, args.batch_size, is_training=True, num_workers=1, device=device)
     task = None
     if args.kd_model_name:
         task = LogitDistillationTask(
             student_model=model, teacher_model=args.kd_model_name, device=torch.device("cpu"), verbose=False
         )
     print("teacher", type(task.teacher.model).__name__ if task else None, "resume", repr(args.resume), "lr", args.lr)
+    print("batch", args.batch_size, "updates", len(loader), "device", args.device)
+    if not args.experiment:
+        for epoch in range(args.start_epoch, args.epochs):
+            train_one_epoch(epoch, model, loader)
+        return
+    val = create_dataset(args.dataset, root=root, split=args.val_split, is_training=False)
+    keys = ("interpolation", "mean", "std", "crop_pct")
+    val_loader = create_loader(val, size, 4, num_workers=1, device=device, **{k: config[k] for k in keys})
+    folder = Path(args.output, args.experiment)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "args.yaml").write_text(args_text)
+    rows = []
     for epoch in range(args.start_epoch, args.epochs):
-        train_one_epoch(epoch, model, loader)
+        train_one_epoch(epoch, model, loader, output_dir=str(folder))
+        with torch.inference_mode():
+            rows.append({"epoch": epoch, "eval_top1": evaluate(model, val_loader), "eval_top5": 100.0})
+        state = {"epoch": epoch, "state_dict": model.state_dict(), "args": args}
+        for name in ("last", "model_best"):
+            torch.save(state, folder / f"{name}.pth.tar")
+    with (folder / "summary.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ("epoch", "eval_top1", "eval_top5"))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

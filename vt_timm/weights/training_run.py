@@ -20,7 +20,18 @@ from torch import nn
 
 from ..errors import UserError, first_line, read_text
 
-__all__ = ["ARGUMENTS", "CHECKPOINTS", "DESCRIPTION", "data_config", "describe_classes", "is_run", "load_run"]
+__all__ = [
+    "ARGUMENTS",
+    "CHECKPOINTS",
+    "DESCRIPTION",
+    "RunError",
+    "data_config",
+    "describe_classes",
+    "is_run",
+    "load_run",
+    "read_description",
+    "write_description",
+]
 
 ARGUMENTS, DESCRIPTION = "args.yaml", "model.json"
 CHECKPOINTS = {"best": "model_best.pth.tar", "last": "last.pth.tar"}
@@ -70,9 +81,38 @@ def data_config(settings: Mapping[str, Any], description: Mapping[str, Any]) -> 
     return config
 
 
+def write_description(
+    folder: Path, model: nn.Module, config: Mapping[str, Any], class_to_idx: Mapping[str, int] | None
+) -> None:
+    """Write `model.json`.
+
+    Args:
+        folder: of the run.
+        model: that is trained.
+        config: how its validation images are prepared, as `resolve_data_config` has it.
+        class_to_idx: number of each class, None for data without class folders.
+    """
+    own: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    description = {
+        "architecture": own["architecture"],
+        "classes": sorted(class_to_idx, key=class_to_idx.__getitem__) if class_to_idx else None,
+        "data_config": {**config, "crop_mode": "center"},  # train.py crops so, whatever the model's config says
+    }
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+
+
 def read_description(folder: Path) -> dict[str, Any]:
+    """What `write_description` wrote, empty for a run of a plain train.py.
+
+    Raises:
+        RunError: if it was cut off or edited into something else.
+    """
     path = folder / DESCRIPTION
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise RunError(f"{path} is no JSON ({first_line(error)}): train again, or delete it") from error
 
 
 def load_run(path: Path) -> nn.Module:
@@ -99,10 +139,12 @@ def load_run(path: Path) -> nn.Module:
     options = {k: v for k, v in (settings.get("model_kwargs") or {}).items() if k != "pretrained_backbone"}
     if settings.get("in_chans"):
         options["in_chans"] = settings["in_chans"]
+    if settings.get("gp"):
+        options["global_pool"] = settings["gp"]
     labels = describe_classes(classes) if classes and len(classes) == num_classes else {}
     overlay = {**data_config(settings, description), **labels}
     try:
-        architecture = settings["model"].partition(".")[0]
+        architecture = description.get("architecture") or settings["model"]
         if num_classes:
             options["num_classes"] = num_classes
         model = timm.create_model(architecture, **options)

@@ -1,0 +1,208 @@
+"""What goes around the functions that timm's train.py calls, so that the script stays as it is.
+
+Added are: a teacher at its own image size; randomness that depends on seed and epoch alone, so that a resumed run goes
+on as if it had not stopped; arguments that the data decides; a description of the model beside its checkpoints; and
+one clear line for what would otherwise fail late, train nonsense, or overwrite an earlier run.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import timm
+import yaml
+from timm.utils import random_seed
+from torch import nn
+
+from ..distillation import create_teacher
+from ..errors import did_you_mean, first_line, read_text
+from ..weights.training_run import ARGUMENTS, CHECKPOINTS, read_description, write_description
+from .find import ScriptError
+from .photos import check_data_folder, check_same_classes, fit_to_photos, read_dataset
+from .say import RANK, WORLD_SIZE
+
+__all__ = ["prepare_training"]
+
+OUTPUT = "output/train"  # train.py's default
+
+
+def prepare_training(script: ModuleType) -> None:
+    """Check the command line of a loaded train.py, complete it, and wrap what its `main` calls."""
+    _add_teacher_options(script.parser)
+    _check_settings(script)
+    args, _ = script._parse_args()
+    check_data_folder(args)
+    _resume_where_it_stopped(args)
+    _check_output(args)
+    batch_is_typed = any(a.startswith(("-b", "--batch-size")) for a in sys.argv)
+    sys.argv += fit_to_photos(args, script.create_dataset, WORLD_SIZE, batch_is_typed)
+    student: dict[str, Any] = {"resumed": _classes_of(args.resume)}
+    vars(script).update(
+        create_model=_remembering(student, script.create_model),
+        resolve_data_config=_remembering_data_config(student, script.resolve_data_config),
+        create_dataset=_checking_classes(student, script.create_dataset),
+        create_loader=_without_persistent_workers(script.create_loader),
+        train_one_epoch=_describing(student, _seeded_by_epoch(args.seed, script.train_one_epoch)),
+        LogitDistillationTask=_with_our_teacher(student, args, script.LogitDistillationTask),
+    )
+
+
+def _add_teacher_options(parser: Any) -> None:
+    """What `train.py` lacks for a teacher of a thousand classes and a student of ten."""
+    group = parser.add_argument_group("Teacher (vt_timm)")
+    group.add_argument(
+        "--kd-classes",
+        metavar="auto|FILE",
+        help="the teacher's classes that answer: those that the class folders are called (auto), or a text file with "
+        "one name or number per line, in the student's order",
+    )
+    group.add_argument("--kd-img-size", type=int, metavar="N", help="side of the teacher's images (default: its own)")
+
+
+def _check_settings(script: ModuleType) -> None:
+    """timm takes any key from a YAML file, so that a mistyped one would have no effect without a word."""
+    config, _ = script.config_parser.parse_known_args()
+    if not config.config:
+        return
+    settings = yaml.safe_load(read_text(Path(config.config))) or {}
+    known = {action.dest for action in script.parser._actions} | {"recipe"}
+    for key in settings:
+        if key not in known:
+            raise ScriptError(f"{config.config}: this train.py has no setting {key}{did_you_mean(key, known)}")
+
+
+def _resume_where_it_stopped(args: Any) -> None:
+    """`--resume auto`: from the last finished epoch of this experiment, from the start if there is none."""
+    if args.resume != "auto":
+        return
+    if not args.experiment:
+        raise ScriptError("--resume auto needs --experiment NAME, to find the run again")
+    last = Path(args.output or OUTPUT) / args.experiment / CHECKPOINTS["last"]
+    args.resume = str(last) if last.is_file() else ""
+    sys.argv += ["--resume", args.resume]
+
+
+def _check_output(args: Any) -> None:
+    """A second run of the same name would take the place of the first one's best model."""
+    if not args.experiment or args.resume:
+        return
+    folder = Path(args.output or OUTPUT) / args.experiment
+    if (folder / ARGUMENTS).is_file() and any((folder / name).is_file() for name in CHECKPOINTS.values()):
+        raise ScriptError(f"{folder} holds a run already: go on with --resume auto, or name another --experiment")
+
+
+def _classes_of(checkpoint: str) -> dict[str, int] | None:
+    """The classes of a run that is resumed, if it says them."""
+    names = read_description(Path(checkpoint).parent).get("classes") if checkpoint else None
+    return {name: i for i, name in enumerate(names)} if names else None
+
+
+def _remembering(student: dict[str, Any], create_model: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    @functools.wraps(create_model)
+    def create(name: str, **kwargs: Any) -> nn.Module:
+        try:
+            model = create_model(name, **kwargs)
+        except (RuntimeError, ValueError, TypeError) as error:
+            hint = did_you_mean(name, timm.list_models(), 3) if "Unknown model" in str(error) else ""
+            raise ScriptError(f"cannot create {name}: {first_line(error)}{hint}") from error
+        student.update(name=name, num_classes=model.num_classes, model=model)
+        return model
+
+    return create
+
+
+def _remembering_data_config(student: dict[str, Any], resolve: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(resolve)
+    def resolve_and_keep(*args: Any, **kwargs: Any) -> Any:
+        student["data_config"] = config = resolve(*args, **kwargs)
+        return config
+
+    return resolve_and_keep
+
+
+def _checking_classes(student: dict[str, Any], create_dataset: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(create_dataset)
+    def create(*args: Any, **kwargs: Any) -> Any:
+        dataset = read_dataset(create_dataset, *args, **kwargs)
+        classes, split = getattr(getattr(dataset, "reader", None), "class_to_idx", None), str(kwargs.get("split"))
+        if not classes:
+            return dataset
+        if len(classes) != student["num_classes"]:
+            raise ScriptError(
+                f"the data has {len(classes)} classes ({', '.join(list(classes)[:3])}, ...) and {student['name']} "
+                f"{student['num_classes']}: pass --num-classes {len(classes)}, or another --data-dir"
+            )
+        if student.get("resumed"):
+            check_same_classes(student["resumed"], classes, ("the run to resume", split))
+        first, first_split = student.setdefault("first", (classes, split))
+        check_same_classes(first, classes, (first_split, split))
+        student["class_to_idx"] = classes
+        return dataset
+
+    return create
+
+
+def _without_persistent_workers(create_loader: Callable[..., Any]) -> Callable[..., Any]:
+    """Workers that live on carry random state from epoch to epoch that no checkpoint has."""
+    return functools.partial(create_loader, persistent_workers=False)
+
+
+def _seeded_by_epoch(seed: int, train_one_epoch: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(train_one_epoch)
+    def train(epoch: int, *args: Any, **kwargs: Any) -> Any:
+        random_seed((seed + 1_000_003 * (epoch + 1)) % 2**31, RANK)  # a prime apart, so that no two ranks' seeds meet
+        return train_one_epoch(epoch, *args, **kwargs)
+
+    return train
+
+
+def _describing(student: dict[str, Any], train_one_epoch: Callable[..., Any]) -> Callable[..., Any]:
+    """Write beside the checkpoints, before the first of them, what it takes to use them."""
+
+    @functools.wraps(train_one_epoch)
+    def train(*args: Any, **kwargs: Any) -> Any:
+        folder = kwargs.get("output_dir")  # of the first process only
+        if folder is not None and not student.get("described"):
+            classes = student.get("class_to_idx")
+            write_description(Path(folder), student["model"], student["data_config"], classes)
+            student["described"] = True
+        return train_one_epoch(*args, **kwargs)
+
+    return train
+
+
+def _names_for_teacher(option: str | None, class_to_idx: dict[str, int] | None) -> list[str] | None:
+    """The student's classes in the teacher's words, from `--kd-classes`."""
+    if option is None:
+        return None
+    if option != "auto":
+        try:
+            return read_text(Path(option)).split()
+        except OSError as error:
+            raise ScriptError(f"--kd-classes {option}: {first_line(error)}") from error
+    if not class_to_idx:
+        raise ScriptError("--kd-classes auto needs data in class folders: name a file with the classes instead")
+    return sorted(class_to_idx, key=class_to_idx.__getitem__)
+
+
+def _with_our_teacher(student: dict[str, Any], args: Any, task: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(task)
+    def create(student_model: nn.Module, teacher_model: str, **kwargs: Any) -> Any:
+        try:
+            teacher = create_teacher(
+                teacher_model,
+                student_model.num_classes,  # type: ignore[arg-type]
+                student_model.in_chans,  # type: ignore[arg-type]
+                kwargs.get("device"),
+                kwargs.get("dtype"),
+                classes=_names_for_teacher(args.kd_classes, student.get("class_to_idx")),
+                img_size=args.kd_img_size,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise ScriptError(str(error)) from error
+        return task(student_model=student_model, teacher_model=teacher, **kwargs)
+
+    return create
