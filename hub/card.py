@@ -1,6 +1,6 @@
 """Model cards, rendered from data: a folder's config.json, the run's settings, and metrics with their origin.
 
-    python -m hub.card                                  # the shipped models' cards and MODEL_CARD.md, from the records
+    python -m hub.card                                  # the cards of the models that ship, from the records
     python -m hub.card vt_resnet18.muon_imagenette     # one of them
 
 `python -m hub.publish` renders the card of a new model. No number is typed by hand: those of shipped models come from
@@ -9,7 +9,6 @@
 
 import json
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,11 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from benchmarks.common.counting import count
 from benchmarks.common.records import RESULTS, without_folders
-from benchmarks.readme_tables import verdict_sentence, weights_sentence
 from vt_timm.weights.published import hub_name
 
 __all__ = ["DATA_SETS", "classifier_card", "segmenter_card", "shipped_card"]
 
 HUB = Path(__file__).parent
-FAMILY = HUB.parent / "MODEL_CARD.md"
 
 # Data sets by what the data folder's name starts with: their id on the Hub if they have a page there, and their name.
 DATA_SETS: dict[str, tuple[str | None, str]] = {
@@ -251,40 +248,6 @@ def measured(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def family_card() -> str:
-    """MODEL_CARD.md."""
-    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("accuracy_*.json"))]
-    records = [r for r in records if (HUB / r["model"] / "config.json").is_file()]
-    rows = [
-        f"| `{r['model']}` | {r['top1']:.2f} % | {r['input_size'][-1]} px | 1 | [card](hub/{r['model']}/README.md) |"
-        for r in records
-    ]
-    (images,) = {r["images"] for r in records}
-    words = {1: "One", 2: "Two", 3: "Three", 4: "Four", 5: "Five"}
-    segmenters = [
-        f"`{path.parent.name}`, a segmenter of {len(metrics['iou'])} classes, with an mIoU of {metrics['miou']:.2f} % "
-        f"on {metrics['images']} validation photos ([card](hub/{path.parent.name}/README.md))"
-        for path in sorted(HUB.glob("*/config.json"))
-        if "neck" in json.loads(path.read_text())
-        for _, metrics in [segmenter_record(path.parent.name)]
-    ]
-    diversity = json.loads((RESULTS / "token_diversity.json").read_text())["rows"][0]
-    text = _template("family").format(
-        count=words[len(rows)],
-        images=f"{images:,}",
-        rows="\n".join(rows),
-        segmenters=f"Also shipped: {'; '.join(segmenters)}." if segmenters else "",
-        weights=weights_sentence(),
-        verdict=verdict_sentence(),
-        photos=diversity["photos"],
-        alike=" % and ".join(f"{100 * share:.1f}" for share in diversity["share_of_alike_pairs"]),
-        above=diversity["correlation_above"],
-    )
-    wrap = textwrap.TextWrapper(120, break_long_words=False, break_on_hyphens=False)
-    parts = [part for part in text.strip().split("\n\n") if part]
-    return "\n\n".join(part if part.startswith(("|", "#")) else wrap.fill(part) for part in parts) + "\n"
-
-
 def main() -> int:
     names = sys.argv[1:] or sorted(p.parent.name for p in HUB.glob("*/config.json"))
     for name in names:
@@ -293,9 +256,6 @@ def main() -> int:
             return 2
         (HUB / name / "README.md").write_text(shipped_card(name))
         print(HUB / name / "README.md")
-    if not sys.argv[1:]:
-        FAMILY.write_text(family_card())
-        print(FAMILY)
     return 0
 
 

@@ -298,7 +298,6 @@ def test_front_matter_passes_the_clients_own_checks(run, segmenter_run, tmp_path
 def test_committed_cards_are_what_the_records_give():
     for path in sorted(card.HUB.glob("*/config.json")):
         assert path.with_name("README.md").read_text() == card.shipped_card(path.parent.name)
-    assert card.FAMILY.read_text() == card.family_card(), "run python -m hub.card"
 
 
 def test_the_record_keeps_the_run_without_this_machines_paths(run, tmp_path, monkeypatch):
