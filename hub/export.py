@@ -70,13 +70,13 @@ def read_run(folder: Path) -> Run:
     """The records of a run.
 
     Raises:
-        RunError: if the folder is no run, naming the file that is missing.
+        RunError: if the folder is not a run, naming the file that is missing.
     """
     segmenter = (folder / "settings.yaml").is_file()
     needed = ("settings.yaml", "summary.csv", "best/metrics.json") if segmenter else ("args.yaml", "summary.csv")
     for name in needed:
         if not (folder / name).is_file():
-            raise RunError(f"{folder} is no finished run of train.py or vt-timm train-segmenter: it has no {name}")
+            raise RunError(f"{folder} is not a finished run of train.py or vt-timm train-segmenter: it has no {name}")
     with (folder / "summary.csv").open() as file:
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
     settings = yaml.safe_load((folder / needed[0]).read_text())

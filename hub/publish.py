@@ -145,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="last", help="of train.py (default: last)")
     parser.add_argument("--half", action="store_true", help="store 16-bit floats")
     parser.add_argument("--measure", type=Path, metavar="FOLDER", help="measure top-1 and top-5 on these images")
-    parser.add_argument("--class-folders", type=Path, metavar="FOLDER", help="one subfolder a class, for their names")
+    parser.add_argument("--class-folders", type=Path, metavar="FOLDER", help="one subfolder per class, for their names")
     parser.add_argument("--test-size", type=int, metavar="N", help="image size for evaluation, pixels")
     parser.add_argument("--license", default="apache-2.0", help="of the weights (default: apache-2.0)")
     parser.add_argument(

@@ -88,7 +88,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
 
 
 def test_projector_maps_are_those_of_eq_5_over_the_tokens():
-    """In plain loops over heads and pixels, for a VT module of its own."""
+    """Attention in plain loops over heads and pixels, for a VT module on its own."""
     module = fill(vt_timm.create_segmenter("vt_fpn", "vt_resnet_micro", token_dim=64, num_heads=4)).eval()
     projector = module.neck.projectors[0]
     feature, tokens = torch.randn(2, 256, 3, 5), torch.randn(2, 8, 64)

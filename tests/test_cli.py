@@ -232,7 +232,7 @@ def test_what_needs_no_torch_does_not_wait_for_it(arguments, said):
 
 
 def test_a_command_has_the_whole_package():
-    """As the console script starts it, the names come when asked for; all of them, and no others."""
+    """Started by the console script, the names come when asked for: all of them, and no others."""
     code = """
 import sys
 sys.argv[0] = "/somewhere/vt-timm"

@@ -48,7 +48,7 @@ def test_torch_compile_finds_no_graph_break(name, train, layout):
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 def test_torch_compile_trains_a_channels_last_stage_at_two_sizes():
-    """As `train.py --torchcompile --train-img-sizes` does; the sizes are symbols from the second one on."""
+    """Compile as `train.py --torchcompile --train-img-sizes` does; the sizes are symbols from the second one on."""
     stage = VTStage(16, 32, token_dim=32, num_tokens=4, num_heads=2, depth=1).train()
     compiled = torch.compile(stage, fullgraph=True, dynamic=True)
     for shape in ((2, 16, 8, 8), (3, 16, 12, 10)):

@@ -153,7 +153,7 @@ def test_a_teacher_out_of_reach_is_one_clear_line(source):
 
 
 class Thousand(nn.Module):
-    """As many outputs as ImageNet has classes, each its own number."""
+    """A teacher with as many outputs as ImageNet has classes, each of which is its own number."""
 
     def __init__(self, num_classes=1000):
         super().__init__()

@@ -20,7 +20,7 @@ from vt_timm.segmentation.transforms import evaluation_transform
 
 
 def test_two_processes_learn_what_one_does():
-    """In float64, where the order of additions cannot hide a mistake; on noise, for three updates."""
+    """Train in float64, where the order of additions cannot hide a mistake, on noise, for three updates."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(3 * GLOBAL_BATCH, 3, 32, 32, generator=generator)
     labels = torch.randint(10, (3 * GLOBAL_BATCH,), generator=generator)

@@ -39,7 +39,7 @@ def hub(monkeypatch, tmp_path):
 
 
 def point_at(url, monkeypatch):
-    """As HF_ENDPOINT would, which is read when huggingface_hub is imported."""
+    """Set the endpoint as HF_ENDPOINT would, which is read when huggingface_hub is imported."""
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -149,7 +149,7 @@ def test_a_pickle_is_refused_and_not_even_fetched(hub):
     with pytest.raises(RuntimeError, match=r"holds no model.safetensors; vt_timm loads safetensors only"):
         timm.create_model(f"hf-hub:{NAME}", pretrained=True)
     overlay = dict(hf_hub_id=NAME, hf_hub_filename="pytorch_model.bin", file="")
-    with pytest.raises(RuntimeError, match="is no safetensors file; vt_timm loads no pickles"):
+    with pytest.raises(RuntimeError, match="is not a safetensors file; vt_timm loads no pickles"):
         timm.create_model("vt_resnet_micro", pretrained=True, pretrained_cfg_overlay=overlay)
     assert not any("pytorch_model" in path for path in hub.paths("GET"))
 
@@ -173,7 +173,7 @@ def test_a_config_of_another_architecture(changes, message, hub, capsys):
 def test_a_config_that_is_no_json(hub, capsys):
     hub.put(NAME, CONFIG, b"<html>")
     assert cli.main(["download", NAME]) == 2
-    assert "its config.json is no JSON" in capsys.readouterr().err
+    assert "its config.json is not JSON" in capsys.readouterr().err
 
 
 def test_names_that_need_no_download_and_names_that_do_not_exist(capsys):
@@ -195,7 +195,7 @@ def test_segmenters_come_the_same_way(hub, tmp_path, capsys):
     assert cli.main(["download", "somebody/segmenter"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("vt-timm: cannot load the segmenter")
     hub.put("somebody/segmenter", CONFIG, (tmp_path / "model" / CONFIG).read_bytes())
-    with pytest.raises(RuntimeError, match=r"it is no segmenter, its config.json describes vt_resnet_micro"):
+    with pytest.raises(RuntimeError, match=r"it is not a segmenter, its config.json describes vt_resnet_micro"):
         load_segmenter(NAME)
     repository = hub.repositories["somebody/segmenter"]
     del repository.files[WEIGHTS]
@@ -230,7 +230,7 @@ def test_two_processes_may_fetch_the_same_model_at_once(hub, tmp_path):
 
 
 def test_a_tag_without_its_file_comes_from_the_hub(hub, tmp_path):
-    """As in a wheel that carries the folder's config.json and not its weights."""
+    """A tag, as in a wheel that carries the folder's config.json and not its weights."""
     package = tmp_path / "site" / "vt_timm"
     shutil.copytree(Path(vt_timm.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "hub"))
     (package / "hub" / SHIPPED.name).mkdir(parents=True)

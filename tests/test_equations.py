@@ -153,7 +153,7 @@ def lloyd(points, centroids, iterations):
 @pytest.mark.parametrize("token_dim", [C, 8])
 @pytest.mark.parametrize(("size", "num_tokens"), [((4, 4), 4), ((5, 7), 6), ((3, 8), 7), ((2, 4), 8)])
 def test_clustering_tokenizer_is_appendix_c(token_dim, size, num_tokens):
-    """k-means in plain loops, then eq. 6; also where the pixels are no multiple of the tokens."""
+    """k-means in plain loops, then eq. 6; also where the pixels are not a multiple of the tokens."""
     tokenizer = randomize(ClusteringTokenizer(C, token_dim, num_tokens))
     feature = torch.randn(B, C, *size, dtype=torch.float64)
     actual = tokenizer(feature)

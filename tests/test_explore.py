@@ -115,7 +115,7 @@ def wait_for_text(page, selector, text):
 
 
 def click_a_place(page):
-    """In the middle of the photo; again, as a person would, if the click fell while the picture was being exchanged."""
+    """Click the middle of the photo; again, as a person would, if the picture was just being exchanged."""
     for _ in range(20):
         page.locator("#view img").click()
         for _ in range(10):

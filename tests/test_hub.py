@@ -321,7 +321,7 @@ def process(arguments, hub, home, cwd=ROOT, **more):
 
 @pytest.mark.parametrize("disable_xet", ["0", "1"])
 def test_published_then_downloaded_elsewhere(disable_xet, run, tmp_path):
-    """By the Xet protocol, which the client prefers, and by LFS; the card's snippet runs as printed."""
+    """Weights go up by the Xet protocol, which the client prefers, and by LFS; the card's snippet runs as printed."""
     folder, (last, _) = run
     out = tmp_path / "out"
     with HubServer() as hub:

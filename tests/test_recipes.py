@@ -77,7 +77,7 @@ def test_it_opens_with_the_command_and_what_to_expect(path):
 
 
 def learning_rates(recipe):
-    """Of every epoch, by timm's own optimiser and scheduler."""
+    """The learning rates of every epoch, by timm's own optimiser and scheduler."""
     model = torch.nn.Linear(2, 2)
     optimizer = create_optimizer_v2(model, opt=recipe["opt"], lr=recipe["lr"], weight_decay=recipe["weight_decay"])
     scheduler, epochs = create_scheduler_v2(

@@ -181,7 +181,7 @@ def test_a_script_that_wants_another_timm_is_one_line(run, tmp_path):
 
 
 def test_as_a_module(photos):
-    """As torchrun starts it."""
+    """Run the command as torchrun starts it."""
     arguments = ("--data-dir", photos, "--num-classes", 2, "--epochs", 1)
     status, out, err = run_process(*arguments, given=STAND_IN)
     assert status == 0 and "epoch 0 " in out, err

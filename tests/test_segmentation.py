@@ -259,7 +259,7 @@ def test_a_folder_that_is_no_segmenter(tmp_path, small, capsys):
     assert "holds neither a model (config.json) nor a training run" in capsys.readouterr().err
     (tmp_path / "config.json").write_text('{"neck": "fpn"}')
     assert cli.main(["segment", photo, "-o", str(tmp_path / "o.png"), "--model", str(tmp_path)]) == 2
-    assert "is no segmenter: there is no model.safetensors in it" in capsys.readouterr().err
+    assert "is not a segmenter: there is no model.safetensors in it" in capsys.readouterr().err
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
     assert cli.main(["segment", photo, "-o", str(tmp_path / "o.png"), "--model", str(tmp_path)]) == 2
     error = capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_vt_fpn_is_figure_4():
 
 
 def test_a_trained_tokenizer_with_normalized_logits_is_equation_1():
-    """In inference a plain filter tokenizer with other filters."""
+    """In inference it is a plain filter tokenizer with other filters."""
     tokenizer, plain = fill(FilterTokenizer(8, 16, 5, norm_logits=True)).eval(), FilterTokenizer(8, 16, 5)
     feature, norm = torch.randn(2, 8, 6, 7), tokenizer.norm
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()

@@ -76,7 +76,7 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
 
 
 def _projector_hooks(projector: Any, record: Any) -> list[Any]:
-    """Its softmax gives (B*h, L, P); only the projector itself knows B, H and W."""
+    """The projector's softmax gives (B*h, L, P); only the projector itself knows B, H and W."""
     latest: list[Tensor] = []
 
     def keep(_module: nn.Module, _args: Any, attention_NLP: Tensor) -> None:

@@ -9,7 +9,7 @@ __all__ = ["CommandError", "UserError", "check_choice", "check_positive", "did_y
 
 
 class UserError(Exception):
-    """What a user has to know, in one line: what was wrong and what to do. Every such error of ours is one."""
+    """An error that the user can mend: one line says what was wrong and what to do. Our other errors inherit it."""
 
 
 class CommandError(UserError):

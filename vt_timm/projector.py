@@ -33,7 +33,7 @@ class Projector(nn.Module):
     Shapes: X (B, C, H, W) in and out, T (B, L, D), W_Q (h, d, d), W_K and W_V (D, C).
 
     Raises:
-        ValueError: if `feature_dim` is no multiple of `num_heads`.
+        ValueError: if `feature_dim` is not a multiple of `num_heads`.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class TokenTransformer(nn.Module):
     Shapes: T (B, L, D) in and out, K and Q (h, d, k), F1 and F2 (D, D).
 
     Raises:
-        ValueError: if `token_dim` is no multiple of `2 * num_heads`.
+        ValueError: if `token_dim` is not a multiple of `2 * num_heads`.
     """
 
     def __init__(self, token_dim: int, num_heads: int, drop_path: float = 0.0, device=None, dtype=None) -> None:

@@ -77,7 +77,7 @@ class Experiment:
         return not (self.options or self.settings)
 
     def arguments(self, teacher: str) -> list[str]:
-        """For `vt-timm run train`."""
+        """The arguments for `vt-timm run train`."""
         settings = {"config": self.recipe, "model": self.model, "lr": self.lr, "seed": self.seed, **self.settings}
         flags: list[str] = []
         for key, value in settings.items():
@@ -94,7 +94,7 @@ def search(model: str) -> list[Experiment]:
 
 
 def searches() -> dict[str, list[Experiment]]:
-    """By what the learning rate is searched for: a model, or a set and a start of it."""
+    """The searches of the learning rate, each by what it is for: a model, or a data set and its start."""
     starts = [(dataset, start) for dataset in TRANSFER_SETS for start in ("pretrained", "scratch")]
     return {
         **{model: search(model) for model in SEEDS},

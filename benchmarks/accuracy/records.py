@@ -70,7 +70,7 @@ def load(name: str) -> dict[str, Any] | None:
 
 
 def best_learning_rates() -> dict[str, float]:
-    """Of each search that is complete, the rate with the highest validation top-1."""
+    """The rate with the highest validation top-1, for each search that is complete."""
     best = {}
     for key, experiments in plan.searches().items():
         results = [(load(experiment.name), experiment.lr) for experiment in experiments]

@@ -15,7 +15,7 @@ data, not which is better once both have learned."""
 
 
 def standard_error(ours: Sequence[float], peers: Sequence[float]) -> float:
-    """Of the difference of two means, `sqrt(var_1 / n_1 + var_2 / n_2)`."""
+    """The standard error of the difference of two means, `sqrt(var_1 / n_1 + var_2 / n_2)`."""
     return math.sqrt(sum(statistics.variance(values) / len(values) for values in (ours, peers)))
 
 

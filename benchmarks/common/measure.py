@@ -25,7 +25,7 @@ def seconds_of(run: Run) -> float:
 
 
 def gpu_seconds_of(run: Run) -> float:
-    """By the GPU's own events, from an idle GPU until what the call queued is done."""
+    """Time a call by the GPU's own events, from an idle GPU until what the call queued is done."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
     start.record()

@@ -74,7 +74,7 @@ def combinations(args: argparse.Namespace, *keys: str, **fixed: object) -> list[
 
 
 def rounds_for(batch_size: int, size: int, pairs: int) -> int:
-    """As many pairs as asked for at batch 1 and 224 px, fewer where each takes longer."""
+    """The number of pairs: as many as asked for at batch 1 and 224 px, fewer where each takes longer."""
     return max(SMALLEST_ROUNDS, round(pairs / (batch_size * (size / 224) ** 2) ** 0.5))
 
 

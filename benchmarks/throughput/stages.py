@@ -57,7 +57,7 @@ def bounds(name: str, s: Setting, pairs: int) -> Setting:
     ms = {part: 1000 * statistics.median(values) for part, values in seconds.items()}
     common = ms["resnet"] - ms["layer4"]
     macs = {"layer4": count_stage5(PEERS[name], s["size"]).macs, "vt_stage": count_stage5(name, s["size"]).macs}
-    rate = len(rows) * CHANNELS**2 / 1e6 / ms["product"]  # million MACs a millisecond, as `macs` are millions
+    rate = len(rows) * CHANNELS**2 / 1e6 / ms["product"]  # million MACs per millisecond, as `macs` are millions
     at_rate = s["batch_size"] * macs["vt_stage"] / rate
     return {
         "model": name,

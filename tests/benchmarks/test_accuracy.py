@@ -32,7 +32,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def record(folder, e, **changes):
-    """As a finished run leaves it."""
+    """A folder as a finished run leaves it."""
     run = folder / "runs" / e.name
     run.mkdir(parents=True)
     result = dict(model=e.model, options=dict(e.options), seed=e.seed, lr=e.lr, epochs=6, seconds=60)
@@ -149,7 +149,7 @@ def test_curves_show_the_training_loss_of_every_epoch():
 
 
 def test_a_run_that_diverges_is_stopped_and_recorded(folder, monkeypatch):
-    """In place of train.py a program that prints what one that diverges prints, and would go on for ten minutes."""
+    """A program in place of train.py prints what one that diverges prints, and would go on for ten minutes."""
     e, *others = plan.search("vt_resnet34")
     run = folder / "work" / e.name
     program = folder / "python"

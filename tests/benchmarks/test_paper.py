@@ -50,7 +50,7 @@ def test_stage_5_is_counted_apart():
 
 
 def test_the_paper_s_tables_are_complete():
-    """As many rows as the paper prints, each number within what such a model can have: a slip of a digit stands out."""
+    """Every row is there, and each number is within what such a model can have: a slip of a digit stands out."""
     assert {table: len(rows) for table, rows in TABLES.items()} == {2: 4, 3: 6, 4: 4, 5: 6, 6: 6, 7: 4, 8: 29}
     assert len(TABLE_1) == 4 and {table: len(rows) for table, rows in FPN_TABLES.items()} == {9: 4, 10: 4}
     for rows in TABLES.values():
@@ -76,7 +76,7 @@ def test_every_row_is_compared(table):
 
 
 def test_ablations_change_the_cost_as_in_the_paper():
-    """In sign, and for Tables 5 to 7 in size, but for those that benchmarks/reading_the_paper.md explains."""
+    """Differences agree in sign, in Tables 5 to 7 also in size, but for those that reading_the_paper.md explains."""
     explained = {
         (3, "R18, clustering-based", "MACs (M)"),  # the paper's R18 falls by 1, its R34 rises by 19
         (4, "R18, without RT", "MACs (M)"),  # rise in the paper although weights go

@@ -87,7 +87,7 @@ def test_other_attention_is_an_option_of_the_blocks():
 
 
 def test_bounds_follow_from_the_parts(monkeypatch):
-    """By hand: common 60 ms of 100; 16 tokens of 1024 x 1024 in 1 ms are 16.8 million MACs a millisecond."""
+    """Worked out by hand: common 60 ms of 100; 16 tokens of 1024 x 1024 in 1 ms are 16.8 million MACs per ms."""
     seconds = {"resnet": [0.1], "layer4": [0.04], "vt_stage": [0.02], "product": [0.001]}
     monkeypatch.setattr(stages, "in_turn", lambda *_: seconds)
     s = dict(device="cpu", memory_format="contiguous", precision="float32", size=224, batch_size=1)
@@ -129,7 +129,7 @@ def test_allocated_memory_counts_what_is_there_at_once():
 
 
 def test_what_a_layer_keeps_for_its_backward_pass_is_counted_once():
-    """By hand: sin keeps its input, the convolution's output; both branches of exp keep its one output."""
+    """Worked out by hand: sin keeps its input, the convolution's output; both branches of exp keep its one output."""
 
     class Layer(torch.nn.Module):
         def __init__(self):

@@ -88,7 +88,7 @@ def download(args: argparse.Namespace) -> int:
         try:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise CommandError(f"{source}: its config.json is no JSON ({first_line(error)}); see its page") from error
+            raise CommandError(f"{source}: its config.json is not JSON ({first_line(error)}); see its page") from error
         load(source)  # to see that it works
         usage = f'timm.create_model("hf-hub:{source}", pretrained=True)'
         if "neck" in config:

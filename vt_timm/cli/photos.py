@@ -168,7 +168,7 @@ def _short(name: str) -> str:
 
 
 def _save_maps(path: Path, maps_LHW: list[Any]) -> None:
-    """As they are, at feature resolution: (photos, L, H, W)."""
+    """Write the maps as they are, at feature resolution: (photos, L, H, W)."""
     import numpy as np
 
     arrays = [attention.numpy() for attention in maps_LHW]

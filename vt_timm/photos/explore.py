@@ -75,7 +75,7 @@ def open_photo(path: str) -> Image.Image:
     """The photo, small enough to work with.
 
     Raises:
-        gr.Error: in a sentence for the visitor, if it is no photo or far too large.
+        gr.Error: in a sentence for the visitor, if it is not a photo or far too large.
     """
     try:
         with Image.open(path) as image:

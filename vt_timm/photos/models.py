@@ -62,7 +62,7 @@ class PhotoModel:
 
     @property
     def channels(self) -> int:
-        """Of the images that it takes."""
+        """The number of channels of the images that it takes."""
         return int(getattr(self.module, "in_chans", 3))
 
     def view(self, photo: Image.Image) -> Image.Image:

@@ -34,7 +34,7 @@ def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
         fetch(str(source), WEIGHTS)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise RuntimeError(f"{source} is no segmenter: there is no {name} in it; name the best/ folder of a run")
+            raise RuntimeError(f"{source} is not a segmenter: there is no {name} in it; name the best/ folder of a run")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if "neck" not in config:

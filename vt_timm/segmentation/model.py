@@ -185,7 +185,7 @@ class Segmenter(
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Of images with other channels than the backbone was trained on, the mean of its values for each."""
+    """The mean of the backbone's values, once per channel, where images have other channels than it was trained on."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 

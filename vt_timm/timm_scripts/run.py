@@ -56,7 +56,7 @@ def _warn_of_another_version(path: Path) -> None:
 
 
 def _with_recipe_path(arguments: list[str]) -> list[str]:
-    """`--config NAME` where NAME is no file becomes the path of our recipe of that name."""
+    """`--config NAME` where NAME is not a file becomes the path of our recipe of that name."""
     arguments = list(arguments)
     for i, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")

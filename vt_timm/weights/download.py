@@ -49,7 +49,7 @@ def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = N
     repository, _, revision = source.partition("@")
     is_weights = filename != CONFIG
     if is_weights and not filename.endswith(".safetensors"):
-        raise DownloadError(f"{source}: {filename} is no safetensors file; vt_timm loads no pickles")
+        raise DownloadError(f"{source}: {filename} is not a safetensors file; vt_timm loads no pickles")
     for _attempt in range(2):
         try:
             path = Path(
@@ -71,7 +71,7 @@ def is_cached(source: str, filename: str = WEIGHTS) -> bool:
 
 
 def check_weights(path: Path) -> None:
-    """Refuse a file that is no whole safetensors file.
+    """Refuse a file that is not a whole safetensors file.
 
     Raises:
         SafetensorError: if its header cannot be read or does not fit its size.
@@ -85,7 +85,7 @@ def _damage(path: Path) -> str | None:
     try:
         check_weights(path)
     except SafetensorError as error:
-        return f"is no whole safetensors file ({first_line(error)})"
+        return f"is not a whole safetensors file ({first_line(error)})"
     name = Path(os.readlink(path)).name if path.is_symlink() else ""
     if len(name) == SHA256_DIGITS:
         digest = hashlib.sha256()

@@ -112,7 +112,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
-        raise RunError(f"{path} is no JSON ({first_line(error)}): train again, or delete it") from error
+        raise RunError(f"{path} is not JSON ({first_line(error)}): train again, or delete it") from error
 
 
 def load_run(path: Path) -> nn.Module:
