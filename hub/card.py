@@ -153,10 +153,18 @@ def segmenter_card(
         + f", seed {s['seed']}"
         + (", weights averaged (EMA)" if s.get("ema_decay") else ""),
         recipe=f"`vt_timm/recipes/segmentation/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own settings",
-        short_side=f"short side {config['short_side']} px" if config.get("short_side") else "the photos' own size",
+        short_side=_size(config.get("short_side")),
         num_classes=config["num_classes"],
         **{key: metrics[key] for key in ("images", "miou", "pixel_accuracy", "origin", "params", "dtype")},
     ) + _template("citation")
+
+
+def _size(short_side: int | list[int] | None) -> str:
+    if short_side is None:
+        return "the photos' own size"
+    if isinstance(short_side, int):
+        return f"short side {short_side} px"
+    return f"{short_side[0]} x {short_side[1]} px (height x width)"
 
 
 def _origin(backbone: str) -> str:

@@ -38,11 +38,13 @@ mIoU {miou:.2f} %, pixel accuracy {pixel_accuracy:.2f} %.
 ## Use
 
 ```python
+from pathlib import Path
+
 from vt_timm.images import read_image
 from vt_timm.segmentation.inference import load_segmenter, segment
 
 model = load_segmenter("FOLDER")
-labels = segment(model, read_image("photo.jpg", channels=model.in_chans), model.short_side)  # (height, width)
+labels = segment(model, read_image(Path("photo.jpg"), channels=model.in_chans), model.short_side)  # (height, width)
 ```
 
 `vt-timm segment PHOTO -o segmented.png --model FOLDER` draws it.

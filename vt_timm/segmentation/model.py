@@ -38,7 +38,7 @@ class SemanticHead(nn.Module):
         num_classes: classes.
         hidden: channels of the sum.
 
-    Shapes: one (B, C, H_i, W_i) a level -> logits (B, num_classes, H_1, W_1).
+    Shapes: one (B, C, H_i, W_i) per level -> logits (B, num_classes, H_1, W_1).
     """
 
     def __init__(self, channels: int, strides: Sequence[int], num_classes: int, hidden: int = 128) -> None:
@@ -121,9 +121,10 @@ class Segmenter(
         check_choice("neck", neck, NECKS)
         num_classes = check_positive("num_classes", num_classes)
         if class_names is not None and len(class_names) != num_classes:
-            raise ValueError(f"num_classes={num_classes} and {len(class_names)} class_names: one name a class")
+            raise ValueError(f"num_classes={num_classes} and {len(class_names)} class_names: give one name per class")
         self._backbone_options = backbone_options or {}
         self.backbone, strides = _four_levels(backbone, self._backbone_options)
+        self.multiple = HEAD_STRIDE if _any_size(backbone) else 1  # Swin's patches have to cover the image
         self.neck_name, self.backbone_name, self.colours = neck, backbone, colours
         self.num_classes = num_classes
         self.short_side = short_side
@@ -177,11 +178,15 @@ class Segmenter(
         return int(self._backbone_options.get("in_chans", 3))
 
     def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        if self.multiple > 1:
+            images = F.pad(images, (0, -width % self.multiple, 0, -height % self.multiple))
         features = self.backbone(images)
         if self.channels_are_last:
             features = [feature.permute(0, 3, 1, 2) for feature in features]
         logits = self.head(self.neck(features))
-        return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
+        logits = F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
+        return logits[..., :height, :width] if self.multiple > 1 else logits
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:

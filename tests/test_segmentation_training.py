@@ -1,0 +1,252 @@
+"""What a run of a segmenter can be told, what it refuses, and what it leaves on disk."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import timm
+import torch
+from accelerate.state import AcceleratorState
+from huggingface_hub import ModelCard
+from PIL import Image
+from timm.models import save_for_hf
+
+from vt_timm import Segmenter, create_segmenter
+from vt_timm.errors import UserError
+from vt_timm.segmentation import training
+from vt_timm.segmentation.inference import load_segmenter, resized
+from vt_timm.segmentation.labels import IGNORE
+from vt_timm.segmentation.loss import segmentation_loss
+from vt_timm.segmentation.settings import SettingsError
+
+from .support.segmentation import settings, write_small
+
+FPN = dict(neck="fpn", neck_options=dict(channels=8), updates=2)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    """accelerate keeps a process's settings, such as the precision, for all that follow in it."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def small(tmp_path):
+    write_small(tmp_path)
+    return tmp_path
+
+
+def started(root, **changes):
+    return training.Training(settings(root, **{**FPN, **changes}), root / "run", resume=False)
+
+
+# --- the loss
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 3.0, 0.5]])
+@pytest.mark.parametrize("dice", [0.0, 0.7])
+def test_the_loss_by_hand(weights, dice):
+    """Pixel by pixel in Python; a pixel without a class counts nothing, class 2 occurs nowhere."""
+    logits = torch.randn(2, 3, 4, 5, dtype=torch.float64).float()
+    masks = torch.randint(2, (2, 4, 5))
+    masks[0, :2] = IGNORE
+    entropy, weight_sum, inside, predicted, size = 0.0, 0.0, [0.0] * 3, [0.0] * 3, [0.0] * 3
+    for b, y, x in np.ndindex(2, 4, 5):
+        label = int(masks[b, y, x])
+        if label == IGNORE:
+            continue
+        p = np.exp(logits[b, :, y, x].double().numpy())
+        p /= p.sum()
+        weight = weights[label] if weights else 1.0
+        entropy -= weight * np.log(p[label])
+        weight_sum += weight
+        inside[label] += p[label]
+        size[label] += 1
+        predicted = [a + b for a, b in zip(predicted, p, strict=True)]
+    overlap = [2 * inside[k] / (predicted[k] + size[k]) for k in (0, 1)]
+    expected = entropy / weight_sum + dice * (1 - sum(overlap) / 2)
+    loss = segmentation_loss(logits, masks, torch.tensor(weights) if weights else None, dice)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("dice", [0.0, 1.0])
+def test_a_batch_without_labels_teaches_nothing(dice):
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    loss = segmentation_loss(logits, torch.full((1, 4, 4), IGNORE), None, dice)
+    loss.backward()
+    assert loss.item() == 0 and not logits.grad.any()
+
+
+# --- recipes
+
+
+@pytest.mark.parametrize("opt", ["sgd", "adamw", "muon", "lion"])
+def test_any_optimizer_and_a_rate_of_its_own_for_the_backbone(opt, small):
+    run = started(small, opt=opt, lr=0.01, backbone_lr=0.001, weight_decay=0.1)
+    backbone = {id(p) for p in run.bare_model().backbone.parameters()}
+    seen = 0
+    for group in run.optimizer.param_groups:
+        (of_backbone,) = {id(p) in backbone for p in group["params"]}
+        assert group["lr"] == (0.001 if of_backbone else 0.01)
+        flat = all(p.ndim <= 1 for p in group["params"])
+        assert group["weight_decay"] == (0.0 if flat and opt != "sgd" else 0.1)
+        seen += len(group["params"])
+    assert seen == len(list(run.bare_model().parameters()))
+    before = {k: p.clone() for k, p in run.bare_model().named_parameters()}
+    run.update(*next(iter(run.batches())))
+    moved = [k for k, p in run.bare_model().named_parameters() if not torch.equal(p, before[k])]
+    assert any(k.startswith("backbone.") for k in moved) and any(k.startswith("head.") for k in moved)
+
+
+def test_a_frozen_backbone_stays_as_it_is(small):
+    run = started(small, freeze_backbone=True, pretrained_backbone=True)
+    before = {k: v.clone() for k, v in run.bare_model().state_dict().items()}
+    for batch in run.batches():
+        run.update(*batch)
+    same = {k: torch.equal(v, before[k]) for k, v in run.bare_model().state_dict().items()}
+    assert all(v for k, v in same.items() if k.startswith("backbone."))  # the batch norms' statistics too
+    assert not any(v for k, v in same.items() if k.startswith("head.classifier"))
+
+
+def test_classes_merge_and_the_model_is_called_by_them(small):
+    (small / "classes.txt").write_text("ground\nsquare\nsky\n")
+    run = settings(small, classes={"thing": ["square"], "rest": ["ground"]}, rest="rest", **FPN)
+    training.run(run, small / "run", resume=False)
+    model = load_segmenter(small / "run" / "best")
+    assert model.class_names == ["thing", "rest"] and model.num_classes == 2
+
+
+def test_a_run_ends_early_when_it_no_longer_improves(small, monkeypatch):
+    scores = iter([50.0, 40.0, 45.0, 60.0])
+
+    def evaluate(*args):
+        return {"miou": next(scores), "pixel_accuracy": 50.0, "iou": [50.0, None], "images": 3}
+
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    best = training.run(settings(small, **{**FPN, "updates": 8}, patience=2), small / "run", resume=False)
+    assert best["miou"] == 50.0 and best["update"] == 2
+    rows = (small / "run" / "summary.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["2", "4", "6"]
+
+
+@pytest.mark.parametrize("channels", [1, 4, 12])
+def test_training_on_images_of_other_channels(channels, small):
+    for path in list(small.rglob("images/*.jpg")):
+        with Image.open(path) as photo:
+            grey = np.array(photo.convert("L"))
+        np.save(path.with_suffix(".npy"), np.repeat(grey[..., None], channels, axis=2))
+        path.unlink()
+    run = settings(small, **FPN, backbone_options=dict(in_chans=channels))
+    training.run(run, small / "run", resume=False)
+    assert load_segmenter(small / "run" / "best").in_chans == channels
+
+
+def test_a_backbone_that_wants_one_size_by_default(small):
+    """Swin, which takes any when told so."""
+    options = dict(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
+    name = "swin_tiny_patch4_window7_224"
+    training.run(settings(small, **FPN, backbone=name, backbone_options=options), small / "run", resume=False)
+    assert load_segmenter(small / "run" / "best")(torch.zeros(1, 3, 50, 71)).shape == (1, 2, 50, 71)
+
+
+def test_photos_are_seen_at_the_size_of_the_evaluation(small):
+    training.run(settings(small, **FPN, eval_size=[32, 64]), small / "run", resume=False)
+    model = load_segmenter(small / "run" / "best")
+    assert model.short_side == [32, 64]
+    assert resized(Image.new("RGB", (33, 100)), model.short_side).size == (64, 32)
+
+
+# --- what is refused before training
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(crop_size=16), r"cannot take batches of 2 x 3 x 16 x 16: the image is too small.*another crop_size"),
+        (dict(backbone="resnet10t", batch_size=1), "Expected more than 1 value per channel.*a larger batch_size"),
+        (dict(backbone="maxvit_nano_rw_256"), r"made for images of 256 x 256 \(crop_size=256 'eval_size=\[256, 256\]'"),
+        (dict(class_weights={"moon": 2}), "class_weights: there is no class moon; the classes are ground, square"),
+        (dict(opt="adamm"), "opt='adamm' is not an optimizer of timm's; did you mean adam"),
+        (dict(opt_kwargs=dict(bogus=1)), "bogus"),
+        (dict(ema_decay=1.0), "ema_decay=1.0 must be below 1"),
+        (dict(classes=["ground", "square"]), "classes=.*: write it as classes='{top: "),
+        (dict(classes={"a": ["ground"], "b": ["squares"]}), "classes: 'squares' is none of the data set's classes"),
+        (dict(values=[1]), "values=.*: write it as values='{255: 1}'"),
+        (dict(colours=[0, 1]), "colours=.*: write it as"),
+        (dict(scale=2), "scale=2: write it as"),
+        (dict(eval_size="big"), "eval_size='big': write it as eval_size=512"),
+        (dict(short_sides=[]), "short_sides=.*: write it as"),
+        (dict(ignore_label=-1), "ignore_label=-1 must be a whole number of at least 0"),
+    ],
+)
+def test_settings_that_cannot_work(changes, message, small):
+    with pytest.raises(SettingsError, match=message):
+        training.run(settings(small, **{**FPN, **changes}), small / "run", resume=False)
+    assert not (small / "run" / "best").exists()
+
+
+# --- what is left on disk
+
+
+def test_a_second_run_never_destroys_the_first(small):
+    run, output = settings(small, **FPN), small / "run"
+    training.run(run, output, resume=False)
+    first = (output / "best" / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match=r"run holds a run already \(best, last, summary.csv\): .*--resume"):
+        training.run(run, output, resume=False)
+    shutil.move(output / "last", small / "elsewhere")
+    with pytest.raises(UserError, match="there is no last/ to go on from; name another folder"):
+        training.run(run, output, resume=True)
+    shutil.move(small / "elsewhere", output / "last.old")  # as where the run was killed between two moves
+    with pytest.raises(UserError, match="last does not fit these settings"):
+        training.run(settings(small, **{**FPN, "neck_options": dict(channels=16)}), output, resume=True)
+    training.run(run, output, resume=True)
+    assert (output / "best" / "model.safetensors").read_bytes() == first
+
+
+def test_the_best_model_has_a_card_and_can_be_read_by_others(small):
+    (small / "classes.txt").write_text("ground|floor\nsquare\n")
+    best = training.run(settings(small, **FPN), small / "run", resume=False)
+    folder = small / "run" / "best"
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.pipeline_tag == "image-segmentation" and card.data.library_name == "vt_timm"
+    assert f"mIoU {best['miou']:.2f} %" in card.text and "More Information Needed" not in card.text
+    assert f"| square | {best['iou'][1]:.2f} |" in card.text and r"| ground\|floor |" in card.text
+    code = card.text.split("```python\n")[1].split("```")[0]
+    photo = str(next((small / "val" / "images").iterdir()))
+    scope: dict = {}
+    exec(code.replace("FOLDER", str(folder)).replace("photo.jpg", photo), scope)
+    with Image.open(photo) as image:
+        assert scope["labels"].shape == (image.height, image.width)
+    if os.name == "posix":
+        assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o644"}
+
+
+# --- saved segmenters
+
+
+def test_a_segmenter_on_a_local_backbone_loads_where_that_folder_is_not(tmp_path):
+    backbone = timm.create_model("vt_resnet_micro", pretrained=True)
+    save_for_hf(backbone, tmp_path / "backbone", safe_serialization=True)
+    model = create_segmenter(
+        "fpn", f"local-dir:{tmp_path / 'backbone'}", 2, pretrained_backbone=True, channels=8
+    ).eval()
+    model.save_pretrained(tmp_path / "saved")
+    shutil.rmtree(tmp_path / "backbone")
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(Segmenter.from_pretrained(tmp_path / "saved")(images), model(images))
+    assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text()
+
+
+def test_from_pretrained_takes_what_older_hub_clients_pass(tmp_path):
+    """huggingface_hub 0.x hands on `proxies` and `resume_download`."""
+    create_segmenter("fpn", "vt_resnet_micro", 2, channels=8).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    how = dict(revision=None, cache_dir=None, force_download=False, local_files_only=False, token=None)
+    old = dict(proxies=None, resume_download=None)
+    assert Segmenter._from_pretrained(model_id=str(tmp_path), **how, **old, **config).num_classes == 2
+    with pytest.raises(TypeError, match="widht"):
+        Segmenter._from_pretrained(model_id=str(tmp_path), **how, **config, widht=3)
