@@ -10,7 +10,7 @@ from benchmarks.common.records import RESULTS
 
 def test_vt_resnet18_and_resnet18_differ_by_no_more_than_their_seeds_explain():
     best = best_learning_rates()
-    top1: dict[str, list[float]] = {"vt_resnet18": [], "resnet18": []}
+    top1 = {"vt_resnet18": [], "resnet18": []}
     for run in plan.table_2(best):
         if run.model in top1 and run.lr == best[run.model] and (record := load(run.name)):
             top1[run.model].append(record["val_top1"])

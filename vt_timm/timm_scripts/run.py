@@ -107,7 +107,7 @@ def _use_training_run(script: ModuleType) -> None:
         return
     run = named[0]
     model = load_run(run)
-    architecture = model.pretrained_cfg["architecture"]  # type: ignore[index]
+    architecture = str(model.pretrained_cfg["architecture"])  # type: ignore[index]
     sys.argv += ["--model", architecture, "--checkpoint", ""]
     script.create_model = lambda *args, **kwargs: model  # type: ignore[attr-defined]
     if hasattr(script, "create_dataset"):
