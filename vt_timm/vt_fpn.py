@@ -68,11 +68,12 @@ class VTFPN(nn.Module):
     `X_i = projector_i(X_i, T_i)`. Nothing is added top-down and there are no 3x3 convolutions, since the tokens carry
     what the levels have to tell one another.
 
-    The paper trains VT-FPN with synchronised batch norm and does not say where. Ours normalizes what enters a softmax.
-    A token that looks at many of a level's thousands of pixels is close to their mean, and so are all others: the norms
-    of the tokens keep what tells tokens and images apart. In inference the first is a scale of W_E and a bias, and the
-    second leaves eq. 5 as it is: its shift cancels in the softmax over the tokens and in the projector's own norm, and
-    its scale folds into W_K and W_V.
+    The paper trains VT-FPN with synchronised batch norm and does not say where. Ours normalizes what enters a softmax,
+    since the backbone's maps have any scale. With those of EfficientNet-Lite0 and no norms, a new network's softmaxes
+    are saturated: each pixel reads one token alone, and no gradient passes. The norms of the tokens keep what tells
+    tokens and images apart. In inference the first is a scale of W_E and a bias, and the second leaves eq. 5 as it is:
+    its shift cancels in the softmax over the tokens and in the projector's own norm, and its scale folds into W_K and
+    W_V.
 
     Args:
         in_channels: channels of the backbone's levels, finest first.
@@ -113,7 +114,6 @@ class VTFPN(nn.Module):
             check_positive(option, value)
         self.tokens = tokens
         self.laterals = Laterals(in_channels, channels)
-        # Without normalised maps and logits the softmax is flat, every token is the mean pixel and nothing is learnt.
         self.tokenizers = nn.ModuleList(
             FilterTokenizer(channels, token_dim, number, norm_logits=True) for number in tokens
         )
