@@ -1,15 +1,15 @@
-"""FPN and VT-FPN on Clothing Co-Parsing, from the same backbone, recipe and seeds: mIoU and pixel accuracy.
+"""FPN, VT-FPN and its laterals alone on Clothing Co-Parsing, by one recipe: mIoU, pixel accuracy, and tokens cut off.
 
-    python -m benchmarks.segmentation DATA/ccp --runs RUNS --write     # train what is not done, record, draw the curves
+    python -m benchmarks.segmentation DATA/ccp --runs RUNS --write                     # the recipe's size, both seeds
+    python -m benchmarks.segmentation DATA/ccp --runs RUNS --label half --set crop_size=176 eval_size=168 --write
 
 Trains the recipe ccp with each neck and seed through `vt-timm train-segmenter`; a run that stopped goes on, one that is
-complete under RUNS is not repeated. Records segmentation_ccp.json and .md and draws segmentation_ccp.png.
+complete under RUNS is not repeated. Records one row per run in segmentation/runs.csv and draws its table.
 """
 
 import argparse
 import csv
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -18,109 +18,130 @@ from typing import Any
 import yaml
 
 from vt_timm.recipes import SEGMENTATION, find_recipe
+from vt_timm.segmentation.evaluation import evaluate
+from vt_timm.segmentation.inference import load_segmenter
+from vt_timm.segmentation.model import LEVELS
+from vt_timm.segmentation.settings import Settings
 
-from .common.records import RESULTS, facts, write_json
+from .common.records import RESULTS, facts, without_folders
+from .segmentation_analysis import tokens_cut_off, validation_photos
 
-NECKS = ("fpn", "vt_fpn")
-NAMES = {"fpn": "FPN", "vt_fpn": "VT-FPN"}
-METRICS = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
+NECKS = ("fpn", "laterals", "vt_fpn")
+NAMES = {"fpn": "FPN", "laterals": "laterals alone", "vt_fpn": "VT-FPN"}
+RECORD = RESULTS / "segmentation" / "runs.csv"
+PAGE = RECORD.with_name("README.md")
+
+
+def recipe(changes: dict[str, Any] | None = None) -> Settings:
+    return Settings.from_yaml(find_recipe("ccp", SEGMENTATION), {"data_dir": "ccp", **(changes or {})})
+
+
+def train(data: str, folder: Path, changes: dict[str, Any]) -> None:
+    """Train until the run is complete."""
+    wanted = recipe(changes).updates
+    if any(row["update"] == wanted for row in evaluations(folder)):
+        return
+    command = [sys.executable, "-m", "vt_timm", "train-segmenter", "--config", "ccp", "--data-dir", data]
+    settings = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    resume = ["--resume"] if (folder / "last").is_dir() else []
+    subprocess.run([*command, "-o", str(folder), *resume, "--set", *settings], check=True)
 
 
 def evaluations(folder: Path) -> list[dict[str, float]]:
     if not (folder / "summary.csv").is_file():
         return []
     with (folder / "summary.csv").open() as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
-def collect(data: str, runs: Path, seeds: list[int]) -> dict[str, Any]:
-    """Settings, curve and best evaluation of every run, "fpn_seed42" and so on."""
-    wanted = yaml.safe_load(find_recipe("ccp", SEGMENTATION).read_text())["updates"]
-    results = {}
-    for seed in seeds:
-        for neck in NECKS:
-            folder = runs / f"{neck}_seed{seed}"
-            if not any(row["update"] == wanted for row in evaluations(folder)):
-                command = [sys.executable, "-m", "vt_timm", "train-segmenter", "--config", "ccp", "--data-dir", data]
-                changes = ["--set", f"neck={neck}", f"seed={seed}"]
-                subprocess.run([*command, "-o", str(folder), "--resume", *changes], check=True)
-            settings = yaml.safe_load((folder / "settings.yaml").read_text())
-            settings["data_dir"] = Path(settings["data_dir"]).name
-            best = json.loads((folder / "best" / "metrics.json").read_text())
-            results[folder.name] = {"settings": settings, "curve": evaluations(folder), "best": best}
-    return results
+def record(name: str, data: str, folder: Path) -> dict[str, Any]:
+    """The row of a run: where it comes from, its settings, and its last evaluation, which was not picked by a score."""
+    settings = yaml.safe_load((folder / "settings.yaml").read_text())
+    last = evaluations(folder)[-1]
+    without: float | str = ""
+    if settings["neck"] == "vt_fpn":
+        model = load_segmenter(folder / "best")
+        with tokens_cut_off(model, list(range(LEVELS))):
+            without = round(evaluate(model, validation_photos(model, data, recipe().label_options()))["miou"], 2)
+    origin = facts()
+    kept = {key: value for key, value in settings.items() if key not in ("data_dir", "classes")}
+    kept["backbone"] = without_folders(kept["backbone"])
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+    return {
+        "run": name,
+        "neck": settings["neck"],
+        "seed": settings["seed"],
+        "updates": int(last["update"]),
+        "crop_size": settings["crop_size"],
+        "miou": round(last["miou"], 2),
+        "pixel_accuracy": round(last["pixel_accuracy"], 2),
+        "miou_without_tokens": without,
+        "settings": json.dumps(kept),
+        "commit": commit.strip(),
+        "machine": origin["machine"],
+        "versions": ", ".join(f"{package} {version}" for package, version in origin["versions"].items()),
+        "date": origin["date"],
+    }
 
 
-def last(runs: dict[str, Any], neck: str, metric: str) -> list[float]:
-    """The metric after the last update, a value a seed: unlike the best, it was not picked by the validation score."""
-    return [run["curve"][-1][metric] for run in runs.values() if run["settings"]["neck"] == neck]
+def recorded() -> list[dict[str, Any]]:
+    if not RECORD.is_file():
+        return []
+    with RECORD.open() as file:
+        return list(csv.DictReader(file))
 
 
-def page(runs: dict[str, Any]) -> str:
-    """The last evaluations as Markdown."""
-    first = next(iter(runs.values()))
-    s, images = first["settings"], first["best"]["images"]
+def write(rows: list[dict[str, Any]]) -> None:
+    """Put rows into the record, in place of earlier ones of the same runs, and draw the table."""
+    names = {row["run"] for row in rows}
+    rows = sorted([*(row for row in recorded() if row["run"] not in names), *rows], key=lambda row: row["run"])
+    RECORD.parent.mkdir(parents=True, exist_ok=True)
+    with RECORD.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    PAGE.write_text(page(recorded()))
+    print(f"wrote {RECORD} and {PAGE}")
+
+
+def page(rows: list[dict[str, str]]) -> str:
+    """The runs as Markdown."""
     lines = [
-        "# FPN and VT-FPN on Clothing Co-Parsing",
+        "# Necks on Clothing Co-Parsing",
         "",
-        f"{s['updates']} updates of {s['batch_size']} crops of {s['crop_size']} px; backbone {s['backbone']} with its "
-        f"shipped weights; scored on {images} photos at a short side of {s['eval_size']} px, after the last update. "
-        "The two necks have the same recipe, data order and seeds. Curves: segmentation_ccp.png; every evaluation: "
-        "segmentation_ccp.json.",
+        "12 classes, 200 validation photos scored at their full size, each row one run of the recipe `ccp` with the "
+        "settings in [runs.csv](runs.csv), after its last update. Laterals alone are VT-FPN without tokens; the paper "
+        "has no such row. The last column is the same trained VT-FPN with what its projectors add left out.",
         "",
-        "| | " + " | ".join(f"{label}, mean (%) | each seed (%)" for label in METRICS.values()) + " |",
-        "|---" * (1 + 2 * len(METRICS)) + "|",
+        "| neck | seed | crops (px) | updates | mIoU (%) | pixel accuracy (%) | mIoU with the tokens cut off (%) |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for neck in NECKS:
-        cells = []
-        for metric in METRICS:
-            values = last(runs, neck, metric)
-            cells += [f"{statistics.mean(values):.2f}", ", ".join(f"{value:.2f}" for value in values)]
-        lines.append(f"| {NAMES[neck]} | " + " | ".join(cells) + " |")
+    for row in rows:
+        cells = [NAMES[row["neck"]], row["seed"], row["crop_size"], row["updates"], row["miou"]]
+        lines.append("| " + " | ".join([*cells, row["pixel_accuracy"], row["miou_without_tokens"]]) + " |")
     return "\n".join(lines) + "\n"
-
-
-def draw(runs: dict[str, Any], path: Path) -> None:
-    """mIoU and training loss over the updates."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.0, 3.2), dpi=150)
-    for axis, (key, label) in zip(
-        figure.subplots(1, 2), {"miou": "mIoU (%)", "train_loss": "training loss"}.items(), strict=True
-    ):
-        for name, run in runs.items():
-            neck = run["settings"]["neck"]
-            axis.plot(
-                [row["update"] for row in run["curve"]],
-                [row[key] for row in run["curve"]],
-                color={"fpn": "tab:gray", "vt_fpn": "tab:red"}[neck],
-                marker="o",
-                markersize=3,
-                linestyle="-" if name.endswith(str(next(iter(runs.values()))["settings"]["seed"])) else "--",
-                label=f"{NAMES[neck]}, seed {run['settings']['seed']}",
-            )
-        axis.set_xlabel("update")
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path)
-    print(f"wrote {path}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder of Clothing Co-Parsing")
     parser.add_argument("--runs", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--necks", nargs="+", choices=NECKS, default=list(NECKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43])
-    parser.add_argument("--write", action="store_true", help="record under benchmarks/results/")
+    parser.add_argument("--label", default="full", help="what to call these settings in the names of the runs")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings beside the recipe's")
+    parser.add_argument("--write", action="store_true", help="record under benchmarks/results/segmentation/")
     args = parser.parse_args()
-    runs = collect(args.data, args.runs, args.seeds)
-    print(page(runs))
-    if args.write:
-        write_json(RESULTS / "segmentation_ccp.json", {**facts(), "runs": runs})
-        (RESULTS / "segmentation_ccp.md").write_text(page(runs))
-        draw(runs, RESULTS / "segmentation_ccp.png")
+    changes = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in args.set)}
+    rows = []
+    for seed in args.seeds:
+        for neck in args.necks:
+            name = f"{args.label}_{neck}_seed{seed}"
+            train(args.data, args.runs / name, {**changes, "neck": neck, "seed": seed})
+            rows.append(record(name, args.data, args.runs / name))
+            print({key: value for key, value in rows[-1].items() if key != "settings"}, flush=True)
+            if args.write:
+                write(rows)
     return 0
 
 

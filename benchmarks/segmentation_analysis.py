@@ -1,31 +1,31 @@
-"""Why VT-FPN and FPN differ on Clothing Co-Parsing: what the tokens add at each level, and on which classes.
+"""What the tokens of a trained VT-FPN do, level by level, and a way to cut them off.
 
-    python -m benchmarks.segmentation_analysis DATA/ccp --runs RUNS --write
+    python -m benchmarks.segmentation_analysis RUN/best DATA/ccp          # print
+    python -m benchmarks.segmentation_analysis RUN/best DATA/ccp --write  # record segmentation/tokens.csv
 
-Takes the weights of the best evaluation of every run of `benchmarks.segmentation`. A level's tokens are cut off by
-leaving its map as the lateral gives it, without what the projector adds. Classes are grouped by their share of the
-labelled pixels.
+A level's tokens are cut off by leaving its map as the lateral gives it, without what the projector adds.
 """
 
 import argparse
-import json
-import statistics
+import contextlib
+import csv
+import math
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vt_timm.segmentation.data import SegmentationDataset
-from vt_timm.segmentation.evaluation import evaluate
 from vt_timm.segmentation.inference import load_segmenter
 from vt_timm.segmentation.model import LEVELS, Segmenter
 from vt_timm.segmentation.transforms import evaluation_transform
 
-from .common.records import RESULTS, facts, write_json
+from .common.records import RESULTS, facts
 
-GROUPS = {"over 1 % of the pixels": 0.01, "0.1 to 1 %": 0.001, "rarer": 0.0}
+PHOTOS = 20  # to describe the softmaxes
+RECORD = RESULTS / "segmentation" / "tokens.csv"
 
 
 class KeepMap(nn.Module):
@@ -35,66 +35,110 @@ class KeepMap(nn.Module):
         return feature_BCHW
 
 
-def without_tokens(model: Segmenter, data: SegmentationDataset) -> dict[str, float]:
-    """mIoU with the tokens of no level, of each and of all levels cut off."""
-    projectors: Any = model.neck.projectors
-    results = {}
-    for cut in [[], *([level] for level in range(LEVELS)), list(range(LEVELS))]:
-        kept = [projectors[level] for level in range(LEVELS)]
-        for level in cut:
-            projectors[level] = KeepMap()
-        name = "none" if not cut else "all" if len(cut) == LEVELS else f"level {cut[0] + 1}"
-        results[name] = round(evaluate(model, data)["miou"], 3)
+@contextlib.contextmanager
+def tokens_cut_off(model: Segmenter, levels: list[int]) -> Iterator[None]:
+    """Inside, the maps of these levels are what the laterals give."""
+    neck: Any = model.neck
+    kept = neck.projectors
+    neck.projectors = nn.ModuleList(KeepMap() if i in levels else projector for i, projector in enumerate(kept))
+    try:
+        yield
+    finally:
+        neck.projectors = kept
+
+
+def validation_photos(model: Segmenter, folder: str, label_options: dict[str, Any]) -> SegmentationDataset:
+    """Clothing Co-Parsing's validation photos as the segmenter sees them."""
+    transform = evaluation_transform(model.short_side, **model.normalization)  # type: ignore[arg-type]
+    return SegmentationDataset("folder", folder, "val", transform, label_options)
+
+
+def describe_tokens(model: Segmenter, data: SegmentationDataset, photos: int = PHOTOS) -> list[dict[str, float]]:
+    """What each level's softmaxes and update are like, as means over photos.
+
+    Returns:
+        One row per level: "look" and "read" are the entropies of the tokenizer's softmax over the pixels and of the
+        projector's over the tokens, as shares of a flat one's; "alike" the mean cosine between two tokens of a photo;
+        "update" and "update_within" the standard deviation of what the tokens add to the map, and of how it differs
+        within a photo, as shares of the map's.
+    """
+    neck: Any = model.neck
+    sums: list[dict[str, float]] = [{} for _ in range(LEVELS)]
+    with torch.inference_mode(), contextlib.ExitStack() as hooks:
         for level in range(LEVELS):
-            projectors[level] = kept[level]
-    return results
+            seen = sums[level]
+            for module, describe in (
+                (neck.tokenizers[level].attention, _look),
+                (neck.projectors[level].attention, _read),
+                (neck.projectors[level], _update),
+            ):
+                hooks.enter_context(_hook(module, describe, seen))
+        for index in range(photos):
+            model(data[index][0][None])
+    return [{key: total / photos for key, total in row.items()} for row in sums]
 
 
-def pixel_shares(data: SegmentationDataset, num_classes: int) -> Tensor:
-    """Share of the labelled pixels that each class has."""
-    counts = torch.zeros(num_classes)
-    for index in range(len(data)):
-        _, mask = data[index]
-        counts += mask.flatten()[mask.flatten() < num_classes].bincount(minlength=num_classes)
-    return counts / counts.sum()
+@contextlib.contextmanager
+def _hook(module: nn.Module, describe: Any, sums: dict[str, float]) -> Iterator[None]:
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        for key, value in describe(inputs, output).items():
+            sums[key] = sums.get(key, 0.0) + float(value)
+
+    handle = module.register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
-def by_group(ious: list[list[float | None]], shares: Tensor) -> dict[str, dict[str, Any]]:
-    """Mean IoU of the classes of each group, a value a run."""
-    groups: dict[str, dict[str, Any]] = {}
-    upper = 1.0
-    for name, lower in GROUPS.items():
-        members = [c for c, share in enumerate(shares.tolist()) if lower <= share < upper and share > 0]
-        means = [statistics.mean(iou[c] or 0.0 for c in members) for iou in ious]
-        groups[name] = {"classes": len(members), "iou": [round(mean, 2) for mean in means]}
-        upper = lower
-    return groups
+def _look(inputs: tuple[Tensor, ...], attention_BLHW: Tensor) -> dict[str, Tensor]:
+    return {"look": _entropy(attention_BLHW.flatten(2), dim=2)}
+
+
+def _read(inputs: tuple[Tensor, ...], attention_NLP: Tensor) -> dict[str, Tensor]:
+    return {"read": _entropy(attention_NLP, dim=1)}
+
+
+def _entropy(attention: Tensor, dim: int) -> Tensor:
+    """Mean entropy as a share of that of a flat softmax."""
+    entropy = -(attention * attention.clamp_min(1e-30).log()).sum(dim)
+    return entropy.mean() / math.log(attention.shape[dim])
+
+
+def _update(inputs: tuple[Tensor, ...], output_BCHW: Tensor) -> dict[str, Tensor]:
+    feature_BCHW, tokens_BLD = inputs
+    update = output_BCHW - feature_BCHW
+    within = update - update.mean(dim=(2, 3), keepdim=True)
+    unit_BLD = nn.functional.normalize(tokens_BLD, dim=2)
+    cosine_BLL = unit_BLD @ unit_BLD.transpose(1, 2)
+    L = cosine_BLL.shape[1]
+    alike = (cosine_BLL.sum(dim=(1, 2)) - L) / max(L * (L - 1), 1)
+    spread = feature_BCHW.std()
+    return {"alike": alike.mean(), "update": update.std() / spread, "update_within": within.std() / spread}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("segmenter", help="folder of a trained segmenter with the neck vt_fpn")
     parser.add_argument("data", help="folder of Clothing Co-Parsing")
-    parser.add_argument("--runs", type=Path, required=True, help="runs of benchmarks.segmentation")
-    parser.add_argument("--write", action="store_true", help="record as benchmarks/results/segmentation_analysis.json")
+    parser.add_argument("--write", action="store_true", help="record as benchmarks/results/segmentation/tokens.csv")
     args = parser.parse_args()
-    ious: dict[str, list[list[float | None]]] = {}
-    cut: dict[str, dict[str, float]] = {}
-    for run in sorted(path.parent.parent for path in args.runs.glob("*/best/metrics.json")):
-        neck = run.name.partition("_seed")[0]
-        ious.setdefault(neck, []).append(json.loads((run / "best" / "metrics.json").read_text())["iou"])
-        if neck == "vt_fpn":
-            model = load_segmenter(run / "best")
-            transform = evaluation_transform(model.short_side, **model.normalization)  # type: ignore[arg-type]
-            data = SegmentationDataset("folder", args.data, "val", transform)
-            cut[run.name] = without_tokens(model, data)
-            print(run.name, "mIoU with the tokens cut off of:", cut[run.name], flush=True)
-    shares = pixel_shares(data, model.num_classes)
-    groups = {neck: by_group(values, shares) for neck, values in ious.items()}
-    for neck, found in groups.items():
-        print(neck, found)
+    from .segmentation import recipe
+
+    model = load_segmenter(args.segmenter)
+    data = validation_photos(model, args.data, recipe().label_options())
+    rows: list[dict[str, Any]] = []
+    for level, row in enumerate(describe_tokens(model, data)):
+        rows.append({"level": level + 1, **{key: round(value, 3) for key, value in row.items()}})
+        print(rows[-1], flush=True)
     if args.write:
-        result = {"miou_with_tokens_cut_off": cut, "iou_by_share_of_pixels": groups}
-        write_json(RESULTS / "segmentation_analysis.json", {**facts(), **result})
+        origin = facts()
+        origin["versions"] = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
+        with RECORD.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*rows[0], *origin], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({**row, **origin} for row in rows)
+        print(f"wrote {RECORD}")
     return 0
 
 

@@ -139,7 +139,7 @@ def segmenter_card(
         load=f'load_segmenter("{source}")'
         if source
         else f'load_segmenter(published_segmenters()["{repository.partition("/")[2]}"])',
-        shipped_import="" if source else "from vt_timm.weights.published import published_segmenters\n",
+        shipped_import="" if source else "\nfrom vt_timm.weights.published import published_segmenters",
         command=f" --model {source}" if source else "",
         neck={"vt_fpn": "VT-FPN", "fpn": "a panoptic FPN", "laterals": "VT-FPN's laterals, without its tokens"}[
             config["neck"]

@@ -12,12 +12,15 @@ import safetensors.torch
 import timm
 import torch
 from huggingface_hub import ModelCard
+from PIL import Image
 
 from tests.support.fill import fill
-from vt_timm.weights.published import HUB
+from vt_timm.segmentation.inference import load_segmenter, segment
+from vt_timm.weights.published import HUB, published_segmenters
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ["vt_resnet18.muon_imagenette", "vt_resnet_micro.muon_imagenette"]
+SEGMENTER = "vt_fpn_tf_efficientnet_lite0.ccp"
 MICRO = "vt_resnet_micro"
 
 
@@ -32,10 +35,20 @@ def load(folder, **kwargs):
 
 
 def test_the_list_of_shipped_models_is_complete():
-    assert sorted(p.parent.name for p in HUB.glob("*/config.json")) == SHIPPED
+    assert sorted(p.parent.name for p in HUB.glob("*/config.json")) == sorted([SEGMENTER, *SHIPPED])
     assert sorted(timm.list_pretrained("vt_resnet*")) == SHIPPED
     packaged = re.findall(r'^"hub/(.*)" = "vt_timm/hub/\1"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert sorted(packaged) == SHIPPED
+    assert sorted(packaged) == sorted([SEGMENTER, *SHIPPED])
+
+
+def test_the_shipped_segmenter_loads_without_a_network_and_labels_a_photo():
+    assert list(published_segmenters()) == [SEGMENTER]
+    folder = published_segmenters()[SEGMENTER]
+    assert (folder / "model.safetensors").stat().st_size < 22e6
+    model = load_segmenter(folder)
+    assert (model.neck_name, model.num_classes, len(set(model.class_names))) == ("vt_fpn", 12, 12)
+    labels = segment(model, Image.new("RGB", (120, 160), "white"))
+    assert labels.shape == (160, 120) and (labels == model.class_names.index("background")).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("name", SHIPPED)
