@@ -3,7 +3,7 @@
     python -m hub.card                                  # the cards of the models that ship, from the records
     python -m hub.card vt_resnet18.muon_imagenette     # one of them
 
-`python -m hub.publish` renders the card of a new model. No number is typed by hand: those of shipped models come from
+`vt_timm.publishing.card` renders them. No number is typed by hand: they come from
 `benchmarks/results/accuracy_NAME.json` and `benchmarks/results/runs/NAME/`.
 """
 
@@ -13,217 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCardData
 
-from benchmarks.common.counting import count
-from benchmarks.common.records import RESULTS, without_folders
+from benchmarks.common.records import RESULTS
+from vt_timm.publishing.card import classifier_card, segmenter_card
 from vt_timm.weights.published import hub_name
 
-__all__ = ["DATA_SETS", "classifier_card", "segmenter_card", "shipped_card"]
+__all__ = ["shipped_card"]
 
 HUB = Path(__file__).parent
-
-# Data sets by what the data folder's name starts with: their id on the Hub if they have a page there, and their name.
-DATA_SETS: dict[str, tuple[str | None, str]] = {
-    "imagenette2": ("frgfm/imagenette", "Imagenette v2"),
-    "imagenet": ("ILSVRC/imagenet-1k", "ImageNet-1k"),
-    "ccp": (None, "Clothing Co-Parsing"),
-}
-
-# Origin and licence of weights that others trained, by what the backbone's name starts with.
-BACKBONES = {
-    "tf_efficientnet_lite0": "EfficientNet-Lite0 by Google (Apache-2.0), trained on ImageNet-1k",
-    "vt_resnet": "weights that ship with vt_timm (Apache-2.0)",
-}
-
-
-def classifier_card(
-    config: dict[str, Any],
-    settings: dict[str, Any],
-    metrics: dict[str, Any],
-    repository: str,
-    source: str,
-    data: str,
-    licence: str = "apache-2.0",
-) -> str:
-    """The card of a classifier.
-
-    Args:
-        config: its config.json.
-        settings: args.yaml of its run.
-        metrics: "top1" and "top5" in percent, "images" (of what, in words) and "origin" (who measured, and how).
-        repository: ORG/NAME on the Hub.
-        source: what `timm.create_model` is given.
-        data: name of the data folder.
-        licence: of the weights.
-    """
-    options = {k: v for k, v in config.get("model_args", {}).items() if k not in ("in_chans", "global_pool")}
-    macs, params = count(config["architecture"], num_classes=config["num_classes"], **options)
-    s = settings
-    sizes = s.get("train_img_sizes") or [s["img_size"] or config["pretrained_cfg"]["input_size"][-1]]
-    sizes = " to ".join(str(size) for size in dict.fromkeys((sizes[0], sizes[-1])))
-    best = metrics.get("checkpoint") == "best"
-    warm = (s.get("model_kwargs") or {}).get("pretrained_backbone")
-    start = "Trained from scratch"
-    if s.get("pretrained") or s.get("initial_checkpoint"):
-        start = "Fine-tuned"
-    elif warm:
-        start = f"Trained, from the stem and stages 1 to 3 of {without_folders(str(warm))},"
-    teacher = s.get("kd_model_name")
-    return _template("classifier").format(
-        **_common(
-            "image-classification",
-            "timm",
-            repository,
-            data,
-            licence,
-            {"top-1": metrics["top1"], "top-5": metrics["top5"]},
-        ),
-        start=start,
-        classes=_classes(list((config.get("label_descriptions") or {}).values()), config["num_classes"]),
-        choice=(
-            "The checkpoint was picked by its score on these images, which flatters it."
-            if best
-            else "No checkpoint was picked by its validation score: these are the weights after the last epoch."
-        ),
-        params=params,
-        macs=macs,
-        options=", ".join(f"{k}={v!r}" for k, v in options.items()) or "none",
-        training=f"{s['epochs']} epochs, images of {sizes} px, {s['opt']}, lr {s['lr']}, batch size "
-        f"{s['batch_size']}, seed {s['seed']}"
-        + (", weights averaged (EMA)" if s.get("model_ema") else "")
-        + (f", distilled from {without_folders(teacher)}" if teacher else ""),
-        recipe=f"`vt_timm/recipes/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own arguments",
-        dtype=metrics.get("dtype", "16-bit floats"),
-        source=source,
-        availability=(
-            f"To use it without a network later on: `vt-timm download {repository}` once."
-            if source.startswith("hf-hub:")
-            else "These weights ship with vt_timm: nothing is downloaded."
-        ),
-        num_classes=config["num_classes"],
-        **{key: metrics[key] for key in ("images", "top1", "top5", "origin")},
-    ) + _template("citation")
-
-
-def segmenter_card(
-    config: dict[str, Any],
-    settings: dict[str, Any],
-    metrics: dict[str, Any],
-    repository: str,
-    data: str,
-    source: str | None = None,
-) -> str:
-    """The card of a segmenter.
-
-    Args:
-        config: its config.json.
-        settings: settings.yaml of its run.
-        metrics: "miou" and "pixel_accuracy" in percent, "images", "origin" (who measured, and how), "params" in
-            millions, "dtype" and "license".
-        repository: ORG/NAME on the Hub.
-        data: name of the data folder.
-        source: what `load_segmenter` is given; None for a segmenter that ships with vt_timm.
-    """
-    s = settings
-    started = f", which started {_origin(s['backbone'])}" if s.get("pretrained_backbone") else ""
-    return _template("segmenter").format(
-        **_common(
-            "image-segmentation",
-            "vt_timm",
-            repository,
-            data,
-            metrics["license"],
-            {"mean_iou": metrics["miou"], "pixel accuracy": metrics["pixel_accuracy"]},
-        ),
-        load=f'load_segmenter("{source}")'
-        if source
-        else f'load_segmenter(published_segmenters()["{repository.partition("/")[2]}"])',
-        shipped_import="" if source else "\nfrom vt_timm.weights.published import published_segmenters",
-        command=f" --model {source}" if source else "",
-        neck={"vt_fpn": "VT-FPN", "fpn": "a panoptic FPN", "laterals": "VT-FPN's laterals, without its tokens"}[
-            config["neck"]
-        ],
-        backbone=config["backbone"] + started,
-        classes=_classes(config["class_names"], config["num_classes"]),
-        choice="The checkpoint is the best of the run's evaluations on these images, which flatters it.",
-        training=f"{s['updates']} updates of {s['batch_size']} images a process, crops of {s['crop_size']} px, "
-        f"{s.get('opt', 'sgd')}, lr {s['lr']}"
-        + (f" (backbone {s['backbone_lr']})" if s.get("backbone_lr") else "")
-        + f", seed {s['seed']}"
-        + (", weights averaged (EMA)" if s.get("ema_decay") else ""),
-        recipe=f"`vt_timm/recipes/segmentation/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own settings",
-        short_side=_size(config.get("short_side")),
-        num_classes=config["num_classes"],
-        **{key: metrics[key] for key in ("images", "miou", "pixel_accuracy", "origin", "params", "dtype")},
-    ) + _template("citation")
-
-
-def _size(short_side: int | list[int] | None) -> str:
-    if short_side is None:
-        return "the photos' own size"
-    if isinstance(short_side, int):
-        return f"short side {short_side} px"
-    return f"{short_side[0]} x {short_side[1]} px (height x width)"
-
-
-def _origin(backbone: str) -> str:
-    """Where a backbone's first weights come from, and their licence if they are not ours."""
-    name = Path(backbone.rpartition(":")[2]).name
-    for start, origin in BACKBONES.items():
-        if name.startswith(start):
-            return f"from {origin}"
-    return f"from timm's weights of {name}"
-
-
-def _common(
-    task: str, library: str, repository: str, data: str, licence: str, metrics: dict[str, float]
-) -> dict[str, str]:
-    """What both kinds of card say: the Hub's front matter, and the names of model, data and licence."""
-    title = repository.partition("/")[2]
-    data_id, data_name = _data_set(data)
-    results = [
-        EvalResult(
-            task_type=task,
-            dataset_type=data_id or "imagefolder",
-            dataset_name=f"{data_name}, validation",
-            metric_type="mean_iou" if metric == "mean_iou" else "accuracy",
-            metric_name=metric,
-            metric_value=round(value, 3),
-        )
-        for metric, value in metrics.items()
-    ]
-    front_matter = ModelCardData(
-        library_name=library,
-        pipeline_tag=task,
-        license=licence,
-        tags=[task, library, "visual-transformers"],
-        datasets=[data_id] if data_id else None,
-        model_name=title,
-        eval_results=results,
-    )
-    return {
-        "front_matter": front_matter.to_yaml().strip(),
-        "title": title,
-        "data_name": data_name,
-        "license": licence,
-    }
-
-
-def _template(name: str) -> str:
-    return (HUB / "templates" / f"{name}.md").read_text()
-
-
-def _data_set(folder: str) -> tuple[str | None, str]:
-    for start, (data_id, name) in DATA_SETS.items():
-        if folder.startswith(start):
-            return data_id, name
-    return None, folder
-
-
-def _classes(names: list[str], number: int) -> str:
-    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-    return f"{number} classes: {shown}" if names else f"{number} classes"
 
 
 def shipped_card(name: str) -> str:

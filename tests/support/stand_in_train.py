@@ -30,6 +30,7 @@ for name in ("dataset", "resume", "output", "class-map"):
 for name, default in (("train-split", "train"), ("val-split", "validation"), ("device", "cuda")):
     parser.add_argument(f"--{name}", default=default)
 parser.add_argument("--train-interpolation", default="random")
+parser.add_argument("--opt", default="sgd")
 parser.add_argument("--model", default="vt_resnet_micro")
 parser.add_argument("--pretrained", action="store_true")
 parser.add_argument("-b", "--batch-size", default=4, type=int)

@@ -14,21 +14,20 @@ from typing import Any
 import timm
 import torch
 import yaml
-from timm.data import ImageNetInfo
-from timm.models import load_state_dict, save_for_hf, split_model_name_tag
+from PIL import Image
+from timm.data.readers.reader_image_folder import find_images_and_targets
+from timm.models import save_for_hf, split_model_name_tag
 from torch import nn
 
-import vt_timm  # noqa: F401  registers the models
-from vt_timm.errors import first_line
-from vt_timm.weights.download import CONFIG
+from ..errors import read_text
+from ..images import MODES
+from ..photos.models import Classifier, SegmenterOnPhotos, load
+from ..segmentation.inference import load_segmenter
+from ..segmentation.model import Segmenter
+from ..weights.download import CONFIG
+from ..weights.training_run import CHECKPOINTS, RunError, describe_classes, load_run, read_description
 
-__all__ = ["CHECKPOINTS", "Run", "RunError", "export_classifier", "export_segmenter", "read_run", "same_outputs"]
-
-CHECKPOINTS = {"last": "last.pth.tar", "best": "model_best.pth.tar"}
-
-
-class RunError(Exception):
-    """What a folder lacks to be published, in one line."""
+__all__ = ["CHECKPOINTS", "Run", "RunError", "export_classifier", "export_segmenter", "read_run", "same_predictions"]
 
 
 @dataclass
@@ -70,16 +69,16 @@ def read_run(folder: Path) -> Run:
     """The records of a run.
 
     Raises:
-        RunError: if the folder is not a run, naming the file that is missing.
+        RunError: if the folder is no run, naming the file that is missing.
     """
     segmenter = (folder / "settings.yaml").is_file()
     needed = ("settings.yaml", "summary.csv", "best/metrics.json") if segmenter else ("args.yaml", "summary.csv")
     for name in needed:
         if not (folder / name).is_file():
-            raise RunError(f"{folder} is not a finished run of train.py or vt-timm train-segmenter: it has no {name}")
-    with (folder / "summary.csv").open() as file:
+            raise RunError(f"{folder} is no finished run of train.py or vt-timm train-segmenter: it has no {name}")
+    with (folder / "summary.csv").open(encoding="utf-8") as file:
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-    settings = yaml.safe_load((folder / needed[0]).read_text())
+    settings = yaml.safe_load(read_text(folder / needed[0]))
     return Run(folder, settings, rows, segmenter)
 
 
@@ -120,55 +119,75 @@ def export_classifier(
     path = run.folder / CHECKPOINTS[checkpoint]
     if not path.is_file():
         raise RunError(f"{run.folder} has no {path.name}: choose another --checkpoint")
-    try:
-        weights = load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # train.py keeps its arguments in there
-            epoch = int(torch.load(path, map_location="meta", weights_only=True, mmap=True)["epoch"])
-    except Exception as error:
-        raise RunError(f"{path} cannot be read: {first_line(error)}") from error
+    model, epoch = load_run(path), _epoch(path)
     labels = _class_names(run, class_folders)
-    if labels and len(labels) != s["num_classes"]:
-        raise RunError(f"the model has {s['num_classes']} classes and the class folders are {len(labels)}")
-    options = {k: v for k, v in (s.get("model_kwargs") or {}).items() if k != "pretrained_backbone"}
-    model = timm.create_model(architecture, num_classes=s["num_classes"], **options)
-    model.load_state_dict(weights)
-    model = model.half() if half else model
-    size = s["img_size"] or model.pretrained_cfg["input_size"][-1]  # type: ignore[index]
-    pretrained_cfg = {
+    num_classes: int = model.num_classes  # type: ignore[assignment]
+    if len(labels) != num_classes:
+        raise RunError(f"the model has {num_classes} classes and the class folders are {len(labels)}")
+    own: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    size = (
+        (own["input_size"][0], test_size, test_size) if test_size else own.get("test_input_size") or own["input_size"]
+    )
+    config = {
         "tag": tag,
-        "input_size": (3, size, size),
-        "test_input_size": (3, test_size or size, test_size or size),
-        "crop_pct": s["crop_pct"] or 0.875,
-        "interpolation": s["interpolation"] or s["train_interpolation"],
+        "test_input_size": size,
         "license": licence,
+        **{key: own[key] for key in ("input_size", "crop_pct", "interpolation", "mean", "std")},
     }
-    descriptions = {"label_names": list(labels), "label_descriptions": labels} if labels else {}
+    options = {k: v for k, v in (s.get("model_kwargs") or {}).items() if k != "pretrained_backbone"}
+    model.pretrained_cfg = {**own, "label_names": list(labels), "label_descriptions": labels, **config}  # type: ignore[assignment]
+    model = _in_16_bits(model, run.folder) if half else model
     save_for_hf(
         model,
         str(folder),
         model_args=options or None,
         safe_serialization=True,
-        model_config={**descriptions, "pretrained_cfg": pretrained_cfg},
+        model_config={"label_names": list(labels), "label_descriptions": labels, "pretrained_cfg": config},
     )
-    contents = json.loads((folder / CONFIG).read_text())
+    contents = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     contents.get("model_args", {}).pop("num_classes", None)  # at the top level; transformers' AutoModel rejects it here
-    (folder / CONFIG).write_text(json.dumps(contents, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
     return model.float().eval(), epoch
 
 
+def _epoch(checkpoint: Path) -> int:
+    with torch.serialization.safe_globals([argparse.Namespace]):  # train.py keeps its arguments in there
+        return int(torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)["epoch"])
+
+
 def _class_names(run: Run, class_folders: Path | None) -> dict[str, str]:
-    """Folder of each class -> what it is called, a WordNet id as ImageNet calls it; empty if they are unknown."""
-    s = run.settings
-    data, split = s.get("data_dir") or s.get("data"), s.get("train_split", "train")
-    folder = class_folders or (Path(data) / split if data else None)
-    if class_folders and not class_folders.is_dir():
-        raise RunError(f"{class_folders}: there is no such folder of classes")
-    if folder is None or not folder.is_dir():
-        return {}
-    imagenet = ImageNetInfo("imagenet-1k")
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir())
-    known = set(imagenet.label_names())
-    return {n: imagenet.label_name_to_description(n).split(",")[0] if n in known else n for n in names}
+    """Each class in the order of training -> what it is called, a WordNet id as ImageNet calls it.
+
+    Raises:
+        RunError: if neither the run nor its photos say them.
+    """
+    names = read_description(run.folder).get("classes")
+    if class_folders or not names:
+        data = run.settings.get("data_dir") or run.settings.get("data")
+        folder = class_folders or Path(data or "nowhere", run.settings.get("train_split") or "train")
+        names = _sorted_as_trained(folder)
+    return describe_classes(names)["label_descriptions"]
+
+
+def _sorted_as_trained(folder: Path) -> list[str]:
+    """The classes of an image folder as timm numbers them: 2 before 10, folders without an image left out."""
+    if not folder.is_dir():
+        raise RunError(f"the run does not say what its classes are called, and there is no {folder}: --class-folders")
+    _, class_to_idx = find_images_and_targets(str(folder))
+    return sorted(class_to_idx, key=class_to_idx.__getitem__)
+
+
+def _in_16_bits(model: nn.Module, folder: Path) -> nn.Module:
+    """The model in 16-bit floats.
+
+    Raises:
+        RunError: if a weight is beyond what they can hold.
+    """
+    model.half()
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise RunError(f"{folder}: {name} is beyond what 16-bit floats can hold: leave --half out")
+    return model
 
 
 def export_segmenter(run: Run, folder: Path, half: bool = False) -> nn.Module:
@@ -185,24 +204,23 @@ def export_segmenter(run: Run, folder: Path, half: bool = False) -> nn.Module:
     Raises:
         RunError: if a weight is beyond what 16 bits can hold.
     """
-    from vt_timm.segmentation.inference import load_segmenter
-
     model = load_segmenter(run.folder / "best")
     if half:
-        model.half()
-        for name, tensor in model.state_dict().items():
-            if not tensor.isfinite().all():
-                raise RunError(f"{run.folder}: {name} is beyond what 16-bit floats can hold: leave --half out")
+        _in_16_bits(model, run.folder)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     return model.float()
 
 
-def same_outputs(model: nn.Module, folder: Path, segmenter: bool) -> bool:
-    """Whether the folder, loaded as a user would, gives bit for bit what the model gives."""
-    from vt_timm.segmentation.inference import load_segmenter
-
-    again = load_segmenter(folder) if segmenter else timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    images = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        return torch.equal(model(images), again(images))
+def same_predictions(model: nn.Module, folder: Path) -> bool:
+    """Whether the folder, loaded as a user would, says bit for bit of a photo what the model says, names included."""
+    kind = SegmenterOnPhotos if isinstance(model, Segmenter) else Classifier
+    pixels = torch.rand(12, 16, 3, generator=torch.Generator().manual_seed(0)).mul(255).byte()
+    photo = Image.fromarray(pixels.numpy()).resize((320, 240))
+    answers = []
+    for one in (kind(model), load(str(folder))):
+        photo_as_read = photo.convert(MODES[one.channels])
+        output = one.run(one.input(one.view(photo_as_read)))
+        answers.append((output, one.class_names, one.describe(output).shares))
+    (logits, *said), (logits_again, *said_again) = answers
+    return torch.equal(logits, logits_again) and said == said_again
