@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -260,7 +259,6 @@ def test_a_segmenters_name_and_card_say_where_its_backbone_is_from(segmenter_run
 
 def test_the_record_of_a_segmenter_renders_its_card_without_this_machines_paths(segmenter_run, tmp_path, monkeypatch):
     folder, _ = segmenter_run
-    shutil.copytree(card.HUB / "templates", tmp_path / "hub" / "templates")
     for module in (records, card):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     for module in (publish, card):
