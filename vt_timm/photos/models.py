@@ -55,6 +55,7 @@ class PhotoModel:
     """What every model does with a photo."""
 
     place = "VT module"  # what one of its attention maps belongs to
+    class_names: list[str]
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

@@ -218,7 +218,7 @@ def same_predictions(model: nn.Module, folder: Path) -> bool:
     pixels = torch.rand(12, 16, 3, generator=torch.Generator().manual_seed(0)).mul(255).byte()
     photo = Image.fromarray(pixels.numpy()).resize((320, 240))
     answers = []
-    for one in (kind(model), load(str(folder))):
+    for one in (kind(model), load(str(folder))):  # type: ignore[arg-type]
         photo_as_read = photo.convert(MODES[one.channels])
         output = one.run(one.input(one.view(photo_as_read)))
         answers.append((output, one.class_names, one.describe(output).shares))
