@@ -15,8 +15,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "vt-timm publish RUN vt_resnet18.my_photos -o FOLDER --push ORG/NAME",
     )  # fmt: skip
     add_options(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where to")
-    parser.add_argument("--push", metavar="ORG/NAME", help="upload it")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
+    parser.add_argument("--push", metavar="ORG/NAME", help="upload the folder there")
     parser.set_defaults(run=publish, checkpoint="best", ships=False)
 
 
@@ -26,12 +26,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="MODEL.TAG (default: the model and the recipe of the run)")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--dry-run", action="store_true", help="with --push: only say what would go up")
-    parser.add_argument("--checkpoint", choices=("best", "last"), help="of train.py")
+    parser.add_argument("--checkpoint", choices=("best", "last"), help="which weights of a run of train.py")
     parser.add_argument("--half", action="store_true", help="store 16-bit floats")
     parser.add_argument(
         "--class-folders", type=Path, metavar="FOLDER", help="one subfolder per class, where the run names none"
     )
-    parser.add_argument("--license", default="apache-2.0", help="of the weights (default: apache-2.0)")
+    parser.add_argument("--license", default="apache-2.0", help="licence of the weights (default: apache-2.0)")
 
 
 def publish(args: argparse.Namespace) -> int:
