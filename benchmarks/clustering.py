@@ -19,8 +19,8 @@ from torch import Tensor
 
 from vt_timm.tokenizers import grid_attention, kmeans, pool_pixels
 
+from .common.facts import RESULTS, facts, write_json
 from .common.measure import in_turn, middle_half, peak_memory, peak_of, ratios
-from .common.records import RESULTS, facts, write_json
 
 __all__ = ["listing_1", "ours"]
 

@@ -10,15 +10,16 @@ import argparse
 import csv
 import inspect
 import itertools
-import json
 import sys
 from typing import Any, NamedTuple
 
 import vt_timm
 
 from .common.counting import Cost, count, count_segmenter, count_stage5
+from .common.facts import RESULTS, facts
+from .common.markdown import table as grid
 from .common.paper_tables import ABLATIONS, FPN_TABLES, TABLE_1, TABLES, FPNRow, Row
-from .common.records import RESULTS, facts
+from .common.runs import read_rows
 
 __all__ = ["Comparison", "ablation_changes", "compare", "markdown_page"]
 
@@ -131,8 +132,7 @@ def _our_top1(table: int, row: Row) -> float | None:
     if table == 8 and "(ours)" not in row.label:
         return None
     recipe = "advanced_in1k" if table == 8 else "basic_in1k"
-    for path in sorted(RESULTS.glob("accuracy_*.json")):
-        record = json.loads(path.read_text())
+    for record in read_rows(RESULTS / "accuracy" / "shipped.csv"):
         same_model = (record["architecture"], record["tag"]) == (row.model, recipe)
         if same_model and _ablated(record["options"]) == _ablated(row.options):
             return record["top1"]
@@ -214,11 +214,11 @@ def markdown_page() -> str:
     ]
     parts += [
         "## Models that the paper does not have",
-        _grid(["timm model", "size (px)", "MACs (M)", "parameters (M)"], others),
+        grid(["timm model", "size (px)", "MACs (M)", "parameters (M)"], others),
         "`halonet26t` and `botnet26t_256` take no image of 224 px.",
         "## What each ablation changes",
         "From one row of Tables 3 to 7 to another. Changes over 30 % from the paper's are marked `!`.",
-        _grid(["table", "from", "to", "quantity", "paper", "ours", "ours from the paper's"], changes),
+        grid(["table", "from", "to", "quantity", "paper", "ours", "ours from the paper's"], changes),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -238,16 +238,11 @@ def _side_by_side(comparisons: list[Comparison]) -> str:
         for c in row:
             cells += [_cell(c.paper), _cell(c.ours)] + ([] if c.is_accuracy else [c.difference])
         body.append(cells)
-    return _grid(header, body)
+    return grid(header, body)
 
 
 def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.0f}" if value >= 500 else f"{value:g}"
-
-
-def _grid(header: list[str], rows: list[list[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def write() -> None:

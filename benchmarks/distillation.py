@@ -8,7 +8,6 @@ with and without FBNetV3-G (random weights cost the same), pair by pair, under a
 """
 
 import argparse
-import csv
 import statistics
 import subprocess
 import sys
@@ -27,20 +26,13 @@ from vt_timm.distillation import Teacher
 from vt_timm.recipes import find_recipe
 from vt_timm.weights.published import HUB
 
+from .common.facts import RESULTS, facts, write_json
 from .common.measure import in_turn, middle_half, ratios
-from .common.records import RESULTS, facts, keep_run, write_json
+from .common.runs import keep_run, summary_of
 
 RECIPE = "distillation_imagenette"
 TEACHER = "vt_resnet18.muon_imagenette"
 RUNS = {"without_teacher": [], "with_teacher": ["--kd-model-name", f"local-dir:{HUB / TEACHER}"]}
-
-
-def epochs(folder: Path) -> list[dict[str, float]]:
-    summary = folder / "summary.csv"
-    if not summary.is_file():
-        return []
-    with summary.open() as file:
-        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
 def train(data: str, runs: Path) -> dict[str, list[dict[str, float]]]:
@@ -49,14 +41,14 @@ def train(data: str, runs: Path) -> dict[str, list[dict[str, float]]]:
     curves = {}
     for name, more in RUNS.items():
         log = runs / f"{name}.log"
-        if len(epochs(runs / name)) < wanted:
+        if len(summary_of(runs / name)) < wanted:
             settings = ["--config", RECIPE, "--data-dir", data, "--device", "cpu", "--channels-last", *more]
             folders = ["--output", str(runs), "--experiment", name]
             with log.open("w") as file:
                 command = [sys.executable, "-m", "vt_timm", "run", "train", *settings, *folders]
                 subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=True)
-        curves[name] = epochs(runs / name)
-        keep_run(runs / name, f"distillation_{name}", log)
+        curves[name] = summary_of(runs / name)
+        keep_run(runs / name, f"distillation_{name}", "distillation", log)
     return curves
 
 

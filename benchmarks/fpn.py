@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import vt_timm
 
+from .common.facts import RESULTS, facts, write_json
 from .common.measure import in_turn, middle_half, peak_memory, peak_of, ratios
-from .common.records import RESULTS, facts, write_json
 
 SIZE = (800, 1216)
 CHANNELS, STRIDES = (256, 512, 1024, 2048), (4, 8, 16, 32)

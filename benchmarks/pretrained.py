@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 import vt_timm  # noqa: F401  registers the models
 
-from .common.records import RESULTS, facts, write_json
+from .common.facts import line_of_facts
+from .common.runs import keep_accuracy
 
 __all__ = ["evaluate", "top1_top5"]
 
@@ -63,9 +64,9 @@ def top1_top5(model: torch.nn.Module, loader: Any) -> tuple[float, float, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", help="validation images, one folder a class")
+    parser.add_argument("folder", help="validation images, one folder per class")
     parser.add_argument("--models", nargs="+", default=["vt_resnet18", "vt_resnet_micro"])
-    parser.add_argument("--write", action="store_true", help="record as benchmarks/results/accuracy_MODEL.json")
+    parser.add_argument("--write", action="store_true", help="record in benchmarks/results/accuracy/shipped.csv")
     args = parser.parse_args()
     if not Path(args.folder).is_dir():
         parser.error(f"{args.folder}: no such folder")
@@ -75,9 +76,7 @@ def main() -> int:
             f"{result['model']}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, {result['images']} images"
         )
         if args.write:
-            write_json(
-                RESULTS / f"accuracy_{result['model']}.json", {**facts(), "data": Path(args.folder).name, **result}
-            )
+            keep_accuracy({**line_of_facts(), "data": Path(args.folder).name, **result})
     return 0
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from timm.models import load_state_dict
 
-from .common.records import RESULTS, facts, write_json
+from .common.facts import RESULTS, facts, write_json
 
 EPOCHS = 3
 KILL_IN_EPOCH, KILL_AT_UPDATE = 1, 40

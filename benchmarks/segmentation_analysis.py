@@ -22,7 +22,7 @@ from vt_timm.segmentation.inference import load_segmenter
 from vt_timm.segmentation.model import LEVELS, Segmenter
 from vt_timm.segmentation.transforms import evaluation_transform
 
-from .common.records import RESULTS, facts
+from .common.facts import RESULTS, facts
 
 PHOTOS = 20  # to describe the softmaxes
 RECORD = RESULTS / "segmentation" / "tokens.csv"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import vt_timm
 
-from .common.records import RESULTS, facts, write_json
+from .common.facts import RESULTS, facts, write_json
 
 __all__ = ["alike", "measure"]
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import vt_timm  # noqa: F401  registers the models
 
-from .common.records import RESULTS, facts, write_json
+from .common.facts import RESULTS, facts, write_json
 
 __all__ = ["train_in_one", "train_in_two"]
 

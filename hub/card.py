@@ -4,7 +4,7 @@
     python -m hub.card vt_resnet18.muon_imagenette     # one of them
 
 `vt_timm.publishing.card` renders them. No number is typed by hand: they come from
-`benchmarks/results/accuracy_NAME.json` and `benchmarks/results/runs/NAME/`.
+the lines of `benchmarks/results/accuracy/shipped.csv` and `runs.csv` with the model's name.
 """
 
 import json
@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from benchmarks.common.records import RESULTS
+from benchmarks.common.facts import RESULTS
+from benchmarks.common.runs import accuracy_of, arguments_of
 from vt_timm.publishing.card import classifier_card, segmenter_card
 from vt_timm.weights.published import hub_name
 
@@ -29,10 +30,8 @@ def shipped_card(name: str) -> str:
     if "neck" in config:
         settings, metrics = segmenter_record(name)
         return segmenter_card(config, settings, metrics, hub_name(name), settings["data_dir"])
-    record = json.loads((RESULTS / f"accuracy_{name}.json").read_text())
-    settings = yaml.safe_load((RESULTS / "runs" / name / "args.yaml").read_text())
-    settings = {"recipe": name.partition(".")[2], **settings}
-    return classifier_card(config, settings, measured(record), hub_name(name), name, settings["data_dir"])
+    settings = {"recipe": name.partition(".")[2], **arguments_of(name)}
+    return classifier_card(config, settings, measured(accuracy_of(name)), hub_name(name), name, settings["data_dir"])
 
 
 def segmenter_record(name: str) -> tuple[dict[str, Any], dict[str, Any]]:

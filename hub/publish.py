@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import vt_timm  # noqa: F401  registers the models
-from benchmarks.common.records import RESULTS, facts, keep_run, keep_segmenter_run, write_json
+from benchmarks.common.facts import keep_segmenter_run, line_of_facts
+from benchmarks.common.runs import keep_accuracy, keep_run
 from benchmarks.pretrained import evaluate
 from vt_timm.cli.publishing import add_options
 from vt_timm.errors import first_line
@@ -46,9 +47,9 @@ def parser() -> argparse.ArgumentParser:
 
 def measured(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Top-1 and top-5 of a folder on `--measure`, for its card; `--record` keeps them."""
-    record = {**facts(), "data": args.measure.name, **evaluate(f"local-dir:{folder}", str(args.measure))}
+    record = {**line_of_facts(), "data": args.measure.name, **evaluate(f"local-dir:{folder}", str(args.measure))}
     if args.record:
-        write_json(RESULTS / f"accuracy_{name}.json", {**record, "model": name})
+        keep_accuracy({**record, "model": name})
     return card.measured(record)
 
 
@@ -59,7 +60,7 @@ def keep(run: Run, name: str, metrics: dict[str, Any], args: argparse.Namespace)
         return
     if not args.record.is_file():
         raise RunError("to keep a run of train.py, --record needs the file with what train.py printed")
-    keep_run(run.folder, name, args.record)
+    keep_run(run.folder, name, "shipped", args.record)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 
 import vt_timm
-from benchmarks.common import records
+from benchmarks.common import facts, runs
 from hub import card, publish
 from tests.support.fill import fill
 from tests.support.hub_server import TOKEN, HubServer
@@ -43,6 +43,10 @@ def run(tmp_path):
         "num_classes": 2,
         "img_size": 128,
         "crop_pct": 1.0,
+        "amp": False,
+        "amp_dtype": "float16",
+        "model_ema": False,
+        "experiment": "run",
         "interpolation": "",
         "train_interpolation": "bilinear",
         "train_split": "train",
@@ -259,7 +263,7 @@ def test_a_segmenters_name_and_card_say_where_its_backbone_is_from(segmenter_run
 
 def test_the_record_of_a_segmenter_renders_its_card_without_this_machines_paths(segmenter_run, tmp_path, monkeypatch):
     folder, _ = segmenter_run
-    for module in (records, card):
+    for module in (facts, card):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     for module in (publish, card):
         monkeypatch.setattr(module, "HUB", tmp_path / "hub")
@@ -302,13 +306,14 @@ def test_committed_cards_are_what_the_records_give():
 
 
 def test_the_record_keeps_the_run_without_this_machines_paths(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(runs, "ACCURACY", tmp_path / "accuracy")
     folder, _ = run
-    records.keep_run(folder, NAME, folder / "log")
-    record = tmp_path / "results" / "runs" / NAME
-    assert "somebody" not in "".join(p.read_text() for p in record.iterdir())
-    assert yaml.safe_load((record / "args.yaml").read_text())["data_dir"] == "photos"
-    assert (record / "train.log").read_text() == "Train: 3 Loss 1\nTest: 3\n"
+    runs.keep_run(folder, NAME, "shipped", folder / "log")
+    assert "somebody" not in "".join(p.read_text() for p in (tmp_path / "accuracy").rglob("*.*"))
+    kept, args = runs.arguments_of(NAME), yaml.safe_load((folder / "args.yaml").read_text())
+    assert kept.pop("data_dir") == "photos" == Path(args.pop("data_dir")).name
+    assert kept.pop("output") == Path(args.pop("output")).name
+    assert kept == args
 
 
 # To the Hub and back, in processes of their own

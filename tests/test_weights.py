@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from benchmarks.common.runs import accuracy_of
 from tests.support.fill import fill
 from vt_timm.segmentation.inference import load_segmenter, segment
 from vt_timm.weights.published import HUB, published_segmenters
@@ -79,7 +80,7 @@ def test_config_says_what_the_model_needs(name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_card_says_what_was_measured(name):
-    record = json.loads((ROOT / "benchmarks" / "results" / f"accuracy_{name}.json").read_text())
+    record = accuracy_of(name)
     card = ModelCard.load(HUB / name / "README.md", ignore_metadata_errors=False)
     metrics = {r.metric_name: r.metric_value for r in card.data.eval_results}
     assert metrics == {"top-1": record["top1"], "top-5": record["top5"]}

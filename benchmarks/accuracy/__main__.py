@@ -4,13 +4,13 @@
     python -m benchmarks.accuracy ablations ...                                              # Tables 3 to 7
     python -m benchmarks.accuracy ingredients ...                                            # section 5.2
     python -m benchmarks.accuracy transfer --data DATA/ccp --runs RUNS                       # digits and garments
-    python -m benchmarks.accuracy report                                                     # CSV, page and curves
+    python -m benchmarks.accuracy keep RUN NAME                                              # record another run
 
 Every run is timm's train.py under `vt-timm run` with the recipe `matched_imagenette`, those of `transfer` with
 `finetune`. A run that was interrupted begins again, since train.py keeps what it evaluates and these recipes evaluate
-little but the end; one that diverges is stopped. Both that and a finished one are recorded under
-`benchmarks/results/accuracy/runs/`. `table2` and `transfer` first try the learning rates, and then other seeds at the
-best; the others take their model's best from `table2`.
+little but the end; one that diverges is stopped. Both that and a finished one become lines of runs.csv and epochs.csv
+under `benchmarks/results/accuracy/`, from which `python -m benchmarks.tables` makes the page. `table2` and `transfer`
+first try the learning rates, and then other seeds at the best; the others take their model's best from `table2`.
 """
 
 import argparse
@@ -23,9 +23,10 @@ from pathlib import Path
 
 from vt_timm.weights.published import HUB
 
-from . import plan, report
+from ..common.runs import keep_run, run_named
+from . import plan
 from .plan import Experiment
-from .records import best_learning_rates, diverged, finished, keep, load
+from .records import best_learning_rates, diverged, finished, keep
 from .transfer import prepare
 
 TABLES = {
@@ -41,7 +42,7 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8000000000", "MALLOC_TRIM_THRESHOLD_":
 TEACHER = f"local-dir:{HUB / 'vt_resnet18.muon_imagenette'}"
 
 
-def train(experiment: Experiment, data: str, runs: Path, jobs: int, threads: int) -> None:
+def train(experiment: Experiment, table: str, data: str, runs: Path, jobs: int, threads: int) -> None:
     """Train, or go on with, one experiment, and record it; stop it once it has diverged."""
     runs.mkdir(parents=True, exist_ok=True)
     folder, log = runs / experiment.name, runs / f"{experiment.name}.log"
@@ -64,40 +65,56 @@ def train(experiment: Experiment, data: str, runs: Path, jobs: int, threads: int
         if not (finished(folder) or diverged(log)):
             raise subprocess.CalledProcessError(run.returncode, command)
     train_data = data if experiment.is_reference else None
-    record = keep(folder, experiment.name, log, time.time() - start, jobs, train_data)
-    result = f"top-1 {record['val_top1']:.2f} %" if "diverged" not in record else f"diverged: {record['diverged']}"
+    record = keep(folder, experiment.name, table, log, time.time() - start, jobs, train_data)
+    result = f"top-1 {record['val_top1']:.2f} %" if not record["diverged"] else f"diverged: {record['diverged']}"
     print(f"{experiment.name:<32} {result}", flush=True)
 
 
 def run_table(table: str, data: str, runs: Path, jobs: int, threads: int, only: list[str] | None) -> None:
     """All runs of a table that have no record; those of a search come before those that need its result."""
     while True:
-        missing = [e for e in TABLES[table](best_learning_rates()) if load(e.name) is None]
+        missing = [e for e in TABLES[table](best_learning_rates()) if run_named(e.name) is None]
         missing = [e for e in missing if only is None or e.model in only]
         if not missing:
             break
         places = [str(prepare(e.dataset, Path(data), runs / "sets")) if e.dataset else data for e in missing]
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(lambda e, place: train(e, place, runs, jobs, threads), missing, places))
+            list(pool.map(lambda e, place: train(e, table, place, runs, jobs, threads), missing, places))
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for table, experiments in TABLES.items():
+        command = commands.add_parser(table, help=(experiments.__doc__ or "").splitlines()[0])
+        command.add_argument("--data", required=True, help="folder with train/ and val/: Imagenette, for transfer CCP")
+        command.add_argument("--runs", type=Path, required=True, help="folder for the runs, checkpoints included")
+        command.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores")
+        command.add_argument("--threads", type=int, help="threads per run, default the cores divided by --jobs")
+        command.add_argument("--only", nargs="+", choices=plan.SEEDS, metavar="MODEL", help="only these models")
+    command = commands.add_parser("keep", help="record a run folder of train.py that was made elsewhere")
+    command.add_argument("run", type=Path, help="output folder of train.py, with args.yaml and summary.csv")
+    command.add_argument("name", help="what to call it; the run of a shipped model is called MODEL.TAG")
+    command.add_argument("--log", type=Path, help="what train.py printed: losses and seconds of every epoch")
+    command.add_argument("--table", default="shipped", help="to which table it belongs (default: shipped)")
+    return parser
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.splitlines()[0])
-    parser.add_argument("table", choices=[*TABLES, "report"])
-    parser.add_argument("--data", help="folder with train/ and val/: Imagenette, for transfer Clothing Co-Parsing")
-    parser.add_argument("--runs", type=Path, help="folder for the runs, checkpoints included")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores")
-    parser.add_argument("--threads", type=int, help="of a run, default the cores divided by --jobs")
-    parser.add_argument("--only", nargs="+", choices=plan.SEEDS, metavar="MODEL", help="only these models")
-    args = parser.parse_args()
-    if args.table != "report":
-        if not (args.data and args.runs):
-            parser.error("training needs --data and --runs")
-        if not (Path(args.data) / "train").is_dir():
-            parser.error(f"{args.data}: there is no train/ in this folder")
-        threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
-        run_table(args.table, args.data, args.runs, args.jobs, threads, args.only)
-    report.write(best_learning_rates())
+    args = parser().parse_args()
+    if args.command == "keep":
+        if not (args.run / "args.yaml").is_file():
+            parser().error(f"{args.run}: there is no args.yaml in this folder: name an output folder of train.py")
+        if args.log and not args.log.is_file():
+            parser().error(f"{args.log}: no such file")
+        record = keep_run(args.run, args.name, args.table, args.log)
+        print(f"kept {args.name}: top-1 {record['val_top1']} % after {record['epochs']} epochs")
+        return 0
+    if not (Path(args.data) / "train").is_dir():
+        parser().error(f"{args.data}: there is no train/ in this folder")
+    threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
+    run_table(args.command, args.data, args.runs, args.jobs, threads, args.only)
+    print("recorded; python -m benchmarks.tables --plots brings the pages up to date")
     return 0
 
 

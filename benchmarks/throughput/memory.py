@@ -2,10 +2,10 @@
 
     python -m benchmarks.throughput.memory --write NAME
 
-Weights, in training gradients and SGD's momentum too, and the maps that are there at once. Unlike the resident size
-that `python -m benchmarks.throughput --memory` gives, it is the same every time and whatever else the machine does;
-what libraries keep for themselves is not in it. A training step keeps maps for its backward pass: those of `layer4` and
-of the VT stage in its place are counted alone, since all others are the same in both.
+Weights, in training gradients and SGD's momentum too, and the maps that are there at once. Unlike a process's resident
+size, it is the same every time and whatever else the machine does; what libraries keep for themselves is not in it. A
+training step keeps maps for its backward pass: those of `layer4` and of the VT stage in its place are counted alone,
+since all others are the same in both.
 """
 
 import argparse
@@ -18,29 +18,35 @@ from torch import Tensor, nn
 import vt_timm  # noqa: F401  registers the models
 
 from ..common.measure import allocated_peak_of
-from ..common.records import RESULTS, facts, write_json
-from .passes import FORMATS, PEERS, PRECISIONS, Setting, add_choices, build, combinations, held_by
+from .passes import PEERS, Setting, build, held_by
+from .runner import Benchmark, Row, add_choices, run
 
 TASKS = ("inference", "train")
+VARIED = ("task", "model", "memory_format", "precision", "size", "batch_size")
 MILLION_BYTES = 1e6
 
 
 def needed_by(name: str, s: Setting) -> int:
     """Bytes of weights and momentum and of what one pass allocates beyond them at its peak."""
-    run = build(name, s)
-    run()  # SGD makes its momentum only in a first step
-    return held_by(name, s) + allocated_peak_of(run)
+    one_pass = build(name, s)
+    one_pass()  # SGD makes its momentum only in a first step
+    if not s.device.startswith("cuda"):
+        return held_by(name, s) + allocated_peak_of(one_pass)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    one_pass()
+    return held_by(name, s) + torch.cuda.max_memory_allocated() - before
 
 
 def kept_by_stage(name: str, s: Setting) -> int:
     """Bytes that the last stage of a (VT-)ResNet keeps for its backward pass, without weights and without its input."""
-    dtype, layout = PRECISIONS[s["precision"]], FORMATS[s["memory_format"]]
+    dtype, layout = s.dtype, s.layout
     model = timm.create_model(name).train().to(dtype).to(memory_format=layout)  # type: ignore[call-overload]
     stage = model.get_submodule("vt_stage" if name in PEERS else "layer4")
     given: list[Tensor] = []
     stage.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     with torch.no_grad():
-        model(torch.randn(s["batch_size"], 3, s["size"], s["size"], dtype=dtype).to(memory_format=layout))
+        model(torch.randn(s.batch_size, 3, s.size, s.size, dtype=dtype).to(memory_format=layout))
     return kept_by(stage, given[0])
 
 
@@ -62,42 +68,30 @@ def kept_by(module: nn.Module, feature_map: Tensor) -> int:
     return sum(storage.nbytes() for storage in saved.values())
 
 
-def compare(name: str, s: Setting) -> Setting:
+def compare(name: str, s: Setting) -> Row:
+    """Megabytes of both at their peak, and in training what their last stages keep."""
     model, peer = (needed_by(who, s) / MILLION_BYTES for who in (name, PEERS[name]))
-    row = {
-        "model": name,
-        "peer": PEERS[name],
-        **s,
-        "model_megabytes": round(model, 1),
-        "peer_megabytes": round(peer, 1),
-    }
+    row: Row = {"peer": PEERS[name], "model_megabytes": round(model, 1), "peer_megabytes": round(peer, 1)}
     row["share"] = round(model / peer, 3)
-    if s["task"] == "train":
+    if s.task == "train":
         row["vt_stage_keeps_megabytes"] = round(kept_by_stage(name, s) / MILLION_BYTES, 1)
         row["layer4_keeps_megabytes"] = round(kept_by_stage(PEERS[name], s) / MILLION_BYTES, 1)
     return row
 
 
+def line(row: Row) -> str:
+    return (
+        f"{row['task']:<10}{row['model']:<13}{row['precision']:<10}{row['memory_format']:<14}{row['size']} px, "
+        f"batch {row['batch_size']:>2}: {row['model_megabytes']:.1f} MB, {row['peer']} "
+        f"{row['peer_megabytes']:.1f}, share {row['share']:.3f}"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput.memory", description=__doc__.splitlines()[0])
-    add_choices(parser, batch_sizes=[16])
+    add_choices(parser, batch_sizes=[16], pairs=None)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    rows = []
-    varied = ("task", "model", "memory_format", "precision", "size", "batch_size")
-    for s in combinations(args, *varied, device="cpu", mode="eager"):
-        row = compare(s.pop("model"), s)
-        rows.append(row)
-        print(
-            f"{row['task']:<10}{row['model']:<13}{row['precision']:<10}{row['memory_format']:<14}{row['size']} px, "
-            f"batch {row['batch_size']:>2}: {row['model_megabytes']:.1f} MB, {row['peer']} "
-            f"{row['peer_megabytes']:.1f}, share {row['share']:.3f}",
-            flush=True,
-        )
-    if args.write:
-        write_json(RESULTS / "throughput" / f"{args.write}.json", {**facts(), "seed": 0, "rows": rows})
-    return 0
+    return run(Benchmark("memory", VARIED, lambda name, s, _: [compare(name, s)], line), parser, parser.parse_args())
 
 
 if __name__ == "__main__":

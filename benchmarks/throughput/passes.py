@@ -1,9 +1,9 @@
 """One pass of a model in a setting, as something to call: inference or a training step, eager, compiled or exported."""
 
-import argparse
 import itertools
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -22,9 +22,7 @@ __all__ = [
     "PEERS",
     "PRECISIONS",
     "Setting",
-    "add_choices",
     "build",
-    "combinations",
     "held_by",
     "macs_of",
     "rounds_for",
@@ -44,33 +42,27 @@ MODES = ("eager", "compile", "aot", "onnx")
 SMALLEST_ROUNDS = 5
 INPUTS = 3  # batches that passes take in turn, so that no input stays in the cache from one pass to the next
 
-Setting = dict[str, Any]
 
+@dataclass(frozen=True)
+class Setting:
+    """How a pass of a model is run; `size` is that of the square images, in pixels."""
 
-def add_choices(
-    parser: argparse.ArgumentParser,
-    *,
-    models: Collection[str] = PEERS,
-    default_models: Sequence[str] = tuple(PEERS),
-    precisions: Sequence[str] = ("float32",),
-    memory_formats: Sequence[str] = tuple(FORMATS),
-    batch_sizes: Sequence[int] = (1, 16),
-) -> None:
-    """The options that list what to vary, with these defaults."""
-    parser.add_argument("--models", nargs="+", choices=models, default=default_models)
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=precisions)
-    parser.add_argument("--memory-formats", nargs="+", choices=FORMATS, default=memory_formats)
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=batch_sizes)
-    parser.add_argument("--sizes", nargs="+", type=int, default=[224], help="of the square images, pixels")
-    parser.add_argument("--write", metavar="NAME", help="record as benchmarks/results/throughput/NAME.json")
+    task: str = "inference"  # or "train": forward, backward, SGD
+    device: str = "cpu"
+    threads: int = 1
+    mode: str = "eager"  # of MODES
+    memory_format: str = "contiguous"  # of FORMATS
+    precision: str = "float32"  # of PRECISIONS
+    size: int = 224
+    batch_size: int = 1
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISIONS[self.precision]
 
-def combinations(args: argparse.Namespace, *keys: str, **fixed: object) -> list[Setting]:
-    """A setting for each combination of what the options list, `--batch-sizes` for "batch_size" and so on; the last
-    key varies fastest.
-    """
-    found = itertools.product(*(getattr(args, f"{key}s") for key in keys))
-    return [{**fixed, **dict(zip(keys, values, strict=True))} for values in found]
+    @property
+    def layout(self) -> torch.memory_format:
+        return FORMATS[self.memory_format]
 
 
 def rounds_for(batch_size: int, size: int, pairs: int) -> int:
@@ -83,23 +75,23 @@ def build(name: str, s: Setting) -> Callable[[], object]:
 
     Args:
         name: of a timm model, weights as initialised; with "+cbam" and the like, its blocks have that attention.
-        s: task, device, memory_format, mode, precision, size (pixels) and batch_size.
+        s: how it is run.
     """
     torch.manual_seed(0)
-    dtype, layout = PRECISIONS[s["precision"]], FORMATS[s["memory_format"]]
+    dtype, layout = s.dtype, s.layout
     base, options = base_and_options(name)
-    model = timm.create_model(base, **options).to(s["device"], dtype).to(memory_format=layout)  # type: ignore[call-overload]
-    shape = (s["batch_size"], 3, s["size"], s["size"])
-    images = [torch.randn(shape).to(s["device"], dtype, memory_format=layout) for _ in range(INPUTS)]
-    if s["task"] == "train":
-        return _training_step(model, images, s["mode"])
+    model = timm.create_model(base, **options).to(s.device, dtype).to(memory_format=layout)  # type: ignore[call-overload]
+    shape = (s.batch_size, 3, s.size, s.size)
+    images = [torch.randn(shape).to(s.device, dtype, memory_format=layout) for _ in range(INPUTS)]
+    if s.task == "train":
+        return _training_step(model, images, s.mode)
     model.eval()
-    if s["mode"] == "onnx":
+    if s.mode == "onnx":
         return _onnx_pass(model, images)
     call: Callable[[torch.Tensor], object] = model
-    if s["mode"] == "compile":
+    if s.mode == "compile":
         call = torch.compile(model, fullgraph=True)
-    elif s["mode"] == "aot":
+    elif s.mode == "aot":
         call = _ahead_of_time(model, images[0])
     turns = itertools.cycle(images)
 
@@ -160,6 +152,6 @@ def macs_of(name: str, size: int) -> float:
 def held_by(name: str, s: Setting) -> int:
     """Bytes of parameters, buffers and, in training, of SGD's momentum: what is there before a pass and after it."""
     base, options = base_and_options(name)
-    model = timm.create_model(base, device="meta", dtype=PRECISIONS[s["precision"]], **options)
-    momentum = model.parameters() if s["task"] == "train" else ()
+    model = timm.create_model(base, device="meta", dtype=s.dtype, **options)
+    momentum = model.parameters() if s.task == "train" else ()
     return sum(t.numel() * t.element_size() for t in itertools.chain(model.parameters(), model.buffers(), momentum))

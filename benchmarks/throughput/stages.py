@@ -24,26 +24,27 @@ from torch import Tensor, nn
 
 from ..common.counting import count_stage5
 from ..common.measure import clock_of, in_turn
-from ..common.records import RESULTS, facts, write_json
-from .passes import FORMATS, PEERS, PRECISIONS, Setting, add_choices, combinations, rounds_for
+from .passes import PEERS, PRECISIONS, Setting, rounds_for
+from .runner import Benchmark, Row, add_choices, run
 
 TOKENS, CHANNELS = 16, 1024
+VARIED = ("size", "memory_format", "precision", "batch_size", "model")
 
 
-def bounds(name: str, s: Setting, pairs: int) -> Setting:
+def bounds(name: str, s: Setting, pairs: int) -> Row:
     """Milliseconds of the parts of one batch, and the ratios."""
     torch.manual_seed(0)
-    dtype, layout = PRECISIONS[s["precision"]], FORMATS[s["memory_format"]]
+    dtype, layout = s.dtype, s.layout
 
     def made(model: str) -> Any:
-        return timm.create_model(model).eval().to(s["device"], dtype).to(memory_format=layout)
+        return timm.create_model(model).eval().to(s.device, dtype).to(memory_format=layout)
 
     resnet, vt = made(PEERS[name]), made(name)
-    images = torch.randn(s["batch_size"], 3, s["size"], s["size"]).to(s["device"], dtype, memory_format=layout)
+    images = torch.randn(s.batch_size, 3, s.size, s.size).to(s.device, dtype, memory_format=layout)
     maps: list[Tensor] = []
     hook = vt.vt_stage.register_forward_pre_hook(lambda _, given: maps.append(given[0]))
-    product = nn.Linear(CHANNELS, CHANNELS, bias=False).to(s["device"], dtype)
-    rows = torch.randn(s["batch_size"] * TOKENS, CHANNELS).to(s["device"], dtype)
+    product = nn.Linear(CHANNELS, CHANNELS, bias=False).to(s.device, dtype)
+    rows = torch.randn(s.batch_size * TOKENS, CHANNELS).to(s.device, dtype)
     with torch.inference_mode():
         vt(images)
         hook.remove()
@@ -53,19 +54,17 @@ def bounds(name: str, s: Setting, pairs: int) -> Setting:
             "vt_stage": lambda: vt.vt_stage(maps[0]),
             "product": lambda: product(rows),
         }
-        seconds = in_turn(ways, rounds_for(s["batch_size"], s["size"], pairs), 2, clock_of(s["device"]))
+        seconds = in_turn(ways, rounds_for(s.batch_size, s.size, pairs), 2, clock_of(s.device))
     ms = {part: 1000 * statistics.median(values) for part, values in seconds.items()}
     common = ms["resnet"] - ms["layer4"]
-    macs = {"layer4": count_stage5(PEERS[name], s["size"]).macs, "vt_stage": count_stage5(name, s["size"]).macs}
+    macs = {"layer4": count_stage5(PEERS[name], s.size).macs, "vt_stage": count_stage5(name, s.size).macs}
     rate = len(rows) * CHANNELS**2 / 1e6 / ms["product"]  # million MACs per millisecond, as `macs` are millions
-    at_rate = s["batch_size"] * macs["vt_stage"] / rate
+    at_rate = s.batch_size * macs["vt_stage"] / rate
     return {
-        "model": name,
         "peer": PEERS[name],
-        **s,
         **{f"{part}_ms": round(value, 2) for part, value in ms.items() if part != "product"},
-        "layer4_gmacs_per_second": round(s["batch_size"] * macs["layer4"] / ms["layer4"], 1),
-        "vt_stage_gmacs_per_second": round(s["batch_size"] * macs["vt_stage"] / ms["vt_stage"], 1),
+        "layer4_gmacs_per_second": round(s.batch_size * macs["layer4"] / ms["layer4"], 1),
+        "vt_stage_gmacs_per_second": round(s.batch_size * macs["vt_stage"] / ms["vt_stage"], 1),
         "product_gmacs_per_second": round(rate, 1),
         "free": round(ms["resnet"] / common, 3),
         "products": round(ms["resnet"] / (common + at_rate), 3),
@@ -73,29 +72,20 @@ def bounds(name: str, s: Setting, pairs: int) -> Setting:
     }
 
 
+def line(row: Row) -> str:
+    return (
+        f"{row['model']:<13}{row['precision']:<10}{row['memory_format']:<14}{row['size']} px, batch "
+        f"{row['batch_size']:>2}: ResNet {row['resnet_ms']:.1f} ms, layer4 {row['layer4_ms']:.1f}, VT stage "
+        f"{row['vt_stage_ms']:.1f}; ratio {row['as_it_is']:.2f}, nothing but products {row['products']:.2f}, free "
+        f"{row['free']:.2f}"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput.stages", description=__doc__.splitlines()[0])
     add_choices(parser, precisions=list(PRECISIONS))
-    parser.add_argument("--pairs", type=int, default=25)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    rows = []
-    varied = ("size", "memory_format", "precision", "batch_size", "model")
-    for s in combinations(args, *varied, device=args.device, threads=args.threads):
-        row = bounds(s.pop("model"), s, args.pairs)
-        rows.append(row)
-        print(
-            f"{row['model']:<13}{row['precision']:<10}{row['memory_format']:<14}{row['size']} px, batch "
-            f"{row['batch_size']:>2}: ResNet {row['resnet_ms']:.1f} ms, layer4 {row['layer4_ms']:.1f}, VT stage "
-            f"{row['vt_stage_ms']:.1f}; ratio {row['as_it_is']:.2f}, nothing but products {row['products']:.2f}, free "
-            f"{row['free']:.2f}",
-            flush=True,
-        )
-    if args.write:
-        write_json(RESULTS / "throughput" / f"{args.write}.json", {**facts(), "seed": 0, "rows": rows})
-    return 0
+    benchmark = Benchmark("stages", VARIED, lambda name, s, args: [bounds(name, s, args.pairs)], line)
+    return run(benchmark, parser, parser.parse_args())
 
 
 if __name__ == "__main__":

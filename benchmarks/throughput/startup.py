@@ -11,13 +11,12 @@ import statistics
 import subprocess
 import sys
 from functools import partial
-from typing import Any
 
 import timm
 
 from ..common.measure import in_turn, middle_half, ratios
-from ..common.records import RESULTS, facts, write_json
 from .passes import PEERS
+from .runner import Row, keep
 
 IMPORTS = """
 import time
@@ -43,28 +42,28 @@ def main() -> int:
         prog="python -m benchmarks.throughput.startup", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--write", metavar="NAME", help="record as benchmarks/results/throughput/NAME.json")
+    parser.add_argument("--write", metavar="NAME", help="record under this name in benchmarks/results/speed/")
     args = parser.parse_args()
     import_seconds()  # bytecode onto the disk, files into the system's cache
     pairs = [import_seconds() for _ in range(args.rounds)]
     extra = [1000 * ours for _, ours in pairs]
-    result = {
-        "import_timm_ms": round(1000 * statistics.median(timms for timms, _ in pairs)),
-        "extra_import_ms": round(statistics.median(extra)),
-        "extra_import_middle_half_ms": middle_half(extra, 0),
-    }
-    rows: list[dict[str, Any]] = []
-    print(f"import vt_timm: {result['extra_import_ms']} ms more than import timm ({result['import_timm_ms']} ms)")
+    low, high = middle_half(extra, 0)
+    rows: list[Row] = [
+        {"what": "import timm", "ms": round(1000 * statistics.median(timms for timms, _ in pairs))},
+        {"what": "import vt_timm after timm", "ms": round(statistics.median(extra)), "low": low, "high": high},
+    ]
+    print(f"import vt_timm: {rows[1]['ms']} ms more than import timm ({rows[0]['ms']} ms)")
     for name, peer in PEERS.items():
         ways = {n: partial(timm.create_model, n) for n in (peer, name)}
         seconds = in_turn(ways, args.rounds)
         slower = ratios(seconds[name], seconds[peer])
-        row: dict[str, Any] = {"model": name, "peer": peer, "times_the_peer": round(statistics.median(slower), 3)}
-        row |= {"middle_half": middle_half(slower, 3), "model_ms": round(1000 * statistics.median(seconds[name]))}
+        low, high = middle_half(slower, 3)
+        row: Row = {"model": name, "peer": peer, "times_the_peer": round(statistics.median(slower), 3)}
+        row |= {"what": "create_model", "low": low, "high": high, "ms": round(1000 * statistics.median(seconds[name]))}
         rows.append(row)
-        print(f"create_model of {name}: {row['times_the_peer']:.2f} times {peer}'s, {row['model_ms']} ms")
+        print(f"create_model of {name}: {row['times_the_peer']:.2f} times {peer}'s, {row['ms']} ms")
     if args.write:
-        write_json(RESULTS / "throughput" / f"{args.write}.json", {**facts(), **result, "create_model": rows})
+        keep(args.write, "startup", rows)
     return 0
 
 

@@ -1,6 +1,5 @@
 """The small accuracy tables: what is run, what is skipped, and what the page says of the records."""
 
-import json
 import subprocess
 import sys
 
@@ -10,9 +9,10 @@ import timm
 import yaml
 from PIL import Image
 
-from benchmarks.accuracy import plan, records, report, transfer
-from benchmarks.accuracy.__main__ import train
-from benchmarks.accuracy.verdict import verdict
+from benchmarks.accuracy import plan, records, tables, transfer
+from benchmarks.accuracy.__main__ import main, train
+from benchmarks.accuracy.verdict import is_ahead
+from benchmarks.common import runs
 from vt_timm.recipes import find_recipe
 
 VALUES = {0.4: 70.0, 0.1: 72.0, 0.2: 71.0}
@@ -26,28 +26,27 @@ Test: [  61/61]  Time: 0.400 (0.644)  Loss:   0.884 ( 0.783)  Acc@1:  66.667 ( 7
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    for module in (records, report):
-        monkeypatch.setattr(module, "FOLDER", tmp_path)
+    monkeypatch.setattr(runs, "ACCURACY", tmp_path)
     return tmp_path
 
 
-def record(folder, e, **changes):
-    """A folder as a finished run leaves it."""
-    run = folder / "runs" / e.name
-    run.mkdir(parents=True)
-    result = dict(model=e.model, options=dict(e.options), seed=e.seed, lr=e.lr, epochs=6, seconds=60)
-    result |= dict(val_top1=VALUES.get(e.lr, 70.0), train_top1=80.0, val_loss=3.0 if e.lr == 0.4 else 1.0)
-    (run / "result.json").write_text(json.dumps({**result, **changes}))
-    (run / "train.log").write_text(LOG)
+def record(folder, *experiments, **changes):
+    """As finished runs leave it: a line of runs.csv each."""
+    for e in experiments:
+        row = dict(name=e.name, model=e.model, options=dict(e.options), seed=e.seed, lr=e.lr, dtype=e.dtype, epochs=6)
+        row |= dict(val_top1=VALUES.get(e.lr, 70.0), train_top1=80.0, val_loss=3.0 if e.lr == 0.4 else 1.0, seconds=60)
+        row |= dict(base_args="matched_imagenette", settings={})
+        runs.replace_rows(folder / "runs.csv", runs.RUNS, "name", e.name, [{**row, **changes}])
+        epochs = [{"name": e.name, "epoch": epoch, "train_loss": 2.0, "seconds": 176.4} for epoch in (0, 1)]
+        runs.replace_rows(folder / "epochs.csv", runs.EPOCHS, "name", e.name, epochs)
 
 
 def test_the_other_seeds_run_at_the_best_rate_of_the_search(folder):
     assert records.best_learning_rates() == {}
-    for e in plan.table_2({}):
-        record(folder, e)
+    record(folder, *plan.table_2({}))
     best = records.best_learning_rates()
     assert best == dict.fromkeys(plan.SEEDS, 0.1)
-    missing = [e for e in plan.table_2(best) if records.load(e.name) is None]
+    missing = [e for e in plan.table_2(best) if runs.run_named(e.name) is None]
     assert {(e.model, e.seed, e.lr) for e in missing} == {
         (model, seed, 0.1) for model in ("resnet18", "vt_resnet18") for seed in (43, 44)
     }
@@ -55,8 +54,7 @@ def test_the_other_seeds_run_at_the_best_rate_of_the_search(folder):
 
 def test_a_search_with_a_run_missing_chooses_nothing(folder):
     first, *rest = plan.search("resnet18")
-    for e in rest:
-        record(folder, e)
+    record(folder, *rest)
     assert "resnet18" not in records.best_learning_rates()
     record(folder, first)
     assert records.best_learning_rates()["resnet18"] == 0.1
@@ -144,8 +142,53 @@ def test_arguments_are_those_of_train_py():
     ]
 
 
-def test_curves_show_the_training_loss_of_every_epoch():
-    assert records.training_losses(LOG) == [2.13, 0.845]
+def test_losses_and_seconds_are_read_from_what_train_py_prints():
+    assert runs.training_losses(LOG) == [2.13, 0.845]
+    assert [row["seconds"] for row in runs._trained(LOG).values()] == pytest.approx([147 * 0.538, 147 * 1.2])
+
+
+ARGUMENTS = dict(model="vt_resnet18", model_kwargs={}, seed=42, lr=0.1, epochs=6, amp=False, amp_dtype="bfloat16")
+ARGUMENTS |= dict(model_ema=False, recipe="matched_imagenette", experiment="x", num_classes=10)
+
+
+def left_behind(folder, last=5, **changes):
+    """What train.py leaves in its output folder."""
+    folder.mkdir()
+    (folder / "args.yaml").write_text(yaml.safe_dump({**ARGUMENTS, **changes}))
+    (folder / "summary.csv").write_text(f"epoch,train_loss,eval_loss,eval_top1\n{last},0.8,0.7,74.8541\n")
+    return folder
+
+
+def test_keep_is_one_command_and_gives_the_arguments_back(folder, capsys, monkeypatch):
+    changes = {"model_kwargs": {"relation": "graph"}, "clip_grad": 5.0}
+    run = left_behind(folder / "run", **changes)
+    (folder / "log").write_text(LOG)
+    first = left_behind(folder / "first")
+    for arguments in (["keep", str(first), "x"], ["keep", str(run), "graph", "--log", str(folder / "log")]):
+        monkeypatch.setattr(sys, "argv", ["x", *arguments])
+        assert main() == 0
+    assert "kept graph: top-1 74.854 %" in capsys.readouterr().out
+    assert runs.arguments_of("x") == ARGUMENTS
+    assert runs.arguments_of("graph") == {**ARGUMENTS, **changes}
+    kept = runs.run_named("graph")
+    assert kept["settings"] == {"clip_grad": 5.0, "experiment": "x"} and kept["dtype"] == "float32"
+    assert kept["commit"] is not None and kept["table"] == "shipped"
+    assert [row["epoch"] for row in runs.epochs_of("graph")] == [0, 1, 5]
+    assert main() == 0 and len(runs.all_runs()) == 2, "kept again, it takes its own place"
+
+
+def test_a_base_of_another_timm_is_not_mixed_with_this_one(folder):
+    runs.keep_run(left_behind(folder / "old", more=1), "old", "shipped", None)
+    runs.keep_run(left_behind(folder / "new"), "new", "shipped", None)
+    assert runs.arguments_of("new") == {**ARGUMENTS, "experiment": "x"}
+    assert len(list((folder / "base_args").iterdir())) == 2
+
+
+def test_a_run_that_is_not_there_is_said_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "keep", str(tmp_path), "name"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2 and "there is no args.yaml in this folder" in capsys.readouterr().err
 
 
 def test_a_run_that_diverges_is_stopped_and_recorded(folder, monkeypatch):
@@ -153,7 +196,7 @@ def test_a_run_that_diverges_is_stopped_and_recorded(folder, monkeypatch):
     e, *others = plan.search("vt_resnet34")
     run = folder / "work" / e.name
     program = folder / "python"
-    recipe = {"model": e.model, "model_kwargs": {}, "seed": 42, "lr": e.lr, "epochs": 6}
+    recipe = {**ARGUMENTS, "model": e.model, "lr": e.lr}
     lines = [line.format(loss) for line in [LOG.splitlines()[1].replace("2.13", "{}")] for loss in (41.0, "1.66e+04")]
     lines[1] = lines[1].replace("Train: 0", "Train: 1")
     said = "\n".join(lines)
@@ -163,48 +206,45 @@ def test_a_run_that_diverges_is_stopped_and_recorded(folder, monkeypatch):
     )
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    train(e, "nowhere", folder / "work", jobs=1, threads=1)
-    result = records.load(e.name)
+    train(e, "table2", "nowhere", folder / "work", jobs=1, threads=1)
+    result = runs.run_named(e.name)
     assert result["diverged"] == {"epoch": 2, "train_loss": 16600.0} and result["val_top1"] is None
-    for other in others:
-        record(folder, other)
+    record(folder, *others)
     best = records.best_learning_rates()
     assert best["vt_resnet34"] in {other.lr for other in others}
-    report.write(best)
-    assert "| vt_resnet34 | diverged in epoch 2, stopped | 71.00 |" in (folder / "README.md").read_text()
+    assert "| vt_resnet34 | diverged in epoch 2, stopped | 71.00 |" in tables.search()
 
 
-def test_an_error_of_train_py_is_no_divergence(folder, monkeypatch):
+def test_an_error_of_train_py_is_not_a_divergence(folder, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     e = plan.search("vt_resnet34")[0]
     with pytest.raises(subprocess.CalledProcessError):
-        train(e, "nowhere", folder / "work", jobs=1, threads=1)
-    assert records.load(e.name) is None
+        train(e, "table2", "nowhere", folder / "work", jobs=1, threads=1)
+    assert runs.run_named(e.name) is None
 
 
 def test_a_run_with_an_average_is_one_more_of_the_default(folder):
     average = LOG.splitlines()[-1].replace("Test:", "Test (EMA):").replace("74.854", "70.125")
-    assert records.top1_without_average(f"{LOG}{average}\n") == 74.854
-    for e in plan.table_2({}):
-        record(folder, e)
-    best = records.best_learning_rates()
-    runs = {e.name: e for e in plan.ingredients(best)}
-    record(folder, runs["resnet18_ema_float32"], val_top1=70.125)
-    record(folder, runs["resnet18_dropout_float32"], val_top1=75.0)
-    record(folder, runs["vt_resnet18_smoothing"], val_top1=73.0)
-    record(folder, runs["vt_resnet18_dropout_float32"], val_top1=60.0)
-    text = report.page(best)
+    (folder / "log").write_text(f"{LOG}{average}\n")
+    kept = runs.keep_run(left_behind(folder / "run", model_ema=True), "average", "ingredients", folder / "log")
+    assert kept["top1_without_average"] == 74.854
+    record(folder, *plan.table_2({}))
+    planned = {e.name: e for e in plan.ingredients(records.best_learning_rates())}
+    record(folder, planned["resnet18_ema_float32"], val_top1=70.125, top1_without_average=74.854)
+    record(folder, planned["resnet18_dropout_float32"], val_top1=75.0)
+    record(folder, planned["vt_resnet18_smoothing"], val_top1=73.0)
+    record(folder, planned["vt_resnet18_dropout_float32"], val_top1=60.0)
+    text = tables.ingredients()
     assert "| ingredient | vt_resnet18, float32 | resnet18, float32 | vt_resnet18, bfloat16 |" in text
     assert "| none |  | 74.85 | 72.00 |" in text
     assert "| ema |  | 70.12 (-4.73) |  |" in text
     assert "| smoothing |  |  | 73.00 (+1.00) |" in text
     assert "| dropout | 60.00 | 75.00 (+0.15) |  |" in text
-    assert "Without the average: resnet18 74.85 in float32. None" in text
+    assert "| resnet18_ema_float32 | resnet18 | float32 | 74.85 |" in tables.reruns()
 
 
-def test_the_page_gives_mean_and_spread_of_the_seeds(folder):
-    for e in plan.table_2({}):
-        record(folder, e)
+def test_the_tables_give_mean_and_spread_of_the_seeds(folder):
+    record(folder, *plan.table_2({}))
     best = records.best_learning_rates()
     for e, value in zip(plan.table_2(best)[-4:], (73.0, 74.0, 75.0, 79.0), strict=True):
         record(folder, e, val_top1=value)
@@ -212,54 +252,36 @@ def test_the_page_gives_mean_and_spread_of_the_seeds(folder):
     record(folder, graph, val_top1=70.5)
     for e in plan.transfer({}):
         record(folder, e, val_top1={0.02: 82.0, 0.1: 90.0, 0.2: 89.0}[e.lr])
-    best = records.best_learning_rates()
-    record(folder, plan.transfer(best)[3], val_top1=93.0)
-    report.write(best)
-    text = (folder / "README.md").read_text()
+    record(folder, plan.transfer(records.best_learning_rates())[3], val_top1=93.0)
     # resnet18: 72, 73, 74; vt_resnet18: 72, 75, 79
+    text = tables.matched()
     assert "| resnet18 | 0.1 | 73.00 +- 1.00 (3 seeds) | 80.00 +- 0.00 (3 seeds) |" in text
     assert "| vt_resnet18 | 0.1 | 75.33 +- 3.51 (3 seeds) |" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| resnet34 | 0.1 | 72.00 (one run) |")]
-    assert row.endswith(" | 176 |"), "seconds an epoch: 147 updates of 1.2 s, the last line of the log"
-    assert (
-        "| digits | shipped weights | 0.1 | 91.50 +- 2.12 (2 seeds) | 82.00 at 0.02, 90.00 at 0.1, 89.00 at 0.2 |"
-        in text
-    )
-    assert "| digits | scratch | 0.1 | 90.00 (one run) | 82.00 at 0.02, 90.00 at 0.1, 89.00 at 0.2 |" in text
-    # sqrt(1 / 3 + 12.333 / 3) = 2.11
-    assert "**vt_resnet18 against resnet18: +2.33 points of top-1.**" in text
-    assert "over 3 and 3 seeds, is 2.11; no winner: less than twice that." in text
-    assert "by 4.67 points in vt_resnet18, 7.00 in resnet18." in text
-    assert "| vt_resnet18 | graph | 70.50 | -1.50 |" in text
-    assert "| resnet18 | 72.00 | 71.00 | 70.00 (diverged) |" in text
-    assert "resnet34 was best at the lowest rate, so one beyond the grid may be better still." in text
-    summary = (folder / "summary.csv").read_text()
-    assert "vt_resnet18,0.1,val_top1,3,75.333,3.512\n" in summary and "resnet34,0.1,val_top1,1,72.0,\n" in summary
-    assert "digits_pretrained,0.1,val_top1,2,91.5,2.121\n" in summary
-    assert (folder / "curves.png").stat().st_size > 5000
-    assert len((folder / "runs.csv").read_text().splitlines()) == 1 + 12 + 4 + 1 + 12 + 1
+    assert row.endswith(" | 176 |"), "seconds of the last epoch"
+    searched = "82.00 at 0.02, 90.00 at 0.1, 89.00 at 0.2 |"
+    assert f"| digits | shipped weights | 0.1 | 91.50 +- 2.12 (2 seeds) | {searched}" in tables.transfer()
+    assert f"| digits | scratch | 0.1 | 90.00 (one run) | {searched}" in tables.transfer()
+    # sqrt(1 / 3 + 12.333 / 3) = 2.11; overfitting 80 - 75.33 and 80 - 73
+    assert "| vt_resnet18 | resnet18 | +2.33 | 2.11 | 4.67 | 7.00 |" in tables.differences()
+    assert "| `relation='graph'` | 70.50 | -1.50 |" in tables.ablations()
+    assert "| resnet18 | 72.00 | 71.00 | 70.00 (diverged) |" in tables.search()
 
 
 @pytest.mark.parametrize(
-    "ours, theirs, said",
+    "ours, theirs, ahead",
     [
-        ((75.0, 76.0, 77.0), (71.0, 72.0, 73.0), "so vt is ahead"),
-        ((71.0, 72.0, 73.0), (75.0, 76.0, 77.0), "so peer is ahead"),
-        ((75.0, 76.0, 77.0), (74.0, 75.0, 76.0), "no winner"),
-        ((75.0,), (71.0,), "One run each, so no spread is known"),
+        ((75.0, 76.0, 77.0), (71.0, 72.0, 73.0), True),
+        ((71.0, 72.0, 73.0), (75.0, 76.0, 77.0), False),
+        ((75.0, 76.0, 77.0), (74.0, 75.0, 76.0), None),
     ],
 )
-def test_a_winner_is_named_only_beyond_what_the_seeds_differ(ours, theirs, said):
-    runs = [[{"val_top1": value, "train_top1": 80.0} for value in values] for values in (ours, theirs)]
-    assert said in verdict("vt", runs[0], "peer", runs[1])
+def test_a_winner_is_named_only_beyond_what_the_seeds_differ(ours, theirs, ahead):
+    assert is_ahead(ours, theirs) is ahead
 
 
-def test_the_committed_page_is_what_the_records_give():
-    if records.FOLDER.is_dir():
-        assert (records.FOLDER / "README.md").read_text() == report.page(records.best_learning_rates())
-
-
-def test_missing_data_is_said(tmp_path):
-    arguments = ["table2", "--data", str(tmp_path), "--runs", str(tmp_path)]
-    done = subprocess.run([sys.executable, "-m", "benchmarks.accuracy", *arguments], capture_output=True, text=True)
-    assert done.returncode == 2 and "there is no train/ in this folder" in done.stderr
+def test_missing_data_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "table2", "--data", str(tmp_path), "--runs", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2 and "there is no train/ in this folder" in capsys.readouterr().err

@@ -1,9 +1,8 @@
 """The speed benchmark: what it measures and how it reckons, never how fast this machine is."""
 
 import argparse
-import json
-import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import timm
@@ -11,18 +10,21 @@ import torch
 
 from benchmarks.common import measure
 from benchmarks.throughput import __main__ as command
-from benchmarks.throughput import memory, passes, projector, report, stages
+from benchmarks.throughput import memory, passes, projector, runner, stages
 from vt_timm.projector import Projector
 
-SETTING = dict(task="inference", device="cpu", threads=1, mode="eager", memory_format="contiguous")
-SETTING |= dict(precision="float32", size=64, batch_size=2)
+SETTING = passes.Setting(size=64, batch_size=2)
 
 
-def run(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.throughput", *arguments], capture_output=True, text=True, timeout=300
-    )
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def command_line(monkeypatch, main, options):
+    monkeypatch.setattr(sys, "argv", ["x", *options.split()])
+    return main()
 
 
 def test_ways_take_turns_and_warm_up_is_not_counted():
@@ -37,9 +39,9 @@ def test_ratio_is_the_peer_over_the_model(monkeypatch):
     times = {"resnet18": [3.0, 6.0, 3.0], "vt_resnet18": [2.0, 2.0, 2.0]}
     monkeypatch.setattr(command, "build", lambda name, s: lambda: None)
     monkeypatch.setattr(command, "in_turn", lambda ways, *_, **__: {name: times[name] for name in ways})
-    (row,) = command.compare("vt_resnet18", ["resnet18"], {**SETTING, "size": 224}, pairs=3)
+    (row,) = command.compare("vt_resnet18", ["resnet18"], replace(SETTING, size=224), pairs=3)
     assert row["ratio"] == 1.5
-    assert row["middle_half"] == [1.5, 2.25]
+    assert (row["low"], row["high"]) == (1.5, 2.25)
     assert (row["peer_images_per_second"], row["model_images_per_second"]) == (0.7, 1.0)
     assert row["macs_ratio"] == pytest.approx(1814 / 1551, abs=0.001)
 
@@ -57,9 +59,8 @@ def test_a_pass_sees_the_images_asked_for(task, memory_format, precision, monkey
         return model
 
     monkeypatch.setattr(passes.timm, "create_model", spied)
-    one_pass = passes.build(
-        "vt_resnet_micro", {**SETTING, "task": task, "memory_format": memory_format, "precision": precision}
-    )
+    s = replace(SETTING, task=task, memory_format=memory_format, precision=precision)
+    one_pass = passes.build("vt_resnet_micro", s)
     for _ in range(passes.INPUTS + 1):
         one_pass()
     training, images = seen[0]
@@ -75,7 +76,7 @@ def test_a_training_step_changes_the_weights(monkeypatch):
     made = []
     create = passes.timm.create_model
     monkeypatch.setattr(passes.timm, "create_model", lambda *a, **k: made.append(create(*a, **k)) or made[-1])
-    step = passes.build("vt_resnet_micro", {**SETTING, "task": "train"})
+    step = passes.build("vt_resnet_micro", replace(SETTING, task="train"))
     before = made[0].fc.weight.clone()
     step()
     assert not torch.equal(before, made[0].fc.weight)
@@ -90,7 +91,7 @@ def test_bounds_follow_from_the_parts(monkeypatch):
     """Worked out by hand: common 60 ms of 100; 16 tokens of 1024 x 1024 in 1 ms are 16.8 million MACs per ms."""
     seconds = {"resnet": [0.1], "layer4": [0.04], "vt_stage": [0.02], "product": [0.001]}
     monkeypatch.setattr(stages, "in_turn", lambda *_: seconds)
-    s = dict(device="cpu", memory_format="contiguous", precision="float32", size=224, batch_size=1)
+    s = passes.Setting()
     row = stages.bounds("vt_resnet18", s, pairs=1)
     macs = 256 * 512 * 196 + 2 * 512 * 16 * 196 * 2  # at least: the lift, and both modules' filters and pooling
     assert row["free"] == pytest.approx(100 / 60, abs=0.001)
@@ -99,21 +100,27 @@ def test_bounds_follow_from_the_parts(monkeypatch):
     assert row["vt_stage_gmacs_per_second"] > macs / 20e6
     at_rate = 20 * row["vt_stage_gmacs_per_second"] / row["product_gmacs_per_second"]
     assert row["products"] == pytest.approx(100 / (60 + at_rate), rel=0.01)
-    twice_as_wide = stages.bounds("vt_resnet18", {**s, "size": 448}, pairs=1)
+    twice_as_wide = stages.bounds("vt_resnet18", replace(s, size=448), pairs=1)
     assert twice_as_wide["layer4_gmacs_per_second"] == pytest.approx(4 * row["layer4_gmacs_per_second"], rel=0.01)
 
 
-def test_command_prints_and_records(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "RESULTS", tmp_path)
-    monkeypatch.setattr(
-        sys, "argv", ["x", *"--models vt_resnet18 --sizes 64 --batch-sizes 1 --pairs 1 --write small --memory".split()]
-    )
-    command.main()
-    (row,) = json.loads((tmp_path / "throughput" / "small.json").read_text())["rows"]
+def test_command_prints_and_records(folder, monkeypatch, capsys):
+    options = "--models vt_resnet18 --sizes 64 --batch-sizes 1 --pairs 1 --write small"
+    assert command_line(monkeypatch, command.main, options) == 0
+    (row,) = runner.rows_of("rows", "small", mode="eager")
     assert row["pairs"] == command.rounds_for(1, 64, 1) >= 5
-    weights = {"vt_resnet18": 10.9, "resnet18": 11.7}  # millions, four bytes each
-    assert row["model_peak_megabytes"] > 4 * weights["vt_resnet18"]
-    assert row["peer_peak_megabytes"] > 4 * weights["resnet18"]
+    assert row["low"] <= row["ratio"] <= row["high"]
+    assert (row["model"], row["peer"], row["size"], row["threads"]) == ("vt_resnet18", "resnet18", 64, 1)
+    (origin,) = runner.read_rows(folder / "records.csv")
+    assert origin["command"].endswith(options) and origin["date"] and origin["machine"] and origin["torch"]
+    assert f"{row['ratio']:.2f}" in capsys.readouterr().out
+
+
+def test_a_record_takes_the_place_of_the_one_that_had_its_name(folder):
+    for name, ratio in (("a", 1.0), ("b", 1.5), ("a", 2.0)):
+        runner.keep(name, "rows", [{"model": "vt_resnet18", "ratio": ratio}])
+    assert {row["record"]: row["ratio"] for row in runner.rows_of("rows")} == {"a": 2.0, "b": 1.5}
+    assert [row["record"] for row in runner.read_rows(folder / "records.csv")] == ["b", "a"]
 
 
 def test_allocated_memory_counts_what_is_there_at_once():
@@ -145,7 +152,7 @@ def test_what_a_layer_keeps_for_its_backward_pass_is_counted_once():
 
 
 def test_memory_of_inference_is_weights_and_the_maps_there_at_once():
-    row = memory.compare("vt_resnet18", {**SETTING, "mode": "eager", "size": 64, "batch_size": 1})
+    row = memory.compare("vt_resnet18", replace(SETTING, batch_size=1))
     weights = {"vt_resnet18": 10.9, "resnet18": 11.7}  # millions, four bytes each
     # one map of 64 x 32 x 32 after the first convolution, and its copy after the batch norm
     assert row["peer_megabytes"] == pytest.approx(4 * weights["resnet18"] + 2 * 0.262, abs=0.4)
@@ -154,12 +161,10 @@ def test_memory_of_inference_is_weights_and_the_maps_there_at_once():
     assert "vt_stage_keeps_megabytes" not in row
 
 
-def test_memory_of_a_training_step_has_momentum_and_what_the_stages_keep(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "RESULTS", tmp_path)
+def test_memory_of_a_training_step_has_momentum_and_what_the_stages_keep(folder, monkeypatch):
     options = "--models vt_resnet18 --tasks train --memory-formats channels_last --sizes 64 --batch-sizes 2 --write m"
-    monkeypatch.setattr(sys, "argv", ["x", *options.split()])
-    memory.main()
-    (row,) = json.loads((tmp_path / "throughput" / "m.json").read_text())["rows"]
+    command_line(monkeypatch, memory.main, options)
+    (row,) = runner.rows_of("memory", "m", task="train")
     # weights, momentum and gradients are there at once at the end of a step
     assert row["model_megabytes"] > 3 * 4 * 10.9
     assert row["peer_megabytes"] > 3 * 4 * 11.7
@@ -176,56 +181,42 @@ def test_fused_attention_computes_what_the_projector_does(layout):
     torch.testing.assert_close(projector.fused(module, feature, tokens), module(feature, tokens), rtol=1e-4, atol=1e-5)
 
 
-def test_the_projector_benchmark_records_both_ways(tmp_path, monkeypatch):
-    monkeypatch.setattr(projector, "RESULTS", tmp_path)
+def test_the_projector_benchmark_records_both_ways(folder, monkeypatch):
     options = "--models vt_resnet18 --memory-formats channels_last --batch-sizes 2 --sizes 64 --pairs 5 --write p"
-    monkeypatch.setattr(sys, "argv", ["x", *options.split()])
-    projector.main()
-    (row,) = json.loads((tmp_path / "throughput" / "p.json").read_text())["rows"]
-    assert row["pairs"] >= 5
-    low, high = row["middle_half"]
-    assert low <= row["fused_is_faster_by"] <= high
+    command_line(monkeypatch, projector.main, options)
+    (row,) = runner.rows_of("projector", "p")
+    assert row["pairs"] >= 5 and row["low"] <= row["fused_is_faster_by"] <= row["high"]
     assert row["projector_ms"] > 0 < row["fused_ms"]
 
 
-def test_combinations_vary_the_last_choice_fastest():
-    args = argparse.Namespace(sizes=[32, 64], batch_sizes=[1, 16])
-    found = passes.combinations(args, "size", "batch_size", device="cpu")
-    assert [(s["size"], s["batch_size"]) for s in found] == [(32, 1), (32, 16), (64, 1), (64, 16)]
-    assert all(s["device"] == "cpu" for s in found)
+def test_settings_vary_the_last_choice_fastest():
+    args = argparse.Namespace(models=["vt_resnet18"], sizes=[32, 64], batch_sizes=[1, 16], device="cpu", threads=2)
+    found = runner.settings(args, ("model", "size", "batch_size"))
+    assert [(s.size, s.batch_size) for _, s in found] == [(32, 1), (32, 16), (64, 1), (64, 16)]
+    assert all((name, s.device, s.threads) == ("vt_resnet18", "cpu", 2) for name, s in found)
 
 
 def test_momentum_is_held_between_training_steps():
-    s = {**SETTING, "precision": "float32"}
-    momentum = passes.held_by("vt_resnet18", {**s, "task": "train"}) - passes.held_by("vt_resnet18", s)
+    momentum = passes.held_by("vt_resnet18", replace(SETTING, task="train")) - passes.held_by("vt_resnet18", SETTING)
     assert momentum == 4 * sum(p.numel() for p in timm.create_model("vt_resnet18").parameters())
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--task", "train", "--modes", "onnx"], "exported models do not train"),
-        (["--models", "resnet18"], "invalid choice"),
-        (["--device", "cuda"], "torch finds no GPU"),
+        ("--task train --modes onnx", "exported models do not train"),
+        ("--models resnet18", "invalid choice"),
+        ("--device cuda", "torch finds no GPU"),
     ],
 )
-def test_wrong_options_end_in_one_line(arguments, says):
-    if says == "torch finds no GPU" and torch.cuda.is_available():
-        arguments, says = ["--device", "cuda", "--sizes", "x"], "invalid int value"
-    code, _, error = run(*arguments)
-    assert code == 2
-    assert says in error.splitlines()[-1]
+def test_wrong_options_end_in_one_line(arguments, says, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stopped:
+        command_line(monkeypatch, command.main, arguments)
+    assert stopped.value.code == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_onnx_runtime_is_left_out_in_bfloat16():
-    args = command.parser().parse_args("--modes eager onnx --precisions float32 bfloat16 --batch-sizes 1".split())
-    found = [(s["mode"], s["precision"]) for s in command.settings(args)]
-    assert found == [("eager", "float32"), ("eager", "bfloat16"), ("onnx", "float32")]
-
-
-def test_page_and_table_say_what_the_records_say():
-    assert (report.FOLDER / "README.md").read_text() == report.page()
-    header, *lines = (report.FOLDER / "rows.csv").read_text().splitlines()
-    recorded = sum(len(record["rows"]) for _, record in report.records("ratio"))
-    assert len(lines) == recorded > 0
-    assert header.startswith("record,date,machine,torch,model,peer")
+    args = command.parser().parse_args([])
+    assert command.measure("vt_resnet18", replace(SETTING, mode="onnx", precision="bfloat16"), args) == []

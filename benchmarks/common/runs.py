@@ -1,0 +1,222 @@
+"""The training runs that the pages quote, as lines of CSV files under `benchmarks/results/accuracy/`.
+
+`runs.csv` has a line per run, `epochs.csv` a line per run and epoch, `shipped.csv` a line per shipped model. The
+arguments of a run are those of `base_args/RECIPE.yaml` with the run's own columns and its `settings` put over them.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import yaml
+
+from .facts import RESULTS, line_of_facts, without_folders
+
+__all__ = [
+    "accuracy_of",
+    "all_runs",
+    "arguments_of",
+    "epochs_of",
+    "keep_accuracy",
+    "keep_run",
+    "read_rows",
+    "replace_rows",
+    "run_named",
+    "summary_of",
+    "training_losses",
+]
+
+ACCURACY = RESULTS / "accuracy"
+FACTS = ("date", "commit", "machine", "python", "torch", "timm", "vt_timm")
+RUNS = (
+    *("name", "table", "model", "options", "seed", "lr", "dtype", "base_args", "settings", "epochs"),
+    *("val_top1", "val_loss", "top1_without_average", "train_top1", "diverged", "seconds", "runs_at_once", *FACTS),
+)
+EPOCHS = ("name", "epoch", "update", "updates", "train_loss", "seconds", "eval_loss", "eval_top1", "eval_top5", "lr")
+SHIPPED = (
+    *("model", "architecture", "tag", "options", "data", "images", "top1", "top5", "input_size", "crop_pct"),
+    *("interpolation", "command", *FACTS),
+)
+# Arguments of train.py that have a column of their own, or that name the run.
+OWN = ("model", "model_kwargs", "seed", "lr", "experiment")
+WORDS = {
+    *(
+        "name",
+        "table",
+        "model",
+        "dtype",
+        "base_args",
+        "date",
+        "commit",
+        "machine",
+        "python",
+        "torch",
+        "timm",
+        "vt_timm",
+    ),
+    *("record", "peer", "task", "device", "mode", "memory_format", "precision", "command", "architecture", "tag"),
+    *("data", "interpolation", "what"),
+}
+# What train.py prints at the end of an epoch's line: epoch, update, updates, mean loss, mean seconds per update.
+TRAINED = re.compile(
+    r"^Train: (\d+) \[ *(\d+)/ *(\d+) .*?Loss: *\S+ \( *([\d.e+]+|nan|inf)\).*?\(([\d.]+)s, ", re.MULTILINE
+)
+TESTED = re.compile(r"^Test: \[.*?Acc@1: *\S+ \( *([\d.]+)\)", re.MULTILINE)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Lines of a CSV file; numbers and JSON as what they are, empty cells as None. None is there: no lines."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [{key: _value(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(key: str, text: str) -> Any:
+    if text == "":
+        return None
+    if text in ("nan", "inf"):
+        return float(text)
+    return text if key in WORDS else json.loads(text)
+
+
+def replace_rows(path: Path, columns: Iterable[str], key: str, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Put rows into a CSV file, in place of those whose column `key` is `name`."""
+    kept = [row for row in read_rows(path) if row[key] != name]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, tuple(columns), lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        for row in [*kept, *rows]:
+            writer.writerow({k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()})
+
+
+def all_runs() -> dict[str, dict[str, Any]]:
+    """Every recorded run by its name."""
+    return {row["name"]: row for row in read_rows(ACCURACY / "runs.csv")}
+
+
+def run_named(name: str) -> dict[str, Any] | None:
+    """The record of a run, None if there is none."""
+    return all_runs().get(name)
+
+
+def epochs_of(name: str) -> list[dict[str, Any]]:
+    """The recorded epochs of a run."""
+    return [row for row in read_rows(ACCURACY / "epochs.csv") if row["name"] == name]
+
+
+def accuracy_of(name: str) -> dict[str, Any]:
+    """What `benchmarks.pretrained` measured of a shipped model, MODEL.TAG."""
+    return next(row for row in read_rows(ACCURACY / "shipped.csv") if row["model"] == name)
+
+
+def arguments_of(name: str) -> dict[str, Any]:
+    """The arguments of train.py in a recorded run, as its args.yaml had them."""
+    run = all_runs()[name]
+    base = yaml.safe_load((ACCURACY / "base_args" / f"{run['base_args']}.yaml").read_text())
+    own = {"model": run["model"], "model_kwargs": run["options"], "seed": run["seed"], "lr": run["lr"]}
+    return {**base, **own, "experiment": name, **run["settings"]}
+
+
+def summary_of(run: Path) -> list[dict[str, float]]:
+    """A run folder's summary.csv: a dictionary per evaluated epoch. None is there: none was evaluated."""
+    if not (run / "summary.csv").is_file():
+        return []
+    with (run / "summary.csv").open() as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def training_losses(log: str) -> list[float]:
+    """Mean training loss of each epoch, so far as its last line in train.py's log tells."""
+    return [row["train_loss"] for row in _trained(log).values()]
+
+
+def keep_run(run: Path, name: str, table: str, log: Path | None, **results: Any) -> dict[str, Any]:
+    """Keep a run folder of timm's train.py as lines of runs.csv and epochs.csv, without this machine's paths.
+
+    Args:
+        run: its output folder, with args.yaml and, once an epoch was evaluated, summary.csv.
+        name: what to call it; a record of this name is replaced.
+        table: to which table of the pages it belongs.
+        log: what train.py printed; read here once, and not kept; None leaves epochs without evaluation out.
+        results: more columns of runs.csv.
+    """
+    args = yaml.safe_load((run / "args.yaml").read_text())
+    args = {key: without_folders(value) if isinstance(value, str) else value for key, value in args.items()}
+    said = log.read_text() if log else ""
+    summary = summary_of(run)
+    evaluated: dict[str, float] = {}
+    for column, metric, digits in (("val_top1", "eval_top1", 3), ("val_loss", "eval_loss", 4)):
+        if summary and metric in summary[-1]:
+            evaluated[column] = round(summary[-1][metric], digits)
+    tested = TESTED.findall(said)
+    if args["model_ema"] and tested:
+        evaluated["top1_without_average"] = float(tested[-1])
+    base, settings = _base_and_settings(args, name)
+    record = {
+        "name": name,
+        "table": table,
+        "model": args["model"],
+        "options": args["model_kwargs"] or {},
+        "seed": args["seed"],
+        "lr": args["lr"],
+        "dtype": args["amp_dtype"] if args["amp"] else "float32",
+        "base_args": base,
+        "settings": settings,
+        "epochs": args["epochs"],
+        **evaluated,
+        **line_of_facts(),
+        **results,
+    }
+    epochs = _trained(said)
+    for row in summary:
+        epochs.setdefault(int(row["epoch"]), {}).update(row, epoch=int(row["epoch"]))
+    lines = [{"name": name, **epochs[epoch]} for epoch in sorted(epochs)]
+    replace_rows(ACCURACY / "epochs.csv", EPOCHS, "name", name, lines)
+    replace_rows(ACCURACY / "runs.csv", RUNS, "name", name, [record])
+    return all_runs()[name]
+
+
+def keep_accuracy(record: Mapping[str, Any]) -> None:
+    """Keep what `benchmarks.pretrained` measured of a shipped model, in place of what was kept of it before."""
+    replace_rows(ACCURACY / "shipped.csv", SHIPPED, "model", record["model"], [record])
+
+
+def _trained(log: str) -> dict[int, dict[str, Any]]:
+    """By epoch: the last update that was logged, counted from 0, mean loss up to it, and seconds of a whole epoch."""
+    found = {}
+    for epoch, update, updates, loss, seconds in TRAINED.findall(log):
+        found[int(epoch)] = {
+            "epoch": int(epoch),
+            "update": int(update),
+            "updates": int(updates),
+            "train_loss": float(loss),
+            "seconds": round(int(updates) * float(seconds), 3),
+        }
+    return found
+
+
+def _base_and_settings(args: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+    """The recipe's base arguments, and what differs from them.
+
+    These arguments become the base where there is none, or where the recipe's has some that another timm had.
+    """
+    for base in (recipe := args.get("recipe") or "no_recipe", f"{recipe}_timm{timm.__version__}"):
+        path = ACCURACY / "base_args" / f"{base}.yaml"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(yaml.safe_dump({key: value for key, value in args.items() if key not in OWN}))
+        shared = yaml.safe_load(path.read_text())
+        if shared.keys() <= args.keys():
+            break
+    settings = {k: v for k, v in args.items() if k not in OWN and (k not in shared or v != shared[k])}
+    if args["model_kwargs"] is None:
+        settings["model_kwargs"] = None
+    if args["experiment"] != name:
+        settings["experiment"] = args["experiment"]
+    return base, settings

@@ -1,0 +1,109 @@
+"""What the commands of this folder share: options that list what to vary, one loop over them, and the record."""
+
+import argparse
+import itertools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+
+from ..common.facts import RESULTS, line_of_facts
+from ..common.runs import FACTS, read_rows, replace_rows
+from .passes import FORMATS, PEERS, PRECISIONS, Setting
+
+__all__ = ["Benchmark", "Row", "add_choices", "keep", "rows_of", "run", "settings"]
+
+FOLDER = RESULTS / "speed"
+RECORDS = ("record", "command", *FACTS)
+SETTING = tuple(field.name for field in fields(Setting))
+# Columns of each file beside `record`, `model`, `peer` and those of the setting.
+FILES = {
+    "rows": ("pairs", "ratio", "low", "high", "macs_ratio", "peer_images_per_second", "model_images_per_second"),
+    "stages": (
+        *("resnet_ms", "layer4_ms", "vt_stage_ms"),
+        *("layer4_gmacs_per_second", "vt_stage_gmacs_per_second", "product_gmacs_per_second"),
+        *("free", "products", "as_it_is"),
+    ),
+    "memory": ("model_megabytes", "peer_megabytes", "share", "vt_stage_keeps_megabytes", "layer4_keeps_megabytes"),
+    "projector": ("projector_ms", "fused_ms", "pairs", "fused_is_faster_by", "low", "high"),
+    "startup": ("what", "ms", "times_the_peer", "low", "high"),
+}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One command: what it measures of a model in a setting, and how it prints and records that."""
+
+    file: str  # of FILES
+    varied: tuple[str, ...]  # "model" and fields of Setting; the last varies fastest
+    measure: Callable[[str, Setting, argparse.Namespace], list[Row]]
+    line: Callable[[Row], str]
+    head: str = ""
+
+
+def add_choices(
+    parser: argparse.ArgumentParser,
+    *,
+    models: Collection[str] = PEERS,
+    default_models: Sequence[str] = tuple(PEERS),
+    precisions: Sequence[str] = ("float32",),
+    memory_formats: Sequence[str] = tuple(FORMATS),
+    batch_sizes: Sequence[int] = (1, 16),
+    pairs: int | None = 25,
+) -> None:
+    """The options that list what to vary, with these defaults; without `pairs`, none that is about time."""
+    parser.add_argument("--models", nargs="+", choices=models, default=default_models)
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=precisions)
+    parser.add_argument("--memory-formats", nargs="+", choices=FORMATS, default=memory_formats)
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=batch_sizes)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[224], help="of the square images, in pixels")
+    if pairs is not None:
+        parser.add_argument("--pairs", type=int, default=pairs, help="at batch 1 and 224 px; fewer for longer passes")
+        parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--write", metavar="NAME", help="record under this name in benchmarks/results/speed/")
+
+
+def settings(args: argparse.Namespace, varied: Sequence[str]) -> list[tuple[str, Setting]]:
+    """Model and setting for each combination of what the options list, `--batch-sizes` for "batch_size" and so on."""
+    fixed = {key: getattr(args, key) for key in ("task", "device", "threads") if hasattr(args, key)}
+    found = []
+    for values in itertools.product(*(getattr(args, f"{key}s") for key in varied)):
+        chosen = dict(zip(varied, values, strict=True))
+        found.append((chosen.pop("model"), Setting(**{**fixed, **chosen})))
+    return found
+
+
+def run(benchmark: Benchmark, parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    """Measure every combination, print a line per row, and record them if a name is given."""
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: torch finds no GPU here")
+    torch.set_num_threads(getattr(args, "threads", 1))
+    rows: list[Row] = []
+    if benchmark.head:
+        print(benchmark.head)
+    for model, setting in settings(args, benchmark.varied):
+        for row in benchmark.measure(model, setting, args):
+            row = {"model": model, **asdict(setting), **row}
+            rows.append(row)
+            print(benchmark.line(row), flush=True)
+    if args.write:
+        keep(args.write, benchmark.file, rows)
+    return 0
+
+
+def keep(name: str, file: str, rows: list[Row]) -> None:
+    """Record rows under a name, in place of those that had it: FILE.csv, and their origin in records.csv."""
+    replace_rows(FOLDER / "records.csv", RECORDS, "record", name, [{"record": name, **line_of_facts()}])
+    columns = dict.fromkeys(("record", "model", "peer", *SETTING, *FILES[file]))
+    replace_rows(FOLDER / f"{file}.csv", columns, "record", name, [{"record": name, **row} for row in rows])
+    print(f"recorded {len(rows)} rows as {name} in {FOLDER.name}/{file}.csv")
+
+
+def rows_of(file: str, *records: str, **wanted: Any) -> list[Row]:
+    """The recorded rows of some records, or of all, whose columns are as wanted."""
+    rows = [row for row in read_rows(FOLDER / f"{file}.csv") if not records or row["record"] in records]
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
