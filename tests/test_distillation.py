@@ -195,3 +195,22 @@ def test_the_teacher_can_see_another_size(teacher_folder):
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(teacher(images), teacher.model(images)[:, [4, 1]])
+
+
+def test_a_task_passes_classes_and_size_on(teacher_folder):
+    """The loss over the chosen outputs alone, by hand, from the whole answer."""
+    student = fill(timm.create_model("vt_resnet_micro", num_classes=3)).eval()
+    task = distillation_task(student, teacher_folder, classes=["4", "0", "2"], img_size=64, verbose=False).eval()
+    x = torch.randn(2, 3, 96, 96)
+    given = task.teacher.normalize_input(x, task.student_mean, task.student_std)
+    answers = task.teacher.model.model(F.interpolate(given, (64, 64), mode="bicubic", antialias=True))
+    expected = 0.0
+    for answer, own in zip(answers.tolist(), student(x).tolist(), strict=True):
+        p, q = softmax([answer[i] for i in (4, 0, 2)]), softmax(own)
+        expected += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True)) / 2
+    assert task(x, torch.tensor([0, 1]))["kd_loss"].item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_finished_teacher_takes_no_other_classes(teacher_folder):
+    with pytest.raises(ValueError, match="has its classes and size already"):
+        distillation_task(Logits([[0.0] * 5]), create_teacher(teacher_folder), classes=["1"])

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from timm.layers import convert_sync_batchnorm
+from timm.models import save_for_hf
 
 from tests.support.fill import fill
 from vt_timm.transformer import TokenTransformer
@@ -227,8 +228,6 @@ def test_reset_parameters_reaches_the_grouped_weights():
 
 
 def test_config_rebuilds_the_model(tmp_path):
-    from timm.models import save_for_hf
-
     model = fill(build(num_classes=5, num_tokens=9)).eval()
     save_for_hf(model, tmp_path, model_args=dict(num_tokens=9), safe_serialization=True)
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
@@ -296,3 +295,46 @@ def test_every_listed_model_can_be_made():
     for name in timm.list_models(module="vt_resnet"):
         timm.create_model(name, device="meta")
     assert not timm.list_models("*teacher*")
+
+
+@pytest.mark.parametrize(
+    ("options", "reductions"),
+    [
+        (dict(), [2, 4, 8, 16, 32]),
+        (dict(output_stride=16), [2, 4, 8, 16, 16]),
+        (dict(output_stride=8), [2, 4, 8, 8, 8]),
+    ],
+)
+@pytest.mark.parametrize("size", [(64, 96), (33, 95)])
+def test_feature_maps_have_the_sizes_of_timms_resnet(options, reductions, size):
+    model = build(features_only=True, **options).eval()
+    resnet = timm.create_model("resnet18", features_only=True, **options).eval()
+    assert model.feature_info.reduction() == resnet.feature_info.reduction() == reductions
+    for ours, theirs in zip(model(images(size)), resnet(images(size)), strict=True):
+        assert ours.shape[-2:] == theirs.shape[-2:]
+
+
+@pytest.mark.parametrize("layers", [(1, 1, 1, 1), (1, 1, 1, 3)])
+def test_pruning_without_projectors_is_refused(layers):
+    with pytest.raises(ValueError, match="without projectors the tokens never reach the feature map"):
+        build(projector=False, layers=layers).prune_intermediate_layers([4])
+
+
+@pytest.mark.parametrize("number", [np.int64, np.uint8, torch.tensor, np.array])
+def test_a_model_made_with_numpys_numbers_can_be_saved(number, tmp_path):
+    options = dict(num_classes=number(3), in_chans=number(4), num_tokens=number(8), layers=(1, 1, 1, number(2)))
+    model = fill(build(**options)).eval()
+    save_for_hf(model, tmp_path, model_args=model._model_args, safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    torch.testing.assert_close(again(images(chans=4)), model(images(chans=4)), rtol=0, atol=0)
+
+
+def test_statistics_are_averaged_anew_as_for_any_batch_norm():
+    """torch's `update_bn` sets the momentum to None, which means the plain mean over the batches."""
+    model = build(num_classes=3)
+    stages = [images(batch=2), 3 * images(batch=3)]
+    tokens, norm = [], model.vt_stage.blocks[0].projector.bn
+    norm.register_forward_pre_hook(lambda _module, args: tokens.append(args[0]))
+    torch.optim.swa_utils.update_bn(stages, model)
+    expected = sum(t.mean(dim=(0, 2, 3)) for t in tokens) / len(tokens)
+    torch.testing.assert_close(norm.running_mean, expected)

@@ -163,6 +163,27 @@ def test_options_that_differ_from_the_weights_are_refused():
         timm.create_model(MICRO, pretrained=True, num_tokens=8)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_taken_off(prefix, folder):
+    """What DistributedDataParallel and torch.compile put before the names of a state dict."""
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    wrapped = {prefix + key: value for key, value in state.items()}
+    overlay = dict(state_dict=wrapped, file=None, num_classes=10)
+    model = timm.create_model(MICRO, pretrained=True, pretrained_cfg_overlay=overlay)
+    assert torch.equal(model.fc.weight, state["fc.weight"].float())
+    backbone = timm.create_model(MICRO, num_classes=3, pretrained_backbone=wrapped)
+    assert torch.equal(backbone.conv1.weight, state["conv1.weight"].float())
+
+
+def test_names_go_with_the_head():
+    model = timm.create_model(MICRO, pretrained=True)
+    assert len(model.pretrained_cfg["label_names"]) == 10
+    model.reset_classifier(10)
+    assert not model.pretrained_cfg["label_names"] and not model.pretrained_cfg["label_descriptions"]
+    assert len(timm.create_model(MICRO, pretrained=True).pretrained_cfg["label_names"]) == 10
+    assert not timm.create_model(MICRO, pretrained=True, num_classes=3).pretrained_cfg["label_names"]
+
+
 def test_a_backbone_and_a_classifier_load_each_other():
     backbone = fill(timm.create_model(MICRO, features_only=True)).model
     classifier = timm.create_model(

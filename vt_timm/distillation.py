@@ -5,7 +5,6 @@ weights; it gives no temperature T, and 1 leaves the two terms on one scale (tim
 16).
 """
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.task import LogitDistillationTask
 from torch import Tensor, nn
 
-from .errors import first_line
+from .errors import did_you_mean, first_line
 
 __all__ = ["FBNETV3_G", "Teacher", "create_teacher", "distillation_task", "teacher_classes"]
 
@@ -86,8 +85,7 @@ def teacher_classes(model: nn.Module, names: Sequence[str]) -> list[int]:
         raise ValueError(f"the teacher's {num_classes} classes have no names: give their numbers, one per line")
     for name in names:
         if name not in index_of:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f", which are called {', '.join(known[:3])}, ..."
+            hint = did_you_mean(name, known) or f", which are called {', '.join(known[:3])}, ..."
             raise ValueError(f"{name} is none of the teacher's {num_classes} classes{hint}")
     classes = [index_of[name] for name in names]
     twice = [name for i, name in enumerate(names) if classes[i] in classes[:i]]
@@ -151,6 +149,8 @@ def distillation_task(
     task_loss_weight: float = TASK_WEIGHT,
     temperature: float = TEMPERATURE,
     device: torch.device | None = None,
+    classes: Sequence[str] | None = None,
+    img_size: int | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """timm's `LogitDistillationTask` with the paper's weights and a teacher at its own size.
@@ -162,15 +162,20 @@ def distillation_task(
         distill_loss_weight, task_loss_weight: weights of the two terms.
         temperature: T, divides the logits of both.
         device: of teacher and task.
+        classes: the student's class names, where the teacher knows more (`teacher_classes`).
+        img_size: side in pixels at which the teacher sees images, instead of its own.
         kwargs: more for timm's task.
 
     Returns:
         A module that takes images and labels and returns a dict of "loss", "output", "task_loss" and "kd_loss".
     """
     if isinstance(teacher, str):
-        teacher = create_teacher(teacher, student.num_classes, student.in_chans, device)  # type: ignore[arg-type]
+        num_classes, in_chans = int(student.num_classes), int(student.in_chans)  # type: ignore[arg-type]
+        teacher = create_teacher(teacher, num_classes, in_chans, device, classes=classes, img_size=img_size)
     elif not isinstance(teacher, Teacher):
-        teacher = Teacher(teacher)
+        teacher = Teacher(teacher, None if classes is None else teacher_classes(teacher, classes), img_size)
+    elif classes is not None or img_size is not None:
+        raise ValueError("this Teacher has its classes and size already: give them to create_teacher")
     return LogitDistillationTask(
         student,
         teacher,

@@ -4,8 +4,18 @@ import difflib
 import operator
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
-__all__ = ["CommandError", "UserError", "check_choice", "check_positive", "did_you_mean", "first_line", "read_text"]
+__all__ = [
+    "CommandError",
+    "UserError",
+    "check_choice",
+    "check_positive",
+    "did_you_mean",
+    "first_line",
+    "plain",
+    "read_text",
+]
 
 
 class UserError(Exception):
@@ -59,3 +69,19 @@ def check_positive(option: str, value: object) -> int:
     if isinstance(value, bool) or number < 1:
         raise ValueError(f"{option}={value!r} must be a whole number of at least 1")
     return number
+
+
+def plain(value: Any) -> Any:
+    """The value with NumPy's and torch's numbers as Python's, as JSON and TorchScript want them.
+
+    Lists, tuples and dicts are looked into; whatever is not a number comes back as it is.
+    """
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)([plain(entry) for entry in value])
+    if type(value) is dict:
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (bool, int, float, str)) and type(value).__module__ == "builtins":
+        return value
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    return value

@@ -11,8 +11,6 @@ from timm.layers import DropPath
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-MOMENTUM = 0.1  # of the running statistics, torch's default
-
 __all__ = ["Projector", "TokenBatchNorm"]
 
 
@@ -98,8 +96,12 @@ class TokenBatchNorm(nn.BatchNorm2d):
 
     def forward(self, value_BCL1: Tensor) -> Tensor:
         by_batch = self.training and value_BCL1.shape[0] * value_BCL1.shape[2] > 1
+        momentum = self.momentum
         if by_batch and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
+            if momentum is None:  # the plain mean over batches, as torch.optim.swa_utils.update_bn asks for
+                momentum = 1.0 / float(self.num_batches_tracked)
+        momentum = 0.0 if momentum is None else momentum
         return nn.functional.batch_norm(
-            value_BCL1, self.running_mean, self.running_var, self.weight, self.bias, by_batch, MOMENTUM, self.eps
+            value_BCL1, self.running_mean, self.running_var, self.weight, self.bias, by_batch, momentum, self.eps
         )

@@ -161,6 +161,17 @@ class VTStage(nn.Module):
             for i, rate in enumerate(rates)
         )
 
+    def keep_map_only(self) -> None:
+        """Drop a last module without projector: its tokens reach the head alone, and get no gradient without one.
+
+        Raises:
+            ValueError: if no module has a projector.
+        """
+        if all(block.projector is None for block in self.blocks):
+            raise ValueError("projector=False: without projectors the tokens never reach the feature map")
+        if self.blocks[-1].projector is None:
+            self.blocks = self.blocks[:-1]
+
     def forward(self, x: Tensor) -> Any:
         feature_BCHW = self.lift(x)
         tokens_BLD: Tensor | None = None

@@ -7,19 +7,22 @@ import operator
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import _assert, global_pool_nlc
-from timm.models import PretrainedCfg, build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
-from timm.models._builder import resolve_pretrained_cfg
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models.resnet import BasicBlock, Bottleneck, make_blocks
 from torch import Tensor, nn
 
-from .errors import check_choice
+from .errors import check_choice, check_positive, plain
 from .visual_transformer import VTStage
-from .weights.download import WEIGHTS, fetch
-from .weights.published import published_cfgs
+from .weights.published import (
+    forget_other_names,
+    matching_weights,
+    published_cfgs,
+    published_weights,
+    untrained_cfg,
+    without_names,
+)
 from .weights.warm_start import BackboneSource, load_backbone
 
 __all__ = ["VTResNet"]
@@ -27,6 +30,7 @@ __all__ = ["VTResNet"]
 BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 POOLS = ("avg", "max", "avgmax", "")
 STRIDES = (8, 16, 32)
+FEATURE_CLASSES = ("getter", "list", "dict", "hook", "fx")
 MIN_SIZE = 32  # pixels; the smallest image whose map at stride 16 still has more than one pixel each way
 
 
@@ -103,7 +107,7 @@ class VTResNet(nn.Module):
             raise ValueError(f"output_stride={output_stride!r}: choose one of {', '.join(map(str, STRIDES))}")
         num_classes = operator.index(num_classes)
         self.num_classes = num_classes
-        self.in_chans = in_chans
+        self.in_chans = in_chans = check_positive("in_chans", in_chans)
         self.grad_checkpointing = False
         self.min_size = MIN_SIZE
 
@@ -158,12 +162,15 @@ class VTResNet(nn.Module):
 
     @property
     def _model_args(self) -> dict[str, Any]:
-        """What timm keeps to rebuild a saved model: not where its first weights came from."""
+        """What timm keeps to rebuild a saved model: plain data, and not where its first weights came from.
+
+        A property, since timm's `create_model` sets it once more after the entry point has returned.
+        """
         return self.__dict__.get("_kept_args", {})
 
     @_model_args.setter
     def _model_args(self, args: dict[str, Any]) -> None:
-        self.__dict__["_kept_args"] = {k: v for k, v in args.items() if k != "pretrained_backbone"}
+        self.__dict__["_kept_args"] = {k: plain(v) for k, v in args.items() if k != "pretrained_backbone"}
 
     @torch.jit.ignore
     def init_weights(self) -> None:
@@ -199,11 +206,13 @@ class VTResNet(nn.Module):
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier; `global_pool=None` keeps the pooling."""
+        """Replace the classifier, and forget what its classes were called; `global_pool=None` keeps the pooling."""
         if global_pool is not None:
             check_choice("global_pool", global_pool, POOLS)
             self.global_pool = global_pool
         self.num_classes = num_classes = operator.index(num_classes)
+        if hasattr(self, "pretrained_cfg"):  # not yet in the constructor
+            self.pretrained_cfg: dict[str, Any] = without_names(self.pretrained_cfg)
         if num_classes > 0:
             like = self.conv1.weight
             self.fc: nn.Module = nn.Linear(self.head_hidden_size, num_classes, device=like.device, dtype=like.dtype)
@@ -273,8 +282,8 @@ class VTResNet(nn.Module):
         if prune_end:
             self.vt_stage = None
             self.num_features = self.head_hidden_size = self.feature_info[max_index]["num_chs"]
-        elif prune_head and self.vt_stage is not None and self.vt_stage.blocks[-1].projector is None:
-            del self.vt_stage.blocks[-1]  # its tokens would go to the head alone, and get no gradient without one
+        elif prune_head and self.vt_stage is not None:
+            self.vt_stage.keep_map_only()
         if prune_head or prune_end:
             self.reset_classifier(0, "")
         return take_indices
@@ -308,64 +317,16 @@ class VTResNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: VTResNet) -> dict[str, Tensor]:
-    """Refuse weights that do not fit, since timm loads non-strictly when the head changes and would say nothing.
-
-    May differ: classifier and first convolution (timm adapts them), and the last projector (a backbone has one, a
-    classifier has none; a new one starts as the identity).
-
-    Raises:
-        RuntimeError: naming what is missing, has another shape or is left over.
-    """
-    assert model.vt_stage is not None
-    last_projector = f"vt_stage.blocks.{len(model.vt_stage.blocks) - 1}.projector."
-    expected = model.state_dict()
-    state_dict = {k: v for k, v in state_dict.items() if k in expected or not k.startswith(last_projector)}
-    missing = [k for k in expected if k not in state_dict and not k.startswith(("fc.", last_projector))]
-    left_over = [k for k in state_dict if k not in expected and not k.startswith("fc.")]
-    misshapen = [
-        k
-        for k, v in expected.items()
-        if k in state_dict and state_dict[k].shape != v.shape and not k.startswith(("fc.", "conv1."))
-    ]
-    if missing or misshapen or left_over:
-        raise RuntimeError(
-            f"these weights are not of this model: {len(missing)} tensors are missing, {len(misshapen)} have another "
-            f"shape and {len(left_over)} are left over, the first is {(missing + misshapen + left_over)[0]}; check the "
-            "model name and its options against the config.json beside the weights"
-        )
-    return state_dict
-
-
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "min_input_size": (3, MIN_SIZE, MIN_SIZE),
-        "pool_size": None,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "conv1",
-        "classifier": "fc",
-        "license": "apache-2.0",
-        "paper_ids": "arXiv:2006.03677",
-        "paper_name": "Visual Transformers: Token-based Image Representation and Processing for Computer Vision",
-        **kwargs,
-    }
-
-
 # The tag that ends in "*" is the default, so that a model without weights has the paper's 1000 classes at 224 px,
 # whatever the shipped weights were trained on. `pretrained=True` without a tag takes the first tag with weights.
 default_cfgs = generate_default_cfgs(
     {
         **published_cfgs(),
-        "vt_resnet18.untrained*": _cfg(),
-        "vt_resnet34.untrained*": _cfg(),
-        "vt_resnet50.untrained*": _cfg(),
-        "vt_resnet101.untrained*": _cfg(),
-        "vt_resnet_micro.untrained*": _cfg(input_size=(3, 160, 160)),
+        "vt_resnet18.untrained*": untrained_cfg(),
+        "vt_resnet34.untrained*": untrained_cfg(),
+        "vt_resnet50.untrained*": untrained_cfg(),
+        "vt_resnet101.untrained*": untrained_cfg(),
+        "vt_resnet_micro.untrained*": untrained_cfg(input_size=(3, 160, 160)),
     }
 )
 
@@ -373,58 +334,28 @@ default_cfgs = generate_default_cfgs(
 def _create_vt_resnet(
     variant: str, pretrained: bool, pretrained_backbone: BackboneSource | None = None, **kwargs: Any
 ) -> VTResNet:
-    if pretrained and pretrained_backbone is not None:
-        raise ValueError(
-            "pretrained=True and pretrained_backbone: the first fills the whole model; choose one of the two"
-        )
-    if pretrained and not any(
-        map(_names_weights, (kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")))
-    ):
-        with_weights = [tag for tag in default_cfgs[variant].tags if default_cfgs[variant].cfgs[tag].has_weights]
-        kwargs["pretrained_cfg"] = next(iter(with_weights), None)
-    if pretrained:
-        _fetch_from_hub(variant, kwargs)
+    kwargs = plain(kwargs)
     if kwargs.get("features_only"):
-        if not kwargs.get("projector", True):
-            raise ValueError(
-                "features_only=True and projector=False: without projectors the tokens never reach the feature maps"
-            )
-        kwargs.setdefault("last_projector", True)
-        kwargs.setdefault("output_stride", 32)
-        kwargs["map_only"] = kwargs.setdefault("feature_cls", "getter") != "getter"
-    try:
-        model = build_model_with_cfg(VTResNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise RuntimeError(
-            f"the weights of {variant} are missing or damaged ({str(error) or 'no such file'}): "
-            "reinstall vt_timm, or fetch the model folder again"
-        ) from error
+        prepare_features(kwargs)
+    with published_weights(variant, pretrained, default_cfgs[variant], kwargs, pretrained_backbone):
+        model = build_model_with_cfg(VTResNet, variant, pretrained, pretrained_filter_fn=matching_weights, **kwargs)
     if pretrained_backbone is not None:
         load_backbone(model, pretrained_backbone)
-    _drop_names_of_another_head(model)
+    forget_other_names(model)
     return model
 
 
-def _drop_names_of_another_head(model: nn.Module) -> None:
-    """A new classifier must not keep the class names of the weights that it started from."""
-    cfg: Any = model.pretrained_cfg
-    if cfg.get("label_names") and len(cfg["label_names"]) != getattr(model, "num_classes", None):
-        cfg.update(label_names=None, label_descriptions=None)
-
-
-def _fetch_from_hub(variant: str, kwargs: dict[str, Any]) -> None:
-    """Weights that timm would take from the Hub are fetched first and checked; timm itself would also take a pickle."""
-    cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
-    elsewhere = cfg.source == "local-dir" or (cfg.source != "hf-hub" and (cfg.state_dict or cfg.file))
-    if cfg.hf_hub_id and not elsewhere:
-        fetch(cfg.hf_hub_id, cfg.hf_hub_filename or WEIGHTS, kwargs.get("cache_dir"))
-
-
-def _names_weights(cfg: str | dict[str, Any] | PretrainedCfg | None) -> bool:
-    """Whether the caller said which weights: by a tag, or by a cfg with a source, not the default tag's cfg."""
-    if isinstance(cfg, dict):
-        return any(cfg.get(source) for source in ("file", "url", "hf_hub_id", "state_dict"))
-    return bool(cfg.has_weights if isinstance(cfg, PretrainedCfg) else cfg)
+def prepare_features(kwargs: dict[str, Any]) -> None:
+    """What `features_only=True` means where the caller did not say: a map at stride 32 that the tokens reached."""
+    if not kwargs.get("projector", True):
+        raise ValueError(
+            "features_only=True and projector=False: without projectors the tokens never reach the feature maps"
+        )
+    kwargs.setdefault("last_projector", True)
+    kwargs.setdefault("output_stride", 32)
+    if isinstance(kwargs.setdefault("feature_cls", "getter"), str):
+        check_choice("feature_cls", kwargs["feature_cls"], FEATURE_CLASSES)
+    kwargs["map_only"] = kwargs["feature_cls"] != "getter"
 
 
 @register_model

@@ -1,11 +1,35 @@
-"""The weights that we publish: Hub model folders (config.json, model.safetensors, README.md), and their names there."""
+"""The weights that we publish: Hub model folders (config.json, model.safetensors, README.md), and their names there.
+
+What `timm.create_model(..., pretrained=True)` needs around timm's own loading: which tag, a checked download, a refusal
+of weights that do not fit, one line for what went wrong, and no class names that another head had.
+"""
 
 import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ORGANISATION", "hub_name", "published_cfgs", "published_segmenters"]
+from safetensors import SafetensorError
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import DefaultCfg, PretrainedCfg, clean_state_dict
+from timm.models._builder import resolve_pretrained_cfg
+from torch import Tensor, nn
+
+from .download import WEIGHTS, fetch
+
+__all__ = [
+    "ORGANISATION",
+    "forget_other_names",
+    "hub_name",
+    "matching_weights",
+    "published_cfgs",
+    "published_segmenters",
+    "published_weights",
+    "untrained_cfg",
+    "without_names",
+]
 
 PACKAGE = Path(__file__).parents[1]
 HUB = PACKAGE / "hub" if (PACKAGE / "hub").is_dir() else PACKAGE.parent / "hub"  # installed wheel, or a checkout
@@ -38,6 +62,26 @@ def published_cfgs() -> dict[str, dict[str, Any]]:
     return cfgs
 
 
+def untrained_cfg(**kwargs: Any) -> dict[str, Any]:
+    """The cfg of a VT-ResNet as the paper trains it, without weights."""
+    return {
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "min_input_size": (3, 32, 32),
+        "pool_size": None,
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "conv1",
+        "classifier": "fc",
+        "license": "apache-2.0",
+        "paper_ids": "arXiv:2006.03677",
+        "paper_name": "Visual Transformers: Token-based Image Representation and Processing for Computer Vision",
+        **kwargs,
+    }
+
+
 def published_segmenters() -> dict[str, Path]:
     """The folders of the segmenters that ship, by name."""
     folders = {}
@@ -46,3 +90,94 @@ def published_segmenters() -> dict[str, Path]:
         if is_segmenter and config.with_name("model.safetensors").is_file():
             folders[config.parent.name] = config.parent
     return folders
+
+
+@contextmanager
+def published_weights(
+    variant: str, pretrained: bool, tags: DefaultCfg, kwargs: dict[str, Any], pretrained_backbone: Any = None
+) -> Iterator[None]:
+    """Choose the tag and fetch its weights; inside, a file that cannot be read is one line.
+
+    Args:
+        variant: name of the architecture.
+        pretrained: whether weights are wanted; nothing is chosen or fetched without.
+        tags: the architecture's cfgs.
+        kwargs: of `build_model_with_cfg`; the first tag with weights is put in where the caller named none.
+        pretrained_backbone: as the model's entry point takes it.
+
+    Raises:
+        ValueError: for both kinds of weights at once.
+        RuntimeError: for weights that are missing or damaged.
+    """
+    if pretrained and pretrained_backbone is not None:
+        raise ValueError(
+            "pretrained=True and pretrained_backbone: the first fills the whole model; choose one of the two"
+        )
+    if pretrained:
+        if not any(_names_weights(kwargs.get(key)) for key in ("pretrained_cfg", "pretrained_cfg_overlay")):
+            kwargs["pretrained_cfg"] = next((tag for tag in tags.tags if tags.cfgs[tag].has_weights), None)
+        _fetch_from_hub(variant, kwargs)
+    try:
+        yield
+    except (SafetensorError, FileNotFoundError) as error:
+        raise RuntimeError(
+            f"the weights of {variant} are missing or damaged ({str(error) or 'no such file'}): "
+            "reinstall vt_timm, or fetch the model folder again"
+        ) from error
+
+
+def _fetch_from_hub(variant: str, kwargs: dict[str, Any]) -> None:
+    """Weights that timm would take from the Hub are fetched first and checked; timm itself would also take a pickle."""
+    cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
+    elsewhere = cfg.source == "local-dir" or (cfg.source != "hf-hub" and (cfg.state_dict or cfg.file))
+    if cfg.hf_hub_id and not elsewhere:
+        fetch(cfg.hf_hub_id, cfg.hf_hub_filename or WEIGHTS, kwargs.get("cache_dir"))
+
+
+def _names_weights(cfg: str | dict[str, Any] | PretrainedCfg | None) -> bool:
+    """Whether the caller said which weights: by a tag, or by a cfg with a source, not the default tag's cfg."""
+    if isinstance(cfg, dict):
+        return any(cfg.get(source) for source in ("file", "url", "hf_hub_id", "state_dict"))
+    return bool(cfg.has_weights if isinstance(cfg, PretrainedCfg) else cfg)
+
+
+def matching_weights(state_dict: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Refuse weights that do not fit, since timm loads non-strictly when the head changes and would say nothing.
+
+    May differ: classifier and first convolution (timm adapts them), and the last projector (a backbone has one, a
+    classifier has none; a new one starts as the identity).
+
+    Raises:
+        RuntimeError: naming what is missing, has another shape or is left over.
+    """
+    state_dict = clean_state_dict(state_dict)  # of DistributedDataParallel's and torch.compile's prefixes
+    last_projector = f"vt_stage.blocks.{len(model.vt_stage.blocks) - 1}.projector."
+    expected = model.state_dict()
+    state_dict = {k: v for k, v in state_dict.items() if k in expected or not k.startswith(last_projector)}
+    missing = [k for k in expected if k not in state_dict and not k.startswith(("fc.", last_projector))]
+    left_over = [k for k in state_dict if k not in expected and not k.startswith("fc.")]
+    misshapen = [
+        k
+        for k, v in expected.items()
+        if k in state_dict and state_dict[k].shape != v.shape and not k.startswith(("fc.", "conv1."))
+    ]
+    if missing or misshapen or left_over:
+        raise RuntimeError(
+            f"these weights are not of this model: {len(missing)} tensors are missing, {len(misshapen)} have another "
+            f"shape and {len(left_over)} are left over, the first is {(missing + misshapen + left_over)[0]}; check the "
+            "model name and its options against the config.json beside the weights"
+        )
+    return state_dict
+
+
+def without_names(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """A pretrained cfg that does not say what the classes are called."""
+    return {**cfg, "label_names": None, "label_descriptions": None}
+
+
+def forget_other_names(model: nn.Module) -> None:
+    """Drop the class names of a head that has other classes than the weights had."""
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    names = cfg.get("label_names")
+    if names and len(names) != getattr(model, "num_classes", len(names)):
+        model.pretrained_cfg = without_names(cfg)  # type: ignore[assignment]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import timm
 import torch
-from timm.models import load_state_dict
+from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor, nn
 
 from ..errors import first_line
@@ -35,7 +35,7 @@ def load_backbone(model: nn.Module, source: BackboneSource) -> list[str]:
         RuntimeError: if the source cannot be loaded.
     """
     weights, name = _read(source, in_chans=_in_chans(model))
-    net = getattr(model, "model", model)  # what features_only wraps
+    net = _inside(model)
     target = {k: v for k, v in net.state_dict().items() if k.startswith(TRUNK)}
     for key, tensor in target.items():
         if key not in weights:
@@ -59,7 +59,7 @@ def load_backbone(model: nn.Module, source: BackboneSource) -> list[str]:
 
 def _read(source: BackboneSource, in_chans: int) -> tuple[Mapping[str, Tensor], str]:
     if isinstance(source, Mapping):
-        return source, "the state dict"
+        return clean_state_dict(dict(source)), "the state dict"
     name = str(source)
     try:
         if Path(name).is_file():
@@ -72,8 +72,15 @@ def _read(source: BackboneSource, in_chans: int) -> tuple[Mapping[str, Tensor], 
         ) from error
 
 
+def _inside(model: nn.Module) -> nn.Module:
+    """The network that `features_only` wraps, under the name that the kind of `feature_cls` gives it."""
+    for name in ("model", "body", "graph_module"):
+        model = getattr(model, name, model)
+    return model
+
+
 def _in_chans(model: nn.Module) -> int:
-    conv1: torch.nn.Conv2d = getattr(model, "model", model).conv1  # type: ignore[assignment]
+    conv1: torch.nn.Conv2d = _inside(model).conv1  # type: ignore[assignment]
     return conv1.in_channels
 
 
