@@ -74,12 +74,10 @@ def check_positive(option: str, value: object) -> int:
 def plain(value: Any) -> Any:
     """The value with NumPy's and torch's numbers as Python's, as JSON and TorchScript want them.
 
-    Lists, tuples and dicts are looked into; whatever is not a number comes back as it is.
+    Lists and tuples are looked into, dicts are not: a state dict keeps its tensors.
     """
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return type(value)([plain(entry) for entry in value])
-    if type(value) is dict:
-        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, (bool, int, float, str)) and type(value).__module__ == "builtins":
         return value
     if getattr(value, "shape", None) == () and hasattr(value, "item"):

@@ -29,17 +29,19 @@ class PointwiseConv2d(nn.Conv2d):
         super().__init__(in_chans, out_chans, kernel_size=1, bias=False, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = convolve_1x1(x, self.weight)
-        return out if self.bias is None else out + self.bias[:, None, None]  # one that a folded batch norm leaves
+        return convolve_1x1(x, self.weight, self.bias)  # a folded batch norm leaves a bias
 
 
 @torch.fx.wrap  # a leaf of a traced graph: the layout is known only once there is a map
-def convolve_1x1(x: Tensor, weight: Tensor) -> Tensor:
-    """(B, C_in, H, W) and (C, C_in, 1, 1) -> (B, C, H, W), contiguous."""
+def convolve_1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(B, C_in, H, W), (C, C_in, 1, 1) and (C) -> (B, C, H, W), contiguous."""
     # A compiler makes the copy together with the batch norm; torch.compile cannot order the strides of the product's
     # view where sizes are symbols (pytorch/pytorch issues 172204 and 185510).
     if x.is_contiguous() or torch.compiler.is_compiling():
-        return torch.nn.functional.conv2d(x, weight).contiguous()
+        return torch.nn.functional.conv2d(x, weight, bias).contiguous()
     B, _, H, W = x.shape
     # (B, C, C_in) x (B, C_in, P) -> (B, C, P): the same sum, but a product writes rows of pixels
-    return torch.bmm(weight.flatten(1).expand(B, -1, -1), x.flatten(2)).view(B, -1, H, W)
+    product_BCP = torch.bmm(weight.flatten(1).expand(B, -1, -1), x.flatten(2))
+    if bias is not None:
+        product_BCP = product_BCP + bias[:, None]
+    return product_BCP.view(B, -1, H, W)

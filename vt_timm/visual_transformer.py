@@ -3,7 +3,6 @@
 Shape suffixes: B batch, C channels of the feature map, H W its height and width, L tokens, D channels of a token.
 """
 
-from typing import Any
 
 import torch
 from timm.models import checkpoint
@@ -94,7 +93,6 @@ class VTStage(nn.Module):
             would be an unused parameter; a backbone hands out the map and has it.
         pool_map: whether the map that is handed out is averaged to half its size, so that it has the stride of the
             stage that this one replaces.
-        map_only: whether the map alone is handed out, for callers that know one output per module.
 
     Shapes: (B, in_chans, H, W) -> feature map (B, C, H, W), tokens (B, L, D).
 
@@ -117,7 +115,6 @@ class VTStage(nn.Module):
         projector: bool = True,
         last_projector: bool = False,
         pool_map: bool = False,
-        map_only: bool = False,
         device=None,
         dtype=None,
     ) -> None:
@@ -142,7 +139,6 @@ class VTStage(nn.Module):
                 "set one of the two to True"
             )
         self.grad_checkpointing = False
-        self.map_only = map_only
         self.pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False) if pool_map else nn.Identity()
         self.lift = Lift(in_chans, feature_dim, **dd) if in_chans != feature_dim else nn.Identity()
         last = depth - 1
@@ -172,7 +168,7 @@ class VTStage(nn.Module):
         if self.blocks[-1].projector is None:
             self.blocks = self.blocks[:-1]
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         feature_BCHW = self.lift(x)
         tokens_BLD: Tensor | None = None
         for block in self.blocks:
@@ -181,5 +177,4 @@ class VTStage(nn.Module):
             else:
                 feature_BCHW, tokens_BLD = block(feature_BCHW, tokens_BLD)
         assert tokens_BLD is not None
-        feature_BCHW = self.pool(feature_BCHW)
-        return feature_BCHW if self.map_only else (feature_BCHW, tokens_BLD)
+        return self.pool(feature_BCHW), tokens_BLD

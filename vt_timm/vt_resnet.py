@@ -54,8 +54,6 @@ class VTResNet(nn.Module):
             it on.
         output_stride: of the VT stage's map: 16, as the paper has it; 32, the map averaged to the stride of a ResNet,
             which `features_only=True` hands out; 8, with stage 3 dilated.
-        map_only: whether the VT stage hands out its map alone, as extractors that call modules one by one need it;
-            such a model extracts features and does not classify.
         num_classes: classes; 0 for no classifier.
         in_chans: channels of the image.
         global_pool: pooling over the tokens, "avg", "max", "avgmax" or "" (none).
@@ -91,7 +89,6 @@ class VTResNet(nn.Module):
         projector: bool = True,
         last_projector: bool = False,
         output_stride: int = 16,
-        map_only: bool = False,
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = "avg",
@@ -149,7 +146,6 @@ class VTResNet(nn.Module):
             projector=projector,
             last_projector=last_projector,
             pool_map=output_stride == 32,
-            map_only=map_only,
             **dd,
         )
         self.vt_stage: VTStage | None = vt_stage  # None once pruned
@@ -261,8 +257,7 @@ class VTResNet(nn.Module):
             if i in take_indices:
                 intermediates.append(x)
         if self.vt_stage is not None and not (stop_early and max_index < 4):
-            handed_out = self.vt_stage(x)
-            feature_map, x = (handed_out, handed_out) if self.vt_stage.map_only else handed_out
+            feature_map, x = self.vt_stage(x)
             if 4 in take_indices:
                 intermediates.append(feature_map)
 
@@ -301,8 +296,7 @@ class VTResNet(nn.Module):
         else:
             x = self.layer3(self.layer2(self.layer1(x)))
         if self.vt_stage is not None:
-            handed_out = self.vt_stage(x)
-            x = handed_out if self.vt_stage.map_only else handed_out[1]
+            _, x = self.vt_stage(x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -334,7 +328,7 @@ default_cfgs = generate_default_cfgs(
 def _create_vt_resnet(
     variant: str, pretrained: bool, pretrained_backbone: BackboneSource | None = None, **kwargs: Any
 ) -> VTResNet:
-    kwargs = plain(kwargs)
+    kwargs = {key: plain(value) for key, value in kwargs.items()}
     if kwargs.get("features_only"):
         prepare_features(kwargs)
     with published_weights(variant, pretrained, default_cfgs[variant], kwargs, pretrained_backbone):
@@ -355,7 +349,6 @@ def prepare_features(kwargs: dict[str, Any]) -> None:
     kwargs.setdefault("output_stride", 32)
     if isinstance(kwargs.setdefault("feature_cls", "getter"), str):
         check_choice("feature_cls", kwargs["feature_cls"], FEATURE_CLASSES)
-    kwargs["map_only"] = kwargs["feature_cls"] != "getter"
 
 
 @register_model
