@@ -3,7 +3,6 @@
 Shape suffixes: B batch, C channels of the feature map, H W its height and width, L tokens, D channels of a token.
 """
 
-
 import torch
 from timm.models import checkpoint
 from torch import Tensor, nn
