@@ -34,6 +34,7 @@ KEEP_SECONDS = 3600
 THUMBNAIL = 240  # pixels of a token's small picture
 TOP_TOKENS = 6
 INVITATION = "Click a place in the photo."
+NO_TOKENS = "This model is a file, which answers without showing its tokens."
 KINDS = {"where tokens look": "tokenizer", "which tokens the pixels read": "projector"}
 HELP = """\
 Drop a photo. Each **token** is a weighted mean of the photo's pixels; its map shows the weights, red high and blue low,
@@ -99,6 +100,9 @@ def examine(path: str | None, name: str, module: int, kind: str) -> tuple[Any, .
         return None, None, None, [], None, "", _title(0), gr.skip()
     photo = open_photo(path)
     model = _model(name)
+    if not model.keeps_attention:
+        found = Look(model.view(photo), model.describe(model.run(model.input(model.view(photo)))), [])
+        return None, _picture(found), found.answer.shares, [], None, NO_TOKENS, _title(0), gr.skip()
     with _one_at_a_time:
         try:
             found = look(model, photo, KINDS[kind])

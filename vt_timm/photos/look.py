@@ -40,6 +40,8 @@ def look(model: PhotoModel, photo: Image.Image, of: str = "tokenizer") -> Look:
     Raises:
         ValueError: if the model has no such attention.
     """
+    if not model.keeps_attention:
+        raise ValueError("an ONNX file keeps no attention: name the model that it was exported from")
     with record_attention(model.attention_modules(), of) as maps:
         output = model.run(model.input(model.view(photo)))
     return Look(model.display(photo), model.describe(output), [attention[0].float().cpu() for attention in maps])

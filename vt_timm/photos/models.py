@@ -33,6 +33,7 @@ from ..segmentation.model import Segmenter
 from ..weights.download import CONFIG, fetch
 from ..weights.published import published_segmenters
 from ..weights.training_run import is_run, load_run
+from .onnx_file import OnnxFile
 
 __all__ = ["Answer", "Classifier", "PhotoModel", "SegmenterOnPhotos", "class_names", "load", "read_mode", "top_classes"]
 
@@ -56,6 +57,7 @@ class PhotoModel:
 
     place = "VT module"  # what one of its attention maps belongs to
     class_names: list[str]
+    keeps_attention = True  # whether it can be looked into
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -196,12 +198,15 @@ def load(name: str, device: str = "cpu") -> PhotoModel:
 
     Args:
         name: a model of timm's with weights, `local-dir:FOLDER`, `hf-hub:ORG/NAME`, `ORG/NAME`, a folder of either
-            kind of model, a training run of `vt-timm run train` or `train-segmenter`, or a checkpoint of the former.
+            kind of model, a training run of `vt-timm run train` or `train-segmenter`, a checkpoint of the former, or
+            a file of `vt-timm export`, FILE.onnx.
         device: where to.
 
     Raises:
         CommandError: in one line, for every way in which it can fail.
     """
+    if name.endswith(".onnx"):
+        return ClassifierInFile(OnnxFile(name))
     path = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
     if path.is_dir() and (path / "best" / CONFIG).is_file():
         path = path / "best"
@@ -219,6 +224,12 @@ def load(name: str, device: str = "cpu") -> PhotoModel:
             return _segmenter(repository, device)
         name = f"hf-hub:{repository}"
     return _classifier(name, lambda: timm.create_model(name, pretrained=True), device)
+
+
+class ClassifierInFile(Classifier):
+    """A classifier in an ONNX file, which answers but keeps no attention."""
+
+    keeps_attention = False
 
 
 def _hub_folder(repository: str) -> Path:

@@ -1,0 +1,184 @@
+"""Files of `vt-timm export`: every kind is written, run and compared; what goes wrong leaves nothing behind."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import vt_timm
+from tests.support.fill import fill
+from vt_timm.cli import main
+from vt_timm.errors import CommandError
+from vt_timm.export.export import Options, export
+from vt_timm.export.fold import folded
+from vt_timm.export.formats import load_program
+from vt_timm.photos.models import load
+
+onnx = pytest.importorskip("onnx", reason="needs onnx: pip install '.[onnx]'")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install '.[onnx]'")
+pytest.importorskip("onnxscript", reason="needs onnxscript: pip install '.[onnx]'")
+
+MICRO = "vt_resnet_micro"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    names = load(MICRO).module.pretrained_cfg["label_names"]
+    for i, name in enumerate(names):
+        (folder / name).mkdir()
+        pixels = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((80, 60), Image.Resampling.BICUBIC).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export(load(MICRO), MICRO, path, Options())
+    return path
+
+
+def run(capsys, *arguments):
+    status = main([str(argument) for argument in arguments])
+    return status, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"tokenizer": "cluster", "relation": "graph"}, {"projector": False, "num_tokens": 9}]
+)
+@pytest.mark.parametrize("tokens", [64, 32], ids=["", "narrow"])
+def test_folding_leaves_the_function(options, tokens):
+    model = fill(timm.create_model(MICRO, num_classes=3, token_dim=tokens, **options)).eval()
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(model)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("neck", ["fpn", "vt_fpn"])
+def test_folding_leaves_a_segmenter(neck):
+    model = fill(vt_timm.create_segmenter(neck, MICRO, 3, token_dim=64, num_heads=4) if neck == "vt_fpn" else
+                 vt_timm.create_segmenter(neck, MICRO, 3)).eval()  # fmt: skip
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(model)(x), model(x), rtol=1e-3, atol=1e-4)
+
+
+def test_a_file_says_what_it_is_and_takes_any_size(exported):
+    model, file = load(MICRO), load(str(exported))
+    assert file.class_names == model.class_names and file.config == model.config
+    facts = {p.key: json.loads(p.value) for p in onnx.load(exported).metadata_props if p.key.startswith("vt_timm.")}
+    assert facts["vt_timm.source"] == MICRO and facts["vt_timm.license"] == "apache-2.0"
+    assert re.fullmatch("[0-9a-f]{64}", facts["vt_timm.weights_sha256"]) and facts["vt_timm.precision"] == "float32"
+    for shape in ((1, 3, 64, 64), (3, 3, 97, 130)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(file.run(x), model.run(x), rtol=1e-4, atol=1e-4)
+
+
+def test_pt2_and_its_facts(tmp_path):
+    path, model = tmp_path / "model.pt2", load(MICRO)
+    export(model, MICRO, path, Options())
+    facts = {"vt_timm.json": ""}
+    torch.export.load(path, extra_files=facts)
+    assert json.loads(facts["vt_timm.json"])["vt_timm.kind"] == '"classifier"'
+    x = torch.randn(3, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(load_program(path, ".pt2")(x), model.run(x), rtol=1e-4, atol=1e-4)
+
+
+def test_half_is_half_as_large(tmp_path, exported):
+    result = export(load(MICRO), MICRO, tmp_path / "half.onnx", Options(half=True))
+    assert result.size < 0.6 * exported.stat().st_size and 0 < result.difference < 0.03
+
+
+def test_int8_by_the_command(tmp_path, photos, capsys, exported):
+    path = tmp_path / "small.onnx"
+    options = ["--int8", "--calibrate", photos, "--validate", photos, "--calibrate-images", 8]
+    status, out, err = run(capsys, "export", MICRO, "-o", path, *options)
+    assert status == 0, err
+    assert re.search(r"top-1 on 10 photos [\d.]+ % -> [\d.]+ %, images per second [\d.]+ -> [\d.]+", out)
+    assert path.stat().st_size < 0.5 * exported.stat().st_size
+    file = load(str(path))
+    assert file.config == load(MICRO).config and file.module.pretrained_cfg["precision"] == "int8"
+    types = {node.op_type for node in onnx.load(path).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= types and list(tmp_path.iterdir()) == [path]
+
+
+def test_commands_take_a_file(exported, photos, tmp_path, capsys):
+    (photo,) = next(photos.iterdir()).iterdir()
+    answers = [run(capsys, "classify", photo, "--model", model, "--json") for model in (MICRO, exported)]
+    tops = [json.loads(out)[0]["top"] for _, out, _ in answers]
+    assert [one["class"] for one in tops[0]] == [one["class"] for one in tops[1]]
+    status, _, err = run(capsys, "attention", photo, "--model", exported, "-o", tmp_path / "a.png")
+    assert status == 2 and "keeps no attention" in err and err.count("\n") == 1
+    assert run(capsys, "segment", photo, "--model", exported, "--json")[0] == 2
+
+
+def test_a_segmenter_is_refused(tmp_path, capsys):
+    vt_timm.create_segmenter("fpn", MICRO, 3).save_pretrained(tmp_path / "model")
+    status, _, err = run(capsys, "export", tmp_path / "model", "-o", tmp_path / "seg.onnx")
+    assert status == 2 and "is a segmenter" in err and not (tmp_path / "seg.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-o", "model.tflite"], "name a file that ends in .onnx"),
+        (["-o", "a.onnx", "--int8"], "--calibrate FOLDER"),
+        (["-o", "a.pt2", "--int8", "--calibrate", "."], "--int8 writes .onnx files"),
+        (["-o", "a.onnx", "--int8", "--calibrate", "empty"], "no images in this folder"),
+        (["-o", "a.onnx", "--half", "--int8", "--calibrate", "."], "choose one"),
+        (["-o", "missing/a.onnx"], "cannot write missing/a.onnx"),
+        (["-o", "a.onnx", "--validate", "empty"], "empty"),
+        (["-o", "a.onnx", "--tolerance", "0"], "a.onnx is not written: its logits differ"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_a_line_and_leaves_nothing(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    status, out, err = run(capsys, "export", MICRO, *arguments)
+    assert status == 2 and said in err and err.count("\n") == 1 and not out
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    def full(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.onnx, "export", full)
+    with pytest.raises(CommandError, match="No space left"):
+        export(load(MICRO), MICRO, tmp_path / "a.onnx", Options())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b"no model"])
+def test_a_file_that_is_no_model(content, tmp_path):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(content)
+    with pytest.raises(CommandError, match="cannot load"):
+        load(str(path))
+
+
+def test_the_page_on_deployment_runs_without_torch(exported, photos, tmp_path):
+    """Its code, as it stands, where nothing of torch, timm or ours can be imported."""
+    page = Path(vt_timm.__file__).with_name("export") / "deploy.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    banned = "import sys\nfor name in ('torch', 'torchvision', 'timm', 'vt_timm'): sys.modules[name] = None\n"
+    script = tmp_path / "classify.py"
+    script.write_text(banned + code)
+    for folder in sorted(photos.iterdir())[:3]:
+        (photo,) = folder.iterdir()
+        command = [sys.executable, script, exported, photo]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        model = load(MICRO)
+        top = model.describe(model.run(model.input(model.view(Image.open(photo).convert("RGB"))))).shares
+        for line, (name, share) in zip(printed.splitlines(), top.items(), strict=True):
+            assert line.endswith(name) and float(line.split()[0]) == pytest.approx(100 * share, abs=0.1)

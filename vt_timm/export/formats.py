@@ -1,0 +1,113 @@
+"""The kinds of file that a model is exported to, by the ending of the name."""
+
+import json
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from ..errors import CommandError, first_line
+
+__all__ = ["AOTI", "FACTS", "ONNX", "PT2", "HalfInside", "kind_of", "load_program", "write"]
+
+ONNX, PT2, AOTI = ".onnx", ".pt2", ".aoti.pt2"
+FACTS = "vt_timm.json"
+INPUT, OUTPUT = "images", "logits"
+
+
+class HalfInside(nn.Module):
+    """A model in 16 bits that is fed and answers in 32, so that whoever runs it need not know."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.half()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images.half()).float()
+
+
+def kind_of(path: Path) -> str:
+    """ONNX, PT2 or AOTI.
+
+    Raises:
+        CommandError: for another ending.
+    """
+    for kind in (ONNX, AOTI, PT2):  # the longer ending first
+        if path.name.endswith(kind):
+            return kind
+    raise CommandError(f"{path}: name a file that ends in {ONNX}, {PT2} (torch.export) or {AOTI} (AOTInductor)")
+
+
+def write(model: nn.Module, example: Tensor, path: Path, kind: str, facts: dict[str, str]) -> None:
+    """Write a model for any batch, and any image size where it takes one.
+
+    Args:
+        model: in eval mode, on the CPU.
+        example: a batch of at least two images, (B, channels, H, W).
+        path: of the file.
+        kind: ONNX, PT2 or AOTI.
+        facts: metadata; a PT2 file keeps it as an extra file, `FACTS`, in JSON.
+
+    Raises:
+        CommandError: in one line, for a model that cannot be exported.
+    """
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = _program(model, example)
+            if kind == PT2:
+                torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
+            elif kind == AOTI:
+                settings = {"aot_inductor.metadata": facts}
+                torch._inductor.aoti_compile_and_package(
+                    program, package_path=os.fspath(path), inductor_configs=settings
+                )
+            else:
+                names = {"input_names": [INPUT], "output_names": [OUTPUT]}
+                torch.onnx.export(program, (), path, dynamo=True, verbose=False, external_data=False, **names)
+                _describe(path, facts)
+    except OSError:
+        raise
+    except Exception as error:  # the exporters raise kinds of their own for what they cannot express
+        raise CommandError(f"this model cannot be exported to {kind}: {first_line(error)}") from error
+
+
+def _describe(path: Path, facts: dict[str, str]) -> None:
+    import onnx
+
+    file = onnx.load(path)
+    onnx.helper.set_model_props(file, facts)
+    onnx.save(file, path)
+
+
+def _program(model: nn.Module, example: Tensor) -> ExportedProgram:
+    """The model as a graph; a model of one size, such as a ViT, leaves the batch alone free."""
+    free = Dim.AUTO
+    for sizes in ({0: free, 2: free, 3: free}, {0: free}):
+        try:
+            return torch.export.export(model, (example,), dynamic_shapes=(sizes,))
+        except Exception:  # whatever the tracer meets; the last try raises it
+            if len(sizes) == 1:
+                raise
+    raise AssertionError
+
+
+def load_program(path: Path, kind: str) -> nn.Module:
+    """A written PT2 or AOTI file as something to call."""
+    if kind == PT2:
+        return torch.export.load(path).module()
+    return _Package(path)
+
+
+class _Package(nn.Module):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.runner = torch._inductor.aoti_load_package(os.fspath(path))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.runner(images)

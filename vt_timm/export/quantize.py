@@ -1,0 +1,77 @@
+"""8 bits: static quantisation by onnxruntime, per channel, with the ranges seen on photos of the user's.
+
+Convolutions, and what stands between two of them, compute in 8 bits; so do products with constant matrices, but their
+results stay in float32. All else is float32: a product of sixteen tokens, a softmax or a transpose costs less than to
+quantise what it reads and writes. `python -m benchmarks.export` records what each choice costs.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+__all__ = ["in_8_bits", "quantize"]
+
+BETWEEN_CONVOLUTIONS = {"Relu", "Clip", "Add", "MaxPool", "AveragePool", "Concat"}
+WITH_WEIGHTS = {"MatMul", "Gemm"}
+
+
+class _Photos(CalibrationDataReader):
+    def __init__(self, batches: Iterable[np.ndarray], name: str) -> None:
+        self.batches: Iterator[np.ndarray] = iter(batches)
+        self.name = name
+
+    def get_next(self) -> dict[str, Any] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {self.name: batch}
+
+
+def quantize(source: Path, target: Path, batches: Iterable[np.ndarray]) -> None:
+    """Write a float32 ONNX file in 8 bits.
+
+    Args:
+        source: of one input.
+        target: to write.
+        batches: normalised photos (B, channels, H, W), from which the range of every activation is taken.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)  # batch norms into convolutions
+        graph = onnx.load(prepared, load_external_data=False).graph
+        nodes = in_8_bits(graph)
+        quantize_static(
+            str(prepared),
+            str(target),
+            _Photos(batches, graph.input[0].name),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=sorted({"Conv", *BETWEEN_CONVOLUTIONS, *WITH_WEIGHTS}),
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"OpTypesToExcludeOutputQuantization": sorted(WITH_WEIGHTS)},
+        )
+
+
+def in_8_bits(graph: onnx.GraphProto) -> list[str]:
+    """Names of the nodes that compute in 8 bits: convolutions, sums and poolings of their results, and products with a
+    constant matrix.
+    """
+    constants = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    convolved: set[str] = set()
+    chosen = []
+    for node in graph.node:
+        of_convolutions = node.op_type in BETWEEN_CONVOLUTIONS and all(
+            name in convolved or name in constants for name in node.input if name
+        )
+        if node.op_type == "Conv" or of_convolutions:
+            convolved.update(node.output)
+            chosen.append(node.name)
+        elif node.op_type in WITH_WEIGHTS and constants.get(node.input[1]) == 2:
+            chosen.append(node.name)
+    return chosen
