@@ -22,8 +22,8 @@ import timm
 import torch
 
 import vt_timm
-from benchmarks.common.measure import in_turn, ratios
 from benchmarks.common.facts import RESULTS, facts
+from benchmarks.common.measure import in_turn, ratios
 from vt_timm.export.compare import score
 from vt_timm.export.export import Options, export
 from vt_timm.photos.models import Classifier, PhotoModel, load
