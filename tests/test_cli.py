@@ -120,11 +120,11 @@ def test_a_sideways_photo_is_turned_upright(tmp_path):
         (["attention", "PHOTO", "-o", "EMPTY/a.xyz", *MICRO], "xyz"),
         (
             ["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--module", "3"],
-            "has VT modules with a tokenizer 1 to 2",
+            "vt_resnet_micro has VT modules 1 to 2",
         ),
         (
             ["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--module", "2", "--of", "projector"],
-            "has VT modules with a projector 1 to 1",
+            "VT module 2 of 2 has no projector",
         ),
         (["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--tokens", "17"], "the module has tokens 1 to 16"),
         (["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--colours", "jett"], "no such colour map"),

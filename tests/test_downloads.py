@@ -108,7 +108,9 @@ def test_the_command_says_it_in_one_line_too(hub, capsys):
 
 
 def test_without_network_and_cache(hub, monkeypatch):
+    """Said at once: the client would pause five times, for most of a minute."""
     unplug(monkeypatch)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"waits for {seconds} s"))
     with pytest.raises(DownloadError, match=r"is not in the cache and the Hub at http://127.0.0.1:9 cannot be reached"):
         fetch(NAME)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

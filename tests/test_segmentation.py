@@ -266,9 +266,15 @@ def test_a_folder_that_is_no_segmenter(tmp_path, small, capsys):
     assert "cannot load the segmenter" in error and "Traceback" not in error
 
 
-def test_the_palette_tells_classes_apart():
-    colours = palette(92)
-    assert len({tuple(c) for c in colours.tolist()}) == 92 and len(set(colours[0].tolist())) == 1  # the first is grey
+@pytest.mark.parametrize(("classes", "apart"), [(2, 300), (12, 120), (59, 40), (256, 25)])
+def test_the_palette_tells_classes_apart(classes, apart):
+    """Any two of them: red, green and blue weighted by how eyes see them ("redmean"), 765 between black and white."""
+    colours = torch.from_numpy(palette(classes)).double()
+    assert colours[0].unique().numel() == 1
+    red, green, blue = (colours[:, None] - colours[None]).unbind(-1)
+    mean = (colours[:, None, 0] + colours[None, :, 0]) / 2
+    distance = ((2 + mean / 256) * red**2 + 4 * green**2 + (2 + (255 - mean) / 256) * blue**2).sqrt()
+    assert distance.fill_diagonal_(765).min() > apart
 
 
 def test_depthwise_convolutions_leave_autocast_also_in_a_copy():

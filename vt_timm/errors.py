@@ -27,9 +27,14 @@ class CommandError(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the lines after the first and without a full stop; its kind if it says nothing."""
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+    """What an error says, without the lines after the first and without a full stop; its kind if it says nothing.
+
+    A first line that ends with a colon only announces what is wrong, as torch's do: the second belongs to it.
+    """
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[: 1 + lines[0].endswith(":")]).rstrip(".")
 
 
 def did_you_mean(name: str, known: Iterable[str], number: int = 1) -> str:

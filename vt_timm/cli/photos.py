@@ -136,7 +136,7 @@ def attention(args: argparse.Namespace) -> int:
     if args.save_maps:
         _save_maps(Path(args.save_maps), chosen)
     place = photos.model.place
-    title = f"{_short(args.model)}, {place} {args.module}: {NOUNS[args.of]}"
+    title = f"{_short(args.model)}, {place} {args.module} of {looks[0].modules}: {NOUNS[args.of]}"
     each = args.photos or (1 if args.output.lower().endswith(".gif") else 4)
 
     def figures() -> Iterator["Figure"]:
@@ -158,8 +158,10 @@ def _looks(photos: Photos, args: argparse.Namespace) -> Iterator["Look"]:
         except ValueError as error:
             raise CommandError(str(error)) from error
         if args.module > len(found.maps):
-            kind = f"{photos.model.place}s with a {args.of}"
-            raise CommandError(f"--module {args.module}: {args.model} has {kind} 1 to {len(found.maps)}")
+            place = photos.model.place
+            if args.module > found.modules:
+                raise CommandError(f"--module {args.module}: {args.model} has {place}s 1 to {found.modules}")
+            raise CommandError(f"--module {args.module}: {place} {args.module} of {found.modules} has no {args.of}")
         yield found
 
 

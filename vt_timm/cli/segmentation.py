@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
+INDEXED = 256  # colours that a palette has
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     _add_segment(commands)
@@ -111,15 +113,18 @@ def _segmenter(args: argparse.Namespace) -> "PhotoModel":
 
 
 def _save_labels(path: Path, labels: Any, num_classes: int) -> None:
-    """An indexed PNG: its values are the labels, its palette the colours of the pictures."""
+    """An indexed PNG: its values are the labels, its palette the colours of the pictures; 16 bits for many classes."""
     import numpy as np
     from PIL import Image
 
     from ..photos.draw import palette
     from ..photos.save import whole_file
 
-    picture = Image.fromarray(labels.numpy().astype(np.uint8), "P")
-    picture.putpalette(palette(num_classes).tobytes())
+    if num_classes > INDEXED:
+        picture = Image.fromarray(labels.numpy().astype(np.uint16))
+    else:
+        picture = Image.fromarray(labels.numpy().astype(np.uint8)).convert("P")
+        picture.putpalette(palette(num_classes).tobytes())
     try:
         with whole_file(path) as temporary:
             picture.save(temporary)

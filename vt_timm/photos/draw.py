@@ -1,7 +1,8 @@
 """Pictures: the tokens' attention, as in Figures 5 and 7 of the paper, and segmented photos. Needs matplotlib."""
 
-import colorsys
 import math
+from functools import cache
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +19,12 @@ OPACITY = ("weight", "even")
 SLIDE = 13.33, 7.5  # inches
 COLUMNS, DPI = 6, 200
 PANEL, HEADING, TITLE, BAR = 1.7, 0.25, 0.6, 0.8  # inches: a panel's width, its heading, the title, the colour bar
+POINTS, LETTERS = 72, 130  # per inch: points, and letters of one point
 STRONGEST, EVEN = 0.8, 0.5  # opacity of a map's highest value where it grows with the weight; of all where it does not
 LEGEND, LEGEND_FROM = 20, 0.5  # classes named, the largest first, and from how many percent of the pixels on
 PAINT = 0.6  # opacity of a class's colour
-GOLDEN_TURN = 0.381966  # of the colour circle, so that consecutive classes are far apart
+BACKGROUND, BRIGHT, COLOURFUL = 0.25, 0.6, 0.35  # the first class's grey; least highest channel, and least range
+GRID = 11  # colours per channel to choose from: some hundred more than classes are drawn
 
 
 def draw_attention(
@@ -54,13 +57,15 @@ def draw_attention(
     columns = min(columns or (COLUMNS if len(photos) == 1 else len(tokens) + 1), len(tokens) + 1)
     rows_each = math.ceil((len(tokens) + 1) / columns)
     panel = min(PANEL, (SLIDE[0] - BAR) / columns)
-    heights = [panel * photo.height / photo.width + HEADING for photo in photos for _ in range(rows_each)]
+    size = min(9.0, 9.0 * panel / PANEL + 2)
+    captions = [fill(caption, int(panel * LETTERS / size)) for caption in captions]
+    heading = HEADING + size / POINTS * max(caption.count("\n") for caption in captions)
+    heights = [panel * photo.height / photo.width + heading for photo in photos for _ in range(rows_each)]
     width, height = max(columns * panel + BAR, 4.2), sum(heights) + TITLE
     figure = Figure(figsize=(width, height), dpi=DPI)
     axes = figure.subplots(len(heights), columns, squeeze=False, gridspec_kw=dict(height_ratios=heights))
     for axis in axes.flatten():
         axis.axis("off")
-    size = min(9.0, 9.0 * panel / PANEL + 2)
     for row, (photo, maps, caption) in enumerate(zip(photos, maps_LHW, captions, strict=True)):
         panels = axes[row * rows_each : (row + 1) * rows_each].flatten()
         panels[0].imshow(photo)
@@ -92,16 +97,29 @@ def overlay(photo: Image.Image, map_HW: Tensor, colours: str = "jet", opacity: s
     return Image.fromarray((255 * mixed_HW3).round().astype(np.uint8))
 
 
+@cache
 def palette(num_classes: int) -> np.ndarray:
-    """One colour per class, (num_classes, 3) of 0 to 255: dark grey, then hues a golden angle apart.
+    """One colour per class, (num_classes, 3) of 0 to 255: dark grey, then each time the one farthest from all before.
 
-    Consecutive classes, which are often alike, get hues far apart; each turn of the circle changes the lightness.
+    Distances are those that eyes see (CIE 1976 L*a*b*), over a grid of colours that are neither pale nor dark.
     """
-    colours = [(0.25, 0.25, 0.25)]
-    for i in range(num_classes - 1):
-        value, saturation = (1.0, 0.85) if i % 3 == 0 else (0.8, 1.0) if i % 3 == 1 else (1.0, 0.5)
-        colours.append(colorsys.hsv_to_rgb(i * GOLDEN_TURN % 1, saturation, value))
+    steps = np.linspace(0, 1, GRID)
+    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    grid = grid[(grid.max(axis=1) >= BRIGHT) & (np.ptp(grid, axis=1) >= COLOURFUL)]
+    colours = [np.full(3, BACKGROUND)]
+    lab, nearest = _lab(grid), np.full(len(grid), np.inf)
+    while len(colours) < num_classes:
+        nearest = np.minimum(nearest, np.linalg.norm(lab - _lab(colours[-1]), axis=1))
+        colours.append(grid[nearest.argmax()])
     return (255 * np.array(colours[:num_classes])).round().astype(np.uint8)
+
+
+def _lab(rgb: np.ndarray) -> np.ndarray:
+    """sRGB of 0 to 1 as CIE 1976 L*a*b*, seen under D65."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = linear @ np.array([[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]])
+    x, y, z = np.moveaxis(np.cbrt(np.maximum(xyz / [0.9505, 1, 1.089], 0.008856)), -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
 def paint_segmentation(photo: Image.Image, labels_HW: Tensor, num_classes: int) -> Image.Image:

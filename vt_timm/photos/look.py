@@ -18,6 +18,7 @@ class Look:
     view: Image.Image
     answer: Answer
     maps: list[Tensor]
+    modules: int  # VT modules that the model has; the last of a classifier has a tokenizer and no projector
 
     def class_at(self, x: float, y: float) -> str | None:
         """What a segmenter sees at a place, given in shares of width and height; None of a classifier."""
@@ -42,6 +43,8 @@ def look(model: PhotoModel, photo: Image.Image, of: str = "tokenizer") -> Look:
     """
     if not model.keeps_attention:
         raise ValueError("an ONNX file keeps no attention: name the model that it was exported from")
-    with record_attention(model.attention_modules(), of) as maps:
+    modules = model.attention_modules()
+    with record_attention(modules) as all_maps, record_attention(modules, of) as maps:
         output = model.run(model.input(model.view(photo)))
-    return Look(model.display(photo), model.describe(output), [attention[0].float().cpu() for attention in maps])
+    maps = [attention[0].float().cpu() for attention in maps]
+    return Look(model.display(photo), model.describe(output), maps, len(all_maps))

@@ -9,7 +9,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -28,6 +34,7 @@ __all__ = ["CONFIG", "WEIGHTS", "DownloadError", "check_weights", "fetch", "is_c
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SHA256_DIGITS = 64
+UNREACHABLE = {"ConnectError", "ConnectTimeout", "ConnectionError"}  # of the HTTP clients that the Hub's has had
 
 
 class DownloadError(UserError, RuntimeError):
@@ -52,6 +59,8 @@ def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = N
         raise DownloadError(f"{source}: {filename} is not a safetensors file; vt_timm loads no pickles")
     for _attempt in range(2):
         try:
+            if not (constants.HF_HUB_OFFLINE or _in_cache(repository, filename, revision, cache_dir)):
+                _reach(hf_hub_url(repository, filename, revision=revision or None), options.get("token"))
             path = Path(
                 hf_hub_download(repository, filename, revision=revision or None, cache_dir=cache_dir, **options)
             )
@@ -64,10 +73,28 @@ def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = N
     raise DownloadError(f"{source}: {filename} {damage}, also when fetched anew: tell its owner to upload it again")
 
 
+def _in_cache(repository: str, filename: str, revision: str, cache_dir: str | Path | None) -> bool:
+    return isinstance(try_to_load_from_cache(repository, filename, cache_dir, revision or None), str)
+
+
+def _reach(url: str, token: Any) -> None:
+    """Ask for the file once: without a network huggingface_hub tries for most of a minute before it says so.
+
+    Raises:
+        LocalEntryNotFoundError: if nobody answers. Whatever else is wrong is left to the download, which tries again
+            where that may help.
+    """
+    try:
+        get_hf_file_metadata(url, token=token)
+    except Exception as error:
+        if type(error).__name__ in UNREACHABLE:
+            raise LocalEntryNotFoundError(first_line(error)) from error
+
+
 def is_cached(source: str, filename: str = WEIGHTS) -> bool:
     """Whether the file is in huggingface_hub's cache, without asking the Hub."""
     repository, _, revision = source.partition("@")
-    return isinstance(try_to_load_from_cache(repository, filename, revision=revision or None), str)
+    return _in_cache(repository, filename, revision, None)
 
 
 def check_weights(path: Path) -> None:
