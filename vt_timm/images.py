@@ -13,7 +13,11 @@ from .errors import UserError
 
 __all__ = ["ImageError", "exif_upright", "find_images", "is_picture", "read_channels", "read_image"]
 
-SAMPLE = "sample"  # stands for a photo that scikit-learn ships
+SAMPLE = "sample"  # stands for a photo that an installed library ships
+SAMPLES = {  # package, file, and what the package is called to pip
+    "photo": ("sklearn", "datasets/images/china.jpg", "scikit-learn"),
+    "person": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "matplotlib"),
+}
 NOT_PHOTOS = {".pdf", ".ps", ".eps"}  # Pillow opens them, but a page is not a photo
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by the channels that a network takes
 ARRAY = ".npy"
@@ -42,8 +46,12 @@ def _readable_suffixes() -> set[str]:
     return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
-def find_images(names: Iterable[str]) -> list[Path]:
-    """Files as they are, folders as the pictures anywhere below them, and `sample` as a photo that scikit-learn ships.
+def find_images(names: Iterable[str], sample: str = "photo") -> list[Path]:
+    """Files as they are, folders as the pictures anywhere below them, and `sample` as a photo of an installed library.
+
+    Args:
+        names: what the user wrote.
+        sample: which of `SAMPLES`.
 
     Raises:
         ImageError: for a name that does not exist, or a folder without images.
@@ -59,7 +67,7 @@ def find_images(names: Iterable[str]) -> list[Path]:
         elif path.exists():
             paths.append(path)
         elif name == SAMPLE:
-            paths.append(_sample_photo())
+            paths.append(_sample_photo(*SAMPLES[sample]))
         else:
             raise ImageError(f"{name}: no such file or folder")
     return paths
@@ -71,10 +79,12 @@ def _pictures_below(folder: Path) -> Iterator[Path]:
         yield from (path for name in files if is_picture(path := Path(place, name)))
 
 
-def _sample_photo() -> Path:
-    if util.find_spec("sklearn") is None:
-        raise ImageError("the sample photo comes with scikit-learn: pip install scikit-learn, or name a photo of yours")
-    return Path(str(resources.files("sklearn.datasets") / "images" / "china.jpg"))
+def _sample_photo(package: str, file: str, to_install: str) -> Path:
+    if util.find_spec(package) is None:
+        raise ImageError(
+            f"the sample photo comes with {to_install}: pip install {to_install}, or name a photo of yours"
+        )
+    return Path(str(resources.files(package) / file))
 
 
 def read_image(path: Path, max_side: int | None = None, channels: int = 3) -> Image.Image:

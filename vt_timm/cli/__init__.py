@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = known.parse_args(argv)
     try:
         if "images" in args:
-            args.paths = find_images(args.images)  # a wrong name is said at once, before torch is there
+            args.paths = find_images(
+                args.images, getattr(args, "sample", "photo")
+            )  # a wrong name is said at once, before torch is there
         _import_package()
         status = args.run(args)
         sys.stdout.flush()

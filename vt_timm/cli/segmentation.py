@@ -46,7 +46,7 @@ def _add_segment(commands: argparse._SubParsersAction) -> None:
         "--window", type=positive, metavar="N", help="move a window of this side over the photo at its own size instead"
     )
     add_model(parser, None, "the segmenter that ships")
-    parser.set_defaults(run=segment_photos)
+    parser.set_defaults(run=segment_photos, sample="person")
 
 
 def _add_train_segmenter(commands: argparse._SubParsersAction) -> None:
