@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import clustering, complexity, readings
+from benchmarks.common import runs
 from benchmarks.common.counting import count, count_stage5
 from benchmarks.common.paper_tables import FPN_TABLES, TABLE_1, TABLES
 from benchmarks.complexity import ablation_changes, compare
@@ -107,13 +108,15 @@ def test_differences_over_5_percent_are_marked():
 
 def test_an_accuracy_of_ours_fills_its_own_row_alone(tmp_path, monkeypatch):
     record = {
+        "model": "vt_resnet18.basic_in1k",
         "architecture": "vt_resnet18",
         "tag": "basic_in1k",
         "options": {"relation": "graph", "in_chans": 3},
         "top1": 1.5,
     }
-    (tmp_path / "accuracy_ours.json").write_text(json.dumps(record))
+    monkeypatch.setattr(runs, "ACCURACY", tmp_path / "accuracy")
     monkeypatch.setattr(complexity, "RESULTS", tmp_path)
+    runs.keep_accuracy(record)
     filled = [(c.table, c.row) for table in range(2, 9) for c in compare(table) if c.quantity == "top-1 (%)" and c.ours]
     assert filled == [(5, "R18, graph convolution")]
     record.update(tag="advanced_in1k", options={})
