@@ -142,19 +142,23 @@ def draw_segmentation(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    photo = photo.convert("RGB")
-    pictures = [photo] if side_by_side else []
-    pictures.append(paint_segmentation(photo, labels_HW, len(class_names)))
     legend, tallest = 2.0, SLIDE[1]  # inches
     ratio = photo.height / photo.width
-    panel = min((SLIDE[0] - legend) / len(pictures), tallest / ratio)
-    width = len(pictures) * panel + legend
+    panels = 2 if side_by_side else 1
+    panel = min((SLIDE[0] - legend) / panels, tallest / ratio)
+    width = panels * panel + legend
+    counts = labels_HW.flatten().bincount(minlength=len(class_names))
+    # No larger than it is drawn: matplotlib makes several copies of what it is given.
+    photo = photo.convert("RGB")
+    photo.thumbnail((int(DPI * panel), int(DPI * panel * ratio)))
+    step = max(1, labels_HW.shape[1] // photo.width)
+    pictures = [photo] if side_by_side else []
+    pictures.append(paint_segmentation(photo, labels_HW[::step, ::step], len(class_names)))
     figure = Figure(figsize=(width, panel * ratio), dpi=DPI)
     for axis, picture in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, strict=True):
         axis.axis("off")
         axis.imshow(picture)
     colours = palette(len(class_names)) / 255
-    counts = labels_HW.flatten().bincount(minlength=len(class_names))
     share = 100 * counts / counts.sum()
     present = [label for label in counts.argsort(descending=True).tolist() if share[label] >= LEGEND_FROM]
     patches = [

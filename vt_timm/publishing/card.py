@@ -139,7 +139,7 @@ def segmenter_card(
         backbone=config["backbone"] + started,
         classes=_classes(config["class_names"], config["num_classes"]),
         choice="The checkpoint is the best of the run's evaluations on these images, which flatters it.",
-        training=f"{s['updates']} updates of {s['batch_size']} images a process, crops of {s['crop_size']} px, "
+        training=f"{s['updates']} updates of {s['batch_size']} images per process, crops of {s['crop_size']} px, "
         f"{s.get('opt', 'sgd')}, lr {s['lr']}"
         + (f" (backbone {s['backbone_lr']})" if s.get("backbone_lr") else "")
         + f", seed {s['seed']}"
