@@ -289,3 +289,14 @@ def test_depthwise_convolutions_leave_autocast_also_in_a_copy():
         (copied := copy.deepcopy(model))[0].weight.zero_()
         copied[0].bias.zero_()
     assert not copied[0](images).any() and model[0](images).any()
+
+
+@pytest.mark.parametrize("size", [(96, 96), (96, 83), (75, 96), (65, 97)])
+def test_a_backbone_with_tensorflows_padding_sees_whole_strides(size):
+    """A photo of any size gives what the photo, filled up to whole strides, gives."""
+    model = Segmenter("laterals", "tf_efficientnet_lite0", 3, neck_options=dict(channels=16)).eval()
+    image = torch.randn(1, 3, *size)
+    filled = torch.zeros(1, 3, *(-(-side // 32) * 32 for side in size))
+    filled[..., : size[0], : size[1]] = image
+    with torch.no_grad():
+        torch.testing.assert_close(model(image), model(filled)[..., : size[0], : size[1]])

@@ -11,7 +11,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
-from timm.layers import Format
+from timm.layers import Conv2dSame, Format
 from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
@@ -125,6 +125,10 @@ class Segmenter(
         self._backbone_options = backbone_options or {}
         self.backbone, strides = _four_levels(backbone, self._backbone_options)
         self.multiple = HEAD_STRIDE if _any_size(backbone) else 1  # Swin's patches have to cover the image
+        if any(isinstance(m, Conv2dSame) for m in self.backbone.modules()):
+            # TensorFlow's padding depends on the size: where a stride does not divide it, the maps are shifted against
+            # those of training crops.
+            self.multiple = strides[-1]
         self.neck_name, self.backbone_name, self.colours = neck, backbone, colours
         self.num_classes = num_classes
         self.short_side = short_side
