@@ -115,8 +115,9 @@ def page(rows: list[dict[str, str]]) -> str:
         "VT-FPN with what its projectors add left out. Few seeds and short schedules: differences of a point between "
         "necks say nothing yet.",
         "",
-        "The run at full size ships. Without bringing the photos from 336 to 344 px to a short side of 341 px, it "
-        "scored two points more ([its evaluations](vt_fpn_tf_efficientnet_lite0.ccp/summary.csv)).",
+        "The run at full size ships. All rows were scored at commit bbb6e62, which pads what a backbone with "
+        "TensorFlow's padding sees to whole strides; before it, predictions were shifted against the photo and scored "
+        "two to five points less. The commit in runs.csv is the training's.",
         "",
         "| neck | seed | crops (px) | updates | mIoU (%) | pixel accuracy (%) | mIoU with the tokens cut off (%) |",
         "|---|---|---|---|---|---|---|",
