@@ -115,7 +115,7 @@ def page(rows: list[dict[str, str]]) -> str:
         "VT-FPN with what its projectors add left out. Few seeds and short schedules: differences of a point between "
         "necks say nothing yet.",
         "",
-        "The run at full size ships. All rows were scored at commit bbb6e62, which pads what a backbone with "
+        "The run at full size ships. All rows were scored at commit 32e6ff6, which pads what a backbone with "
         "TensorFlow's padding sees to whole strides; before it, predictions were shifted against the photo and scored "
         "two to five points less. The commit in runs.csv is the training's.",
         "",
