@@ -49,9 +49,10 @@ def address(segmenter):
     models = ["vt_resnet_micro", "vt_resnet18", str(segmenter)]
     command = [sys.executable, "-m", "vt_timm", "explore", "--port", str(port), "--models", *models]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     url = f"http://127.0.0.1:{port}"
     try:
+        assert url in server.stdout.readline().decode()
         for _ in range(240):
             assert server.poll() is None, server.stderr.read().decode()
             try:

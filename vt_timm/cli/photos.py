@@ -189,6 +189,7 @@ def explore(args: argparse.Namespace) -> int:
         from ..photos.explore import serve
     except ImportError as error:
         raise CommandError(f"the page needs {error.name}: pip install 'vt_timm[explore]'") from error
+    print(f"The page opens at http://{args.host}:{args.port} in some seconds; Ctrl-C ends it.", flush=True)
     try:
         serve(args.models, args.host, args.port, args.open)
     except OSError as error:
