@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from vt_timm.photos.onnx_file import OnnxFile
 __all__ = ["main"]
 
 RECORD = RESULTS / "export.csv"
-PRECISIONS = {"float32": {}, "float16": {"half": True}, "int8": {"int8": True}}
+PRECISIONS: dict[str, dict[str, Any]] = {"float32": {}, "float16": {"half": True}, "int8": {"int8": True}}
 BATCHES = (1, 16)
 COLUMNS = [
     "model", "precision", "weights", "size", "megabytes", "top1_model", "top1", "photos",
@@ -54,7 +55,8 @@ def model_of(name: str, size: int) -> PhotoModel:
         return load(name)
     torch.manual_seed(0)
     module = timm.create_model(name, num_classes=10).eval()
-    module.pretrained_cfg = {**module.pretrained_cfg, "input_size": (3, size, size), "test_input_size": None}  # type: ignore[dict-item]
+    own: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
+    module.pretrained_cfg = {**own, "input_size": (3, size, size), "test_input_size": None}  # type: ignore[assignment]
     return Classifier(module)
 
 
@@ -72,7 +74,7 @@ def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any
             trained = isinstance(model.module.pretrained_cfg, dict) and bool(model.module.pretrained_cfg.get("file"))
             for precision in args.precisions:
                 path = Path(folder) / f"{name}-{precision}.onnx"
-                calibrate = {"calibrate": str(args.data_dir / "train")} if precision == "int8" else {}
+                calibrate: dict[str, Any] = {"calibrate": str(args.data_dir / "train")} if precision == "int8" else {}
                 options = Options(
                     **PRECISIONS[precision], **calibrate, calibrate_images=args.images or 64, tolerance=1e9
                 )
@@ -104,9 +106,7 @@ def _time(
     args: argparse.Namespace,
 ) -> None:
     images = torch.from_numpy(np.random.default_rng(0).standard_normal((batch, 3, args.size, args.size), np.float32))
-    ways: dict[str, Callable[[], object]] = {
-        "/".join(key): (lambda file=file: file(images)) for key, file in files.items()
-    }
+    ways: dict[str, Callable[[], object]] = {"/".join(key): partial(file, images) for key, file in files.items()}
     seconds = in_turn(ways, max(5, args.rounds // batch), warm_up=3, clock=processor_seconds_of)
     for (name, precision), row in rows.items():
         own = seconds[f"{name}/{precision}"]

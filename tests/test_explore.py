@@ -18,6 +18,7 @@ from PIL import Image
 
 import vt_timm
 from vt_timm.images import read_image
+from vt_timm.photos.models import load
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SPACE = Path(__file__).parents[1] / "hub" / "space"
@@ -263,3 +264,12 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
 def test_grey_values_of_16_bits_are_scaled_and_not_clipped(tmp_path):
     Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16)).save(tmp_path / "grey.png")
     assert np.asarray(read_image(tmp_path / "grey.png")).tolist() == np.full((4, 4, 3), 128).tolist()
+
+
+def test_a_model_that_keeps_no_attention_is_answered_all_the_same(tmp_path, monkeypatch):
+    page = pytest.importorskip("vt_timm.photos.explore", reason="needs gradio: pip install '.[explore]'")
+    model = load("vt_resnet_micro")
+    model.keeps_attention = False  # as an ONNX file
+    monkeypatch.setattr(page, "_model", lambda name: model)
+    session, _, shares, tokens, *_ = page.examine(str(picture(tmp_path / "a.png")), "a.onnx", 1, "where tokens look")
+    assert session is None and tokens == [] and len(shares) == 5

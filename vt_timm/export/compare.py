@@ -39,7 +39,8 @@ def batches(model: PhotoModel, folder: str, number: int, size: int = 16) -> Iter
     """Photos below a folder, spread evenly over their names, as normalised batches of one shape each."""
     paths = find_images([folder])
     step = max(1, len(paths) // number)
-    channels, waiting = read_mode(model), []
+    channels = read_mode(model)
+    waiting: list[Tensor] = []
     for path in paths[::step][:number]:
         image = model.input(model.view(read_image(path, channels=channels)))
         if waiting and (len(waiting) == size or waiting[0].shape != image.shape):

@@ -8,6 +8,7 @@ d = D/h or C/h channels of a head.
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,13 +53,13 @@ class FoldedProjector(nn.Module):
         super().__init__()
         self.num_heads, self.head_dim = source.num_heads, source.head_dim
         feature_dim, token_dim = source.key.weight.shape
-        dd = {"device": source.key.weight.device, "dtype": source.key.weight.dtype}
+        dd: dict[str, Any] = {"device": source.key.weight.device, "dtype": source.key.weight.dtype}
         with torch.no_grad():
             self.key = nn.Linear(token_dim, feature_dim, bias=False, **dd)
             key_hdD = source.key.weight.unflatten(0, (self.num_heads, self.head_dim))
             # (h, d, e) x (h, e, D) -> (h, d, D)
             self.key.weight.copy_((torch.bmm(source.query, key_hdD) * source.scale).flatten(0, 1))
-            gain = source.bn.weight * torch.rsqrt(source.bn.running_var + source.bn.eps)  # type: ignore[operator]
+            gain = source.bn.weight * torch.rsqrt(source.bn.running_var + source.bn.eps)  # type: ignore[operator,arg-type]
             weight = source.value.weight if isinstance(source.value, nn.Linear) else torch.eye(feature_dim, **dd)
             self.value = nn.Linear(token_dim, feature_dim, **dd)
             self.value.weight.copy_(gain[:, None] * weight)
@@ -77,7 +78,7 @@ class FoldedProjector(nn.Module):
 def _folded_lift(lift: Lift) -> nn.Module:
     """Convolution and norm as one: an exporter sees the map's size asked for between them and leaves them apart."""
     weight, bias = fuse_conv_bn_weights(
-        lift.conv.weight, lift.conv.bias, lift.bn.running_mean, lift.bn.running_var, lift.bn.eps,
+        lift.conv.weight, lift.conv.bias, lift.bn.running_mean, lift.bn.running_var, lift.bn.eps,  # type: ignore[arg-type]
         lift.bn.weight, lift.bn.bias,
     )  # fmt: skip
     convolution = nn.Conv2d(lift.conv.in_channels, lift.conv.out_channels, kernel_size=1)

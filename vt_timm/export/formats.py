@@ -5,6 +5,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ def write(model: nn.Module, example: Tensor, path: Path, kind: str, facts: dict[
                     program, package_path=os.fspath(path), inductor_configs=settings
                 )
             else:
-                names = {"input_names": [INPUT], "output_names": [OUTPUT]}
+                names: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT]}
                 torch.onnx.export(program, (), path, dynamo=True, verbose=False, external_data=False, **names)
                 _describe(path, facts)
     except OSError:

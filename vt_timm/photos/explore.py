@@ -101,7 +101,7 @@ def examine(path: str | None, name: str, module: int, kind: str) -> tuple[Any, .
     photo = open_photo(path)
     model = _model(name)
     if not model.keeps_attention:
-        found = Look(model.view(photo), model.describe(model.run(model.input(model.view(photo)))), [])
+        found = Look(model.view(photo), model.describe(model.run(model.input(model.view(photo)))), [], 0)
         return None, _picture(found), found.answer.shares, [], None, NO_TOKENS, _title(0), gr.skip()
     with _one_at_a_time:
         try:
