@@ -324,6 +324,8 @@ def test_pruning_without_projectors_is_refused(layers):
 def test_a_model_made_with_numpys_numbers_can_be_saved(number, tmp_path):
     options = dict(num_classes=number(3), in_chans=number(4), num_tokens=number(8), layers=(1, 1, 1, number(2)))
     model = fill(build(**options)).eval()
+    if not model._model_args:
+        pytest.skip("this timm keeps no arguments of a model")
     save_for_hf(model, tmp_path, model_args=model._model_args, safe_serialization=True)
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     torch.testing.assert_close(again(images(chans=4)), model(images(chans=4)), rtol=0, atol=0)

@@ -150,7 +150,8 @@ def matching_weights(state_dict: dict[str, Tensor], model: Any) -> dict[str, Ten
     Raises:
         RuntimeError: naming what is missing, has another shape or is left over.
     """
-    state_dict = clean_state_dict(state_dict)  # of DistributedDataParallel's and torch.compile's prefixes
+    # Of DistributedDataParallel's and torch.compile's prefixes; timm 1.0.26 takes off both in one order only.
+    state_dict = clean_state_dict(clean_state_dict(state_dict))
     last_projector = f"vt_stage.blocks.{len(model.vt_stage.blocks) - 1}.projector."
     expected = model.state_dict()
     state_dict = {k: v for k, v in state_dict.items() if k in expected or not k.startswith(last_projector)}

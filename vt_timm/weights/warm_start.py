@@ -59,7 +59,7 @@ def load_backbone(model: nn.Module, source: BackboneSource) -> list[str]:
 
 def _read(source: BackboneSource, in_chans: int) -> tuple[Mapping[str, Tensor], str]:
     if isinstance(source, Mapping):
-        return clean_state_dict(dict(source)), "the state dict"
+        return clean_state_dict(clean_state_dict(dict(source))), "the state dict"  # twice: see matching_weights
     name = str(source)
     try:
         if Path(name).is_file():
