@@ -8,7 +8,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.models import save_for_hf
-from timm.task import LogitDistillationTask
+from timm.task import FeatureDistillationTask, LogitDistillationTask
 from torch import nn
 
 import vt_timm
@@ -214,3 +214,19 @@ def test_a_task_passes_classes_and_size_on(teacher_folder):
 def test_a_finished_teacher_takes_no_other_classes(teacher_folder):
     with pytest.raises(ValueError, match="has its classes and size already"):
         distillation_task(Logits([[0.0] * 5]), create_teacher(teacher_folder), classes=["1"])
+
+
+def test_features_are_the_teachers_at_its_own_size(teacher_folder):
+    """timm's `FeatureDistillationTask`: the mean square between the teacher's features and the student's, projected."""
+    student = fill(timm.create_model("vt_resnet_micro", num_classes=3))
+    teacher = create_teacher(teacher_folder, img_size=64)
+    task = FeatureDistillationTask(student, teacher, criterion=nn.CrossEntropyLoss(), verbose=False).eval()
+    x = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        given = task.teacher.normalize_input(x, task.student_mean, task.student_std)
+        resized = F.interpolate(given, (64, 64), mode="bicubic", antialias=True)
+        wanted = teacher.model.forward_features(resized).mean((2, 3))
+        own = task.trainable_module.projection(student.forward_head(student.forward_features(x), pre_logits=True))
+    assert wanted.shape == own.shape == (2, teacher.num_features) and wanted.var() > 0
+    loss = task(x, torch.tensor([0, 1]))["kd_loss"]
+    assert loss.item() == pytest.approx(sum(((wanted - own) ** 2).flatten().tolist()) / wanted.numel(), rel=1e-4)

@@ -223,12 +223,21 @@ def test_resume_auto(run, photos, tmp_path):
     assert status == 2 and "--resume auto needs --experiment" in err
 
 
-def test_any_teacher_is_wrapped(run, photos, tmp_path, monkeypatch):
-    save_for_hf(timm.create_model("resnet10t", num_classes=2), tmp_path, safe_serialization=True)
+@pytest.mark.parametrize(
+    ("num_classes", "options", "answers"),
+    [
+        (2, [], "None"),
+        (5, ["--kd-classes", "FILE"], "[3, 1]"),
+        (5, ["--kd-distill-type", "feature"], "None"),  # features have no classes that would have to be the same
+    ],
+)
+def test_any_teacher_is_wrapped(run, photos, tmp_path, num_classes, options, answers):
+    save_for_hf(timm.create_model("resnet10t", num_classes=num_classes), tmp_path, safe_serialization=True)
+    (tmp_path / "classes.txt").write_text("3\n1\n")
+    options = [str(tmp_path / "classes.txt") if o == "FILE" else o for o in options]
     common = ("--data-dir", photos, "--num-classes", 2, "--epochs", 0)
-    for name in (f"local-dir:{tmp_path}",):
-        status, out, err = run(*common, "--kd-model-name", name)
-        assert status == 0 and "teacher Teacher" in out, err
+    status, out, err = run(*common, "--kd-model-name", f"local-dir:{tmp_path}", *options)
+    assert status == 0 and "teacher Teacher" in out and f"answers {answers}\n" in out, err
 
 
 TWO = ["--data-dir", "PHOTOS", "--num-classes", "2"]
@@ -247,6 +256,7 @@ HAS_TWO = "the data has 2 classes (bright, dark, ...) and vt_resnet_micro"
         (["--data-dir", "PHOTOS", "--num-classes", "10"], f"{HAS_TWO} 10: pass --num-classes 2"),
         ([*TWO, "--model", "vt_resnet_mini"], "Unknown model (vt_resnet_mini); did you mean vt_resnet_micro"),
         ([*TWO, "--kd-model-name", "vt_resnet_micro"], "has 10 classes and the student 2"),
+        ([*TWO, "--kd-model-name", "vt_resnet_micro", "--kd-classes", "/nowhere"], "--kd-classes /nowhere: "),
         ([*TWO, "--kd-model-name", "fbnetv3_g.ra2_in1k"], "the teacher fbnetv3_g.ra2_in1k cannot be loaded"),
     ],
 )

@@ -56,12 +56,30 @@ class Teacher(nn.Module):
         """Stays in eval mode, whatever the task that holds it is set to."""
         return super().train(False)
 
+    @property
+    def num_features(self) -> int:
+        """Values per image that `forward_head(..., pre_logits=True)` gives."""
+        return getattr(self.model, "head_hidden_size", self.model.num_features)  # type: ignore[return-value]
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        if self.size is not None and images.shape[-2:] != self.size:
-            images = F.interpolate(images, self.size, mode=self.interpolation, align_corners=False, antialias=True)
-        logits = self.model(images)
+        logits = self.model(self._resize(images))
         return logits if self.classes is None else logits[:, self.classes]
+
+    @torch.no_grad()
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Feature map of the images at the teacher's size, for timm's `FeatureDistillationTask`."""
+        return self.model.forward_features(self._resize(images))  # type: ignore[operator]
+
+    @torch.no_grad()
+    def forward_head(self, feature_map: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pooled features (B, num_features) of a feature map, or the logits of all the teacher's classes."""
+        return self.model.forward_head(feature_map, pre_logits=pre_logits)  # type: ignore[operator]
+
+    def _resize(self, images: Tensor) -> Tensor:
+        if self.size is None or images.shape[-2:] == self.size:
+            return images
+        return F.interpolate(images, self.size, mode=self.interpolation, align_corners=False, antialias=True)
 
 
 def teacher_classes(model: nn.Module, names: Sequence[str]) -> list[int]:

@@ -14,7 +14,7 @@ import torch
 import yaml
 from timm.data import create_dataset, create_loader, resolve_data_config
 from timm.models import create_model
-from timm.task import LogitDistillationTask
+from timm.task import FeatureDistillationTask, LogitDistillationTask
 from timm.utils import random_seed
 
 config_parser = argparse.ArgumentParser(add_help=False)
@@ -30,6 +30,7 @@ for name in ("dataset", "resume", "output", "class-map"):
 for name, default in (("train-split", "train"), ("val-split", "validation"), ("device", "cuda")):
     parser.add_argument(f"--{name}", default=default)
 parser.add_argument("--train-interpolation", default="random")
+parser.add_argument("--kd-distill-type", default="logit")
 parser.add_argument("--opt", default="sgd")
 parser.add_argument("--model", default="vt_resnet_micro")
 parser.add_argument("--pretrained", action="store_true")
@@ -79,9 +80,9 @@ def main():
     loader = create_loader(dataset, size, args.batch_size, is_training=True, num_workers=1, device=device)
     task = None
     if args.kd_model_name:
-        task = LogitDistillationTask(
-            student_model=model, teacher_model=args.kd_model_name, device=torch.device("cpu"), verbose=False
-        )
+        kind = FeatureDistillationTask if args.kd_distill_type == "feature" else LogitDistillationTask
+        task = kind(student_model=model, teacher_model=args.kd_model_name, device=torch.device("cpu"), verbose=False)
+        print("answers", getattr(task.teacher.model, "classes", None))
     print("teacher", type(task.teacher.model).__name__ if task else None, "resume", repr(args.resume), "lr", args.lr)
     print("batch", args.batch_size, "updates", len(loader), "device", args.device)
     if not args.experiment:

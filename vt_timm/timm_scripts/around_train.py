@@ -46,8 +46,11 @@ def prepare_training(script: ModuleType) -> None:
         create_dataset=_checking_classes(student, script.create_dataset),
         create_loader=_without_persistent_workers(script.create_loader),
         train_one_epoch=_describing(student, _seeded_by_epoch(args.seed, script.train_one_epoch)),
-        LogitDistillationTask=_with_our_teacher(student, args, script.LogitDistillationTask),
     )
+    for name in ("LogitDistillationTask", "TokenDistillationTask", "FeatureDistillationTask"):
+        if hasattr(script, name):  # which of them there are depends on timm's version
+            task = _with_our_teacher(student, args, getattr(script, name), by_class=not name.startswith("Feature"))
+            setattr(script, name, task)
 
 
 def _add_teacher_options(parser: Any) -> None:
@@ -188,17 +191,21 @@ def _names_for_teacher(option: str | None, class_to_idx: dict[str, int] | None) 
     return sorted(class_to_idx, key=class_to_idx.__getitem__)
 
 
-def _with_our_teacher(student: dict[str, Any], args: Any, task: Callable[..., Any]) -> Callable[..., Any]:
+def _with_our_teacher(
+    student: dict[str, Any], args: Any, task: Callable[..., Any], by_class: bool = True
+) -> Callable[..., Any]:
+    """`task` with a teacher at its own size; `by_class` if the student learns its answers, not its features."""
+
     @functools.wraps(task)
     def create(student_model: nn.Module, teacher_model: str, **kwargs: Any) -> Any:
         try:
             teacher = create_teacher(
                 teacher_model,
-                student_model.num_classes,  # type: ignore[arg-type]
+                student_model.num_classes if by_class else None,  # type: ignore[arg-type]
                 student_model.in_chans,  # type: ignore[arg-type]
                 kwargs.get("device"),
                 kwargs.get("dtype"),
-                classes=_names_for_teacher(args.kd_classes, student.get("class_to_idx")),
+                classes=_names_for_teacher(args.kd_classes, student.get("class_to_idx")) if by_class else None,
                 img_size=args.kd_img_size,
             )
         except (RuntimeError, ValueError) as error:
