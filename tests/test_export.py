@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torch import nn
 
 import vt_timm
 from tests.support.fill import fill
@@ -19,10 +20,13 @@ from vt_timm.errors import CommandError
 from vt_timm.export.export import Options, export
 from vt_timm.export.fold import folded
 from vt_timm.export.formats import load_program
+from vt_timm.export.graph import read_before_rounding
 from vt_timm.photos.models import load
+from vt_timm.tokenizers import FilterTokenizer
+from vt_timm.visual_transformer import VTStage
 
 onnx = pytest.importorskip("onnx", reason="needs onnx: pip install '.[onnx]'")
-pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install '.[onnx]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install '.[onnx]'")
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install '.[onnx]'")
 
 MICRO = "vt_resnet_micro"
@@ -61,6 +65,58 @@ def test_folding_leaves_the_function(options, tokens):
     x = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(folded(model)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_logits": True}])
+def test_folding_a_stage_leaves_map_and_tokens(options):
+    """A stage whose last module has a projector, on the way that a backbone goes."""
+    stage = VTStage(6, 16, 24, num_tokens=5, num_heads=4, depth=3, last_projector=True)
+    if options:
+        stage.blocks[0].tokenizer = FilterTokenizer(16, 24, 5, **options)
+    stage = fill(stage).eval()
+    x = torch.randn(2, 6, 5, 7)
+    with torch.no_grad():
+        for actual, expected in zip(folded(nn.Sequential(stage))(x), stage(x), strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_reshapes_need_no_sizes_of_the_image(exported):
+    graph = onnx.load(exported).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    reshapes = [node for node in graph.node if node.op_type == "Reshape"]
+    assert len(reshapes) > 3 and all(node.input[1] in constants for node in reshapes)
+    assert not any(node.op_type == "Shape" for node in graph.node)
+
+
+def test_float32_reads_what_float32_wrote():
+    """y = convolution(rounded x) and z = rounded x + 1, where x is a sum in float32: z is x + 1 afterwards."""
+    node, tensor = onnx.helper.make_node, onnx.numpy_helper.from_array
+    sizes = {name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1, 2, 2]) for name in "wyz"}
+    nodes = [
+        node("Add", ["w", "one"], ["x"], name="sum"),
+        node("QuantizeLinear", ["x", "step", "zero"], ["q"], name="q"),
+        node("DequantizeLinear", ["q", "step", "zero"], ["d"], name="d"),
+        node("Conv", ["d", "kernel"], ["y"], name="conv"),
+        node("Add", ["d", "one"], ["z"], name="after"),
+    ]
+    values = {
+        "one": np.float32(1),
+        "step": np.float32(2),
+        "zero": np.uint8(0),
+        "kernel": np.ones((1, 1, 1, 1), np.float32),
+    }
+    constants = [tensor(value, name) for name, value in values.items()]
+    graph = onnx.helper.make_graph(nodes, "graph", [sizes["w"]], [sizes["y"], sizes["z"]], constants)
+    opset = [onnx.helper.make_opsetid("", 17)]
+    file = onnx.helper.make_model(graph, opset_imports=opset, ir_version=9)
+    w = np.array([[[[0.0, 0.3], [1.2, 5.0]]]], np.float32)
+    for change, after in ((False, [[1, 3], [3, 7]]), (True, [[2, 2.3], [3.2, 7]])):
+        if change:
+            file = read_before_rounding(file, in_8_bits={"conv"}, products=set())
+        session = onnxruntime.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
+        y, z = session.run(["y", "z"], {"w": w})
+        np.testing.assert_allclose(y[0, 0], [[0, 2], [2, 6]])  # 1, 1.3, 2.2, 6 in steps of 2, halves to even
+        np.testing.assert_allclose(z[0, 0], after, rtol=1e-6)
 
 
 @pytest.mark.parametrize("neck", ["fpn", "vt_fpn"])

@@ -16,10 +16,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..lift import Lift
 from ..projector import Projector
-from ..tokenizers import RecurrentTokenizer
+from ..tokenizers import FilterTokenizer, RecurrentTokenizer
 from ..transformer import TokenTransformer
+from ..visual_transformer import VTStage
 
-__all__ = ["FoldedProjector", "FoldedTransformer", "folded"]
+__all__ = ["FoldedProjector", "FoldedStage", "FoldedTransformer", "folded"]
 
 
 class FoldedTransformer(nn.Module):
@@ -66,13 +67,97 @@ class FoldedProjector(nn.Module):
             self.value.bias.copy_(source.bn.bias - gain * source.bn.running_mean)  # type: ignore[operator]
 
     def forward(self, feature_BCHW: Tensor, tokens_BLD: Tensor) -> Tensor:
+        update_BCP = self.update(feature_BCHW.flatten(2), self.key(tokens_BLD), self.value(tokens_BLD))
+        return feature_BCHW + update_BCP.reshape(feature_BCHW.shape)
+
+    def update(self, feature_BCP: Tensor, key_BLC: Tensor, value_BLC: Tensor) -> Tensor:
+        """What is added to the map, (B, C, P), from the tokens' keys and values."""
         heads = (self.num_heads, self.head_dim)
-        feature_BhdP = feature_BCHW.flatten(2).unflatten(1, heads)
-        key_BhLd = self.key(tokens_BLD).unflatten(2, heads).transpose(1, 2)
-        value_BhdL = self.value(tokens_BLD).unflatten(2, heads).permute(0, 2, 3, 1)
+        key_BhLd = key_BLC.unflatten(2, heads).transpose(1, 2)
+        value_BhdL = value_BLC.unflatten(2, heads).permute(0, 2, 3, 1)
         # (B, h, L, d) x (B, h, d, P) -> (B, h, L, P), then (B, h, d, L) x (B, h, L, P) -> (B, h, d, P)
-        update_BhdP = value_BhdL @ (key_BhLd @ feature_BhdP).softmax(dim=2)
-        return feature_BCHW + update_BhdP.reshape(feature_BCHW.shape)
+        update_BhdP = value_BhdL @ (key_BhLd @ feature_BCP.unflatten(1, heads)).softmax(dim=2)
+        return update_BhdP.flatten(1, 2)
+
+
+class FoldedStage(nn.Module):
+    """A VT stage with filter and recurrent tokenizers, on a map whose pixels are one row from start to end.
+
+    What is linear in the tokens of a module is one product: the keys and values of its projector and the filters of the
+    next module's tokenizer.
+
+    Shapes: (B, in_chans, H, W) -> feature map (B, C, H, W), tokens (B, L, D).
+    """
+
+    def __init__(self, source: VTStage) -> None:
+        super().__init__()
+        self.pool = source.pool
+        self.lift = _folded_lift(source.lift) if isinstance(source.lift, Lift) else source.lift
+        first: FilterTokenizer = source.blocks[0].tokenizer  # type: ignore[assignment]
+        filters_LC = first.filters.weight.flatten(1)
+        if isinstance(first.norm, nn.BatchNorm2d):  # its shift cancels in the softmax over the pixels
+            gain = first.norm.weight * torch.rsqrt(first.norm.running_var + first.norm.eps)  # type: ignore[operator,arg-type]
+            filters_LC = gain[:, None] * filters_LC
+        self.filters = nn.Parameter(filters_LC.detach().clone())
+        self.embed, self.transformers, self.projectors = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.products, self.widths = nn.ModuleList(), []
+        for block, following in zip(source.blocks, [*source.blocks[1:], None], strict=True):
+            self.embed.append(block.tokenizer.embed)
+            relate = block.transformer
+            self.transformers.append(FoldedTransformer(relate) if isinstance(relate, TokenTransformer) else relate)
+            projector = None if block.projector is None else FoldedProjector(block.projector)
+            layers = [] if projector is None else [projector.key, projector.value]
+            if following is not None:
+                layers.append(_folded_filters(following.tokenizer))
+            self.projectors.append(projector or nn.Identity())
+            self.products.append(_side_by_side(layers) if layers else nn.Identity())
+            self.widths.append([layer.out_features for layer in layers])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        feature_BCHW = self.lift(x)
+        # A second ReLU changes nothing; in 8 bits it is the one reader of the map, which is converted for it once.
+        feature_BCP = (
+            feature_BCHW.flatten(2).relu() if isinstance(self.lift, nn.Sequential) else feature_BCHW.flatten(2)
+        )
+        filters_BLC = self.filters
+        for i, embed in enumerate(self.embed):
+            attention_BLP = (filters_BLC @ feature_BCP).softmax(dim=-1)
+            # (B, L, P) x (B, P, C) -> (B, L, C)
+            tokens_BLD = self.transformers[i](embed(attention_BLP @ feature_BCP.transpose(1, 2)))
+            read = list(self.products[i](tokens_BLD).split(self.widths[i], dim=2)) if self.widths[i] else []
+            projector = self.projectors[i]
+            if isinstance(projector, FoldedProjector):
+                feature_BCP = feature_BCP + projector.update(feature_BCP, read.pop(0), read.pop(0))
+            if read:
+                filters_BLC = read.pop()
+        return self.pool(feature_BCP.reshape(feature_BCHW.shape)), tokens_BLD
+
+
+def _folded_filters(tokenizer: RecurrentTokenizer) -> nn.Linear:
+    layer = copy.deepcopy(tokenizer.to_filters)
+    with torch.no_grad():
+        layer.weight.mul_(tokenizer.scale)
+    return layer
+
+
+def _side_by_side(layers: list[nn.Linear]) -> nn.Linear:
+    """Linear layers that read the same tokens as one."""
+    bias = any(layer.bias is not None for layer in layers)
+    width = sum(layer.out_features for layer in layers)
+    like = layers[0].weight
+    joined = nn.Linear(layers[0].in_features, width, bias, device=like.device, dtype=like.dtype)
+    with torch.no_grad():
+        joined.weight.copy_(torch.cat([layer.weight for layer in layers]))
+        if bias:
+            zeros = [like.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
+            joined.bias.copy_(torch.cat(zeros))
+    return joined
+
+
+def _in_rows(stage: VTStage) -> bool:
+    """Whether `FoldedStage` can express a stage: a filter tokenizer and, after it, recurrent ones."""
+    first, *others = (block.tokenizer for block in stage.blocks)
+    return isinstance(first, FilterTokenizer) and all(isinstance(t, RecurrentTokenizer) for t in others)
 
 
 def _folded_lift(lift: Lift) -> nn.Module:
@@ -91,7 +176,9 @@ def folded(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model).eval()
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, TokenTransformer):
+            if isinstance(child, VTStage) and _in_rows(child):
+                setattr(module, name, FoldedStage(child))
+            elif isinstance(child, TokenTransformer):
                 setattr(module, name, FoldedTransformer(child))
             elif isinstance(child, Projector):
                 setattr(module, name, FoldedProjector(child))

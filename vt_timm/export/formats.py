@@ -71,17 +71,19 @@ def write(model: nn.Module, example: Tensor, path: Path, kind: str, facts: dict[
             else:
                 names: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT]}
                 torch.onnx.export(program, (), path, dynamo=True, verbose=False, external_data=False, **names)
-                _describe(path, facts)
+                _finish(path, facts)
     except OSError:
         raise
     except Exception as error:  # the exporters raise kinds of their own for what they cannot express
         raise CommandError(f"this model cannot be exported to {kind}: {first_line(error)}") from error
 
 
-def _describe(path: Path, facts: dict[str, str]) -> None:
+def _finish(path: Path, facts: dict[str, str]) -> None:
     import onnx
 
-    file = onnx.load(path)
+    from .graph import with_fixed_reshapes
+
+    file = with_fixed_reshapes(onnx.load(path))
     onnx.helper.set_model_props(file, facts)
     onnx.save(file, path)
 

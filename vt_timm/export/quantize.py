@@ -15,6 +15,8 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from .graph import read_before_rounding
+
 __all__ = ["in_8_bits", "quantize"]
 
 BETWEEN_CONVOLUTIONS = {"Relu", "Clip", "Add", "MaxPool", "AveragePool", "Concat"}
@@ -56,6 +58,8 @@ def quantize(source: Path, target: Path, batches: Iterable[np.ndarray]) -> None:
             weight_type=QuantType.QInt8,
             extra_options={"OpTypesToExcludeOutputQuantization": sorted(WITH_WEIGHTS)},
         )
+        products = {node.name for node in graph.node if node.op_type in WITH_WEIGHTS}  # their results are float32
+        onnx.save(read_before_rounding(onnx.load(target), set(nodes), products), target)
 
 
 def in_8_bits(graph: onnx.GraphProto) -> list[str]:
