@@ -25,8 +25,8 @@ import torch
 import vt_timm
 from benchmarks.common.facts import RESULTS, facts
 from benchmarks.common.measure import in_turn, ratios
-from vt_timm.export.compare import score
 from vt_timm.export.export import Options, export
+from vt_timm.export.scores import open_validation, score
 from vt_timm.photos.models import Classifier, PhotoModel, load
 from vt_timm.photos.onnx_file import OnnxFile
 
@@ -93,8 +93,12 @@ def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any
                 *key, {column: value for column, value in row.items() if column[:2] in ("ms", "ov", "me")}, flush=True
             )
             if row["weights"] == "shipped" and args.images and key[1] != "float32":
-                scores = score(models[key[0]], files[key], str(args.data_dir / "val"))
-                row |= {"top1_model": round(scores.model, 2), "top1": round(scores.file, 2), "photos": scores.images}
+                scores = score(models[key[0]], files[key], open_validation(models[key[0]], str(args.data_dir / "val")))
+                row |= {
+                    "top1_model": round(scores.model["top-1"], 2),
+                    "top1": round(scores.file["top-1"], 2),
+                    "photos": scores.images,
+                }
     yield from rows.values()
 
 

@@ -119,15 +119,6 @@ def test_float32_reads_what_float32_wrote():
         np.testing.assert_allclose(z[0, 0], after, rtol=1e-6)
 
 
-@pytest.mark.parametrize("neck", ["fpn", "vt_fpn"])
-def test_folding_leaves_a_segmenter(neck):
-    model = fill(vt_timm.create_segmenter(neck, MICRO, 3, token_dim=64, num_heads=4) if neck == "vt_fpn" else
-                 vt_timm.create_segmenter(neck, MICRO, 3)).eval()  # fmt: skip
-    x = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        torch.testing.assert_close(folded(model)(x), model(x), rtol=1e-3, atol=1e-4)
-
-
 def test_a_file_says_what_it_is_and_takes_any_size(exported):
     model, file = load(MICRO), load(str(exported))
     assert file.class_names == model.class_names and file.config == model.config
@@ -152,7 +143,7 @@ def test_pt2_and_its_facts(tmp_path):
 
 def test_half_is_half_as_large(tmp_path, exported):
     result = export(load(MICRO), MICRO, tmp_path / "half.onnx", Options(half=True))
-    assert result.size < 0.6 * exported.stat().st_size and 0 < result.difference < 0.03
+    assert result.size < 0.6 * exported.stat().st_size and 0 < result.difference.logits < 0.03
 
 
 def test_int8_by_the_command(tmp_path, photos, capsys, exported):
@@ -160,7 +151,7 @@ def test_int8_by_the_command(tmp_path, photos, capsys, exported):
     options = ["--int8", "--calibrate", photos, "--validate", photos, "--calibrate-images", 8]
     status, out, err = run(capsys, "export", MICRO, "-o", path, *options)
     assert status == 0, err
-    assert re.search(r"top-1 on 10 photos [\d.]+ % -> [\d.]+ %, images per second [\d.]+ -> [\d.]+", out)
+    assert re.search(r"on 10 photos: top-1 [\d.]+ % -> [\d.]+ %, images per second [\d.]+ -> [\d.]+", out)
     assert path.stat().st_size < 0.5 * exported.stat().st_size
     file = load(str(path))
     assert file.config == load(MICRO).config and file.module.pretrained_cfg["precision"] == "int8"
@@ -176,12 +167,6 @@ def test_commands_take_a_file(exported, photos, tmp_path, capsys):
     status, _, err = run(capsys, "attention", photo, "--model", exported, "-o", tmp_path / "a.png")
     assert status == 2 and "keeps no attention" in err and err.count("\n") == 1
     assert run(capsys, "segment", photo, "--model", exported, "--json")[0] == 2
-
-
-def test_a_segmenter_is_refused(tmp_path, capsys):
-    vt_timm.create_segmenter("fpn", MICRO, 3).save_pretrained(tmp_path / "model")
-    status, _, err = run(capsys, "export", tmp_path / "model", "-o", tmp_path / "seg.onnx")
-    assert status == 2 and "is a segmenter" in err and not (tmp_path / "seg.onnx").exists()
 
 
 @pytest.mark.parametrize(
@@ -226,7 +211,7 @@ def test_a_file_that_is_no_model(content, tmp_path):
 def test_the_page_on_deployment_runs_without_torch(exported, photos, tmp_path):
     """Its code, as it stands, where nothing of torch, timm or ours can be imported."""
     page = Path(vt_timm.__file__).with_name("export") / "deploy.md"
-    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     banned = "import sys\nfor name in ('torch', 'torchvision', 'timm', 'vt_timm'): sys.modules[name] = None\n"
     script = tmp_path / "classify.py"
     script.write_text(banned + code)

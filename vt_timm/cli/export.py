@@ -2,10 +2,17 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..errors import CommandError
 from .options import command, positive
 
+if TYPE_CHECKING:
+    from ..segmentation.settings import Settings
+
 __all__ = ["add_commands"]
+
+BEST, SETTINGS = "best", "settings.yaml"  # of a run of train-segmenter
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -25,11 +32,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--validate", metavar="FOLDER",
-        help="score model and file on one folder of photos per class",
+        help="score model and file: on one folder of photos per class, of a segmenter on a data set's split val",
+    )  # fmt: skip
+    parser.add_argument(
+        "--config", metavar="NAME",
+        help="what a segmenter's masks mean: a recipe or a YAML file of settings (default: those of its run)",
     )  # fmt: skip
     parser.add_argument(
         "--tolerance", type=float, metavar="SHARE",
-        help="largest difference of the logits, as a share of their size (default: by precision)",
+        help="largest difference of the logits, as a share of their size, and of a segmenter's labels (default: by "
+        "precision)",
     )  # fmt: skip
     parser.set_defaults(run=export)
 
@@ -41,10 +53,32 @@ def export(args: argparse.Namespace) -> int:
     from ..photos.models import load
 
     path = Path(args.output)
-    options = Options(args.int8, args.half, args.calibrate, args.calibrate_images, args.validate, args.tolerance)
+    settings = _settings(args)
+    options = Options(
+        args.int8, args.half, args.calibrate, args.calibrate_images, args.validate, settings, args.tolerance
+    )
     options.check(kind_of(path))
     result = export(load(args.model), args.model, path, options)
     if result.scores:
         print(result.scores)
-    print(f"{path}: {result.size / 1e6:.1f} MB, logits within {result.difference:.1g} of the model's")
+    print(f"{path}: {result.size / 1e6:.1f} MB, {result.difference}")
     return 0
+
+
+def _settings(args: argparse.Namespace) -> "Settings | None":
+    """What a segmenter was trained with, as the user says or as its run does."""
+    from ..recipes import SEGMENTATION, find_recipe
+    from ..segmentation.settings import Settings
+
+    run = Path(args.model.removeprefix("local-dir:"))
+    run = run.parent if run.name == BEST else run
+    changes = {"data_dir": args.validate or "-"}  # a recipe names none
+    if args.config:
+        if not args.validate:
+            raise CommandError("--config belongs to --validate")
+        try:
+            path = Path(args.config) if Path(args.config).is_file() else find_recipe(args.config, SEGMENTATION)
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+        return Settings.from_yaml(path, changes)
+    return Settings.from_yaml(run / SETTINGS, changes) if args.validate and (run / SETTINGS).is_file() else None

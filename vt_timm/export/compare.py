@@ -1,10 +1,8 @@
-"""A file against the model that it was made from: the same photos, in turn, in one run."""
+"""A file against the model that it was made from: how far apart their outputs are on the same photos."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,32 +10,43 @@ from torch import Tensor, nn
 from ..errors import CommandError
 from ..images import find_images, read_image
 from ..photos.models import PhotoModel, read_mode
+from ..segmentation.layouts import LAYOUTS
 
-__all__ = ["TOLERANCE", "Scores", "batches", "difference", "score"]
+__all__ = ["Difference", "batches", "check_difference", "difference", "photos_below"]
 
-TOLERANCE = {"float32": 1e-3, "float16": 3e-2, "int8": 0.5}  # of the logits, as a share of their own size
+# Of the logits, as a share of their own size; and of the labels, the share of a segmenter's pixels that change.
+LOGITS = {"float32": 1e-3, "float16": 3e-2, "int8": 0.5}
+LABELS = {"float32": 1e-3, "float16": 1e-2, "int8": 0.1}
 
 
-@dataclass
-class Scores:
-    """Of the model and of its file: top-1 in percent, and images per second."""
+@dataclass(frozen=True)
+class Difference:
+    """Of a file's logits, as a share of their own size, and the share of pixels with another label, None where there
+    is one label per photo.
+    """
 
-    images: int
-    model: float
-    file: float
-    model_speed: float
-    file_speed: float
+    logits: float
+    labels: float | None
 
     def __str__(self) -> str:
-        return (
-            f"top-1 on {self.images} photos {self.model:.2f} % -> {self.file:.2f} %, "
-            f"images per second {self.model_speed:.1f} -> {self.file_speed:.1f}"
-        )
+        pixels = "" if self.labels is None else f", {100 * (1 - self.labels):.2f} % of the pixels with the same label"
+        return f"logits within {self.logits:.1g} of the model's{pixels}"
 
 
-def batches(model: PhotoModel, folder: str, number: int, size: int = 16) -> Iterator[Tensor]:
-    """Photos below a folder, spread evenly over their names, as normalised batches of one shape each."""
-    paths = find_images([folder])
+def photos_below(folder: str) -> list[Path]:
+    """Photos anywhere below a folder; where it is a data set for segmentation, its masks are not photos.
+
+    Raises:
+        ImageError: if there are none.
+    """
+    root = Path(folder)
+    masks = {layout.folders(root, split)[1] for layout in LAYOUTS.values() for split in ("train", "val")}
+    masks.add(root / "labels")  # one split of the layout "folder"
+    return [path for path in find_images([folder]) if masks.isdisjoint(path.parents)]
+
+
+def batches(model: PhotoModel, paths: list[Path], number: int, size: int = 16) -> Iterator[Tensor]:
+    """Some of the photos, spread evenly over their names, as normalised batches of one shape each."""
     step = max(1, len(paths) // number)
     channels = read_mode(model)
     waiting: list[Tensor] = []
@@ -51,64 +60,41 @@ def batches(model: PhotoModel, folder: str, number: int, size: int = 16) -> Iter
         yield torch.cat(waiting)
 
 
-def difference(module: nn.Module, file: nn.Module, images: Iterator[Tensor]) -> float:
-    """Root of the mean square difference of the logits, as a share of that of the logits about their mean."""
+def difference(module: nn.Module, file: nn.Module, images: Iterable[Tensor]) -> Difference:
+    """Root of the mean square difference of the logits, as a share of that of the logits about their mean; and, where
+    there is a label per pixel, the share of those that differ.
+    """
     apart = own = 0.0
+    changed = pixels = 0
     with torch.inference_mode():
         for batch in images:
-            expected, actual = module(batch).double(), file(batch).double()
-            apart += (actual - expected).square().sum().item()
-            own += (expected - expected.mean(dim=1, keepdim=True)).square().sum().item()
-    return float("inf") if apart != apart else (apart / max(own, 1e-12)) ** 0.5
+            expected, actual = module(batch), file(batch)
+            if expected.ndim > 2:
+                changed += int((expected.argmax(dim=1) != actual.argmax(dim=1)).sum())
+                pixels += expected[:, 0].numel()
+            apart += (actual.double() - expected).square().sum().item()
+            own += (expected - expected.mean(dim=1, keepdim=True)).double().square().sum().item()
+    logits = float("inf") if apart != apart else (apart / max(own, 1e-12)) ** 0.5
+    return Difference(logits, changed / pixels if pixels else None)
 
 
-def score(model: PhotoModel, file: nn.Module, folder: str) -> Scores:
-    """Both over a folder that holds one folder of photos per class."""
-    clocks = _Timed(model.module), _Timed(file)
-    values, number = _top1(model, clocks, folder)
-    speeds = [clock.images / clock.seconds for clock in clocks]
-    return Scores(number, *values, *speeds)
+def check_difference(path: Path, found: Difference, precision: str, tolerance: float | None) -> None:
+    """Raise a CommandError for a file that answers differently.
 
-
-class _Timed(nn.Module):
-    def __init__(self, run: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.run, self.images, self.seconds = run, 0, 0.0
-
-    def forward(self, images: Tensor) -> Tensor:
-        start = time.perf_counter()
-        output = self.run(images)
-        self.seconds += time.perf_counter() - start
-        self.images += len(images)
-        return output
-
-
-def _top1(model: PhotoModel, runs: tuple["_Timed", "_Timed"], folder: str) -> tuple[list[float], int]:
-    labels = _label_of_folder(model, Path(folder))
-    hits, number, channels = [0, 0], 0, read_mode(model)
-    with torch.inference_mode():
-        for name, label in labels.items():
-            for path in find_images([str(Path(folder) / name)]):
-                image = model.input(model.view(read_image(path, channels=channels)))
-                for i, run in enumerate(runs):
-                    hits[i] += int(run(image).argmax(dim=1).item() == label)
-                number += 1
-    return [100 * hit / number for hit in hits], number
-
-
-def _label_of_folder(model: PhotoModel, folder: Path) -> dict[str, int]:
-    """The class of each folder of photos: by the class's name or description, else by the order of the names."""
-    if not folder.is_dir():
-        raise CommandError(f"--validate {folder}: there is no such folder")
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    names: list[str] = model.class_names  # type: ignore[attr-defined]
-    config: Any = getattr(model.module, "pretrained_cfg", {})
-    for known in (config.get("label_names") or [], names):
-        if found and set(found) <= set(known):
-            return {name: list(known).index(name) for name in found}
-    if len(found) == len(names):
-        return {name: i for i, name in enumerate(found)}
-    raise CommandError(
-        f"--validate {folder}: {len(found)} folders whose names are not those of the model's {len(names)} classes; "
-        "name a folder with one folder of photos per class"
-    )
+    Args:
+        path: of the file.
+        found: how differently.
+        precision: of the file, a key of `LOGITS`.
+        tolerance: of logits and labels; None for those of the precision.
+    """
+    logits, labels = (limits[precision] if tolerance is None else tolerance for limits in (LOGITS, LABELS))
+    if not found.logits <= logits:
+        raise CommandError(
+            f"{path} is not written: its logits differ from the model's by {found.logits:.2g} of their size, more than "
+            f"the tolerance of {logits:g}"
+        )
+    if found.labels is not None and not found.labels <= labels:
+        raise CommandError(
+            f"{path} is not written: {found.labels:.2g} of the pixels get another label than from the model, more than "
+            f"the tolerance of {labels:g}"
+        )

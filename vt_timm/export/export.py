@@ -13,14 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CommandError, first_line
-from ..images import find_images
-from ..photos.models import Classifier, PhotoModel
+from ..images import MODES, ImageError, find_images
+from ..photos.models import Classifier, PhotoModel, SegmenterOnPhotos
 from ..photos.onnx_file import OnnxFile
 from ..photos.save import whole_file
-from .compare import TOLERANCE, Scores, batches, difference, score
+from ..segmentation.data import SegmentationDataset
+from ..segmentation.model import Segmenter
+from ..segmentation.settings import Settings
+from .compare import Difference, batches, check_difference, difference, photos_below
 from .fold import folded
+from .fold_segmenter import folded_segmenter
 from .formats import ONNX, HalfInside, kind_of, load_program, write
-from .metadata import describe, short_source
+from .metadata import describe
+from .scores import Scores, open_validation, score
 
 __all__ = ["Options", "Result", "export"]
 
@@ -37,7 +42,9 @@ class Options:
         calibrate: folder of photos, of which the ranges of the activations are taken.
         calibrate_images: how many of them.
         validate: folder with labels, on which model and file are scored.
-        tolerance: largest difference of the logits, as a share of their own size; None for `compare.TOLERANCE`.
+        settings: of a segmenter's training, which say what the masks of `validate` mean.
+        tolerance: largest difference of the logits, as a share of their own size, and largest share of a segmenter's
+            pixels with another label; None for those of `compare`.
     """
 
     int8: bool = False
@@ -45,6 +52,7 @@ class Options:
     calibrate: str | None = None
     calibrate_images: int = 256
     validate: str | None = None
+    settings: Settings | None = None
     tolerance: float | None = None
 
     @property
@@ -67,10 +75,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """The size of the file in bytes, the difference of its logits, and the scores if they were asked for."""
+    """The size of the file in bytes, the difference of its outputs, and the scores if they were asked for."""
 
     size: int
-    difference: float
+    difference: Difference
     scores: Scores | None
 
 
@@ -78,7 +86,7 @@ def export(model: PhotoModel, name: str, path: Path, options: Options) -> Result
     """Write a model's file, whole or not at all.
 
     Args:
-        model: on the CPU.
+        model: of either kind, on the CPU.
         name: that it was loaded by, for the metadata.
         path: of the file; its ending says the kind.
         options: see there.
@@ -86,54 +94,79 @@ def export(model: PhotoModel, name: str, path: Path, options: Options) -> Result
     Raises:
         CommandError: in one line, for an unknown ending, a place that cannot be written, photos that are missing, a
             model that cannot be exported, and a file that answers differently.
+        UserError: likewise, for data to validate with that are not complete.
     """
     kind = kind_of(path)
     options.check(kind)
-    if not isinstance(model, Classifier):
-        raise CommandError(f"{name} is a segmenter: torch.export does not come to an end over the sizes of its levels")
-    facts = describe(model, short_source(name), options.precision)
-    photos = options.validate or options.calibrate
-    for folder in filter(None, (options.calibrate, options.validate)):
-        find_images([folder])  # one without photos is said before a minute's work
+    calibration = photos_below(options.calibrate) if options.calibrate else []
+    validation = open_validation(model, options.validate, options.settings) if options.validate else None
+    photos = _photos_of(validation) if validation else calibration
+    facts = describe(model, name, options.precision)
     try:
         with whole_file(path) as temporary:
-            _write(model, temporary, kind, options, facts)
+            _write(model, temporary, kind, options, facts, calibration)
             file = OnnxFile(temporary) if kind == ONNX else load_program(temporary, kind)
-            images = batches(model, photos, COMPARED, 4) if photos else _colours(model)
-            apart = difference(model.module, file, images)
-            limit = TOLERANCE[options.precision] if options.tolerance is None else options.tolerance
-            if not apart <= limit:
-                raise CommandError(
-                    f"{path} is not written: its logits differ from the model's by {apart:.2g} of their size, more "
-                    f"than the tolerance of {limit:g}"
-                )
-            scores = score(model, file, options.validate) if options.validate else None
-            return Result(temporary.stat().st_size, apart, scores)
+            images = batches(model, photos, COMPARED, 4) if photos else _without_photos(model)
+            found = difference(model.module, file, images)
+            check_difference(path, found, options.precision, options.tolerance)
+            scores = score(model, file, validation) if validation else None
+            return Result(temporary.stat().st_size, found, scores)
     except OSError as error:
         raise CommandError(f"cannot write {path}: {first_line(error)}") from error
 
 
-def _write(model: PhotoModel, path: Path, kind: str, options: Options, facts: dict[str, str]) -> None:
-    module: nn.Module = folded(model.module) if kind == ONNX else copy.deepcopy(model.module)
+def _photos_of(validation: dict[Path, int] | SegmentationDataset) -> list[Path]:
+    if isinstance(validation, SegmentationDataset):
+        return [photo for photo, _ in validation.pairs]
+    return list(validation)
+
+
+def _write(
+    model: PhotoModel, path: Path, kind: str, options: Options, facts: dict[str, str], calibration: list[Path]
+) -> None:
+    module: nn.Module
+    if isinstance(model.module, Segmenter):
+        module = folded_segmenter(model.module)
+    else:
+        module = folded(model.module) if kind == ONNX else copy.deepcopy(model.module)
     module.requires_grad_(False)
-    example = next(_colours(model))
-    write(HalfInside(module) if options.half else module, example, path, kind, facts)
+    write(
+        HalfInside(module) if options.half else module,
+        _noise(model),
+        path,
+        kind,
+        facts,
+        any_size=isinstance(model, SegmenterOnPhotos),
+    )
     if options.int8:
         from .quantize import quantize
 
-        assert options.calibrate is not None
-        photos = batches(model, options.calibrate, options.calibrate_images)
+        photos = batches(model, calibration, options.calibrate_images)
         quantize(path, path, (batch.numpy() for batch in photos))
 
 
-def _colours(model: PhotoModel) -> Iterator[Tensor]:
-    """Two images without photos at hand: what the model sees of plain noise, at its own size."""
+def _without_photos(model: PhotoModel) -> Iterator[Tensor]:
+    """What model and file are compared on where the user names no photos: those of installed libraries, or noise."""
+    for sample in ("person", "photo") if model.channels in MODES else ():
+        try:
+            yield from batches(model, find_images(["sample"], sample), 1)
+        except ImageError:  # the library is not installed
+            continue
+    yield _noise(model)
+
+
+def _noise(model: PhotoModel) -> Tensor:
+    """Two images without photos at hand: what the model sees of smooth noise, at its own size."""
     from PIL import Image
 
     generator = torch.Generator().manual_seed(0)
+    if model.channels not in MODES:  # nothing reads photos of so many channels
+        height, width = model.config["input_size"][-2:] if isinstance(model, Classifier) else (384, 320)
+        return torch.randn((2, model.channels, height, width), generator=generator)
     views = []
     for _ in range(2):
-        pixels = torch.randint(0, 256, (48, 48, model.channels), generator=generator, dtype=torch.uint8)
-        photo = Image.fromarray(pixels.squeeze(-1).numpy()).resize((320, 320), Image.Resampling.BICUBIC)
+        pixels = torch.randint(0, 256, (48, 40, model.channels), generator=generator, dtype=torch.uint8)
+        bands = [Image.fromarray(pixels[..., i].numpy()) for i in range(model.channels)]
+        photo = Image.merge(MODES[model.channels], bands).resize((320, 384), Image.Resampling.BICUBIC)
         views.append(model.input(model.view(photo)))
-    yield torch.cat(views)
+    return torch.cat(views)

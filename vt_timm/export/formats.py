@@ -43,7 +43,9 @@ def kind_of(path: Path) -> str:
     raise CommandError(f"{path}: name a file that ends in {ONNX}, {PT2} (torch.export) or {AOTI} (AOTInductor)")
 
 
-def write(model: nn.Module, example: Tensor, path: Path, kind: str, facts: dict[str, str]) -> None:
+def write(
+    model: nn.Module, example: Tensor, path: Path, kind: str, facts: dict[str, str], any_size: bool = False
+) -> None:
     """Write a model for any batch, and any image size where it takes one.
 
     Args:
@@ -52,6 +54,7 @@ def write(model: nn.Module, example: Tensor, path: Path, kind: str, facts: dict[
         path: of the file.
         kind: ONNX, PT2 or AOTI.
         facts: metadata; a PT2 file keeps it as an extra file, `FACTS`, in JSON.
+        any_size: whether a model that takes one size is refused.
 
     Raises:
         CommandError: in one line, for a model that cannot be exported.
@@ -60,7 +63,7 @@ def write(model: nn.Module, example: Tensor, path: Path, kind: str, facts: dict[
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = _program(model, example)
+            program = _program(model, example, any_size)
             if kind == PT2:
                 torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
             elif kind == AOTI:
@@ -88,16 +91,15 @@ def _finish(path: Path, facts: dict[str, str]) -> None:
     onnx.save(file, path)
 
 
-def _program(model: nn.Module, example: Tensor) -> ExportedProgram:
+def _program(model: nn.Module, example: Tensor, any_size: bool) -> ExportedProgram:
     """The model as a graph; a model of one size, such as a ViT, leaves the batch alone free."""
     free = Dim.AUTO
-    for sizes in ({0: free, 2: free, 3: free}, {0: free}):
-        try:
-            return torch.export.export(model, (example,), dynamic_shapes=(sizes,))
-        except Exception:  # whatever the tracer meets; the last try raises it
-            if len(sizes) == 1:
-                raise
-    raise AssertionError
+    try:
+        return torch.export.export(model, (example,), dynamic_shapes=({0: free, 2: free, 3: free},))
+    except Exception:  # whatever the tracer meets; the second try raises it
+        if any_size:
+            raise
+    return torch.export.export(model, (example,), dynamic_shapes=({0: free},))
 
 
 def load_program(path: Path, kind: str) -> nn.Module:

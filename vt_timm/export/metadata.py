@@ -5,41 +5,74 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+from huggingface_hub.repocard import metadata_load
 from torch import nn
 
 from .. import __version__
-from ..photos.models import Classifier
+from ..photos.draw import palette
+from ..photos.models import PhotoModel
 from ..photos.onnx_file import PREFIX
+from ..segmentation.model import Segmenter
+from ..segmentation.transforms import MIN_SIDE
+from ..weights.published import published_segmenters
 
 __all__ = ["describe", "short_source"]
 
 
-def describe(model: Classifier, source: str, precision: str) -> dict[str, str]:
+def describe(model: PhotoModel, name: str, precision: str) -> dict[str, str]:
     """Metadata of a model's file, texts and JSON.
 
     Args:
         model: as `photos.models.load` gives it.
-        source: the name that it was loaded by, without folders of this machine.
+        name: that it was loaded by.
         precision: "float32", "float16" or "int8".
 
     Returns:
-        kind, class_names, mean, std, in_chans, input_size, crop_pct, crop_mode, interpolation, license, source,
-        weights_sha256, precision, version; each key with `PREFIX`.
+        kind, class_names, mean, std, in_chans, license, source, weights_sha256, precision, version; of a classifier
+        input_size, crop_pct, crop_mode, interpolation; of a segmenter palette, short_side, least_side, multiple and
+        interpolation; each key with `PREFIX`.
     """
     module = model.module
     facts: dict[str, Any] = {
-        "kind": "classifier",
         "class_names": model.class_names,
         "in_chans": model.channels,
-        "source": source,
+        "source": short_source(name),
         "weights_sha256": _checksum(module),
         "precision": precision,
         "version": __version__,
-        "license": getattr(module, "pretrained_cfg", {}).get("license"),
     }
-    config = model.config
-    facts |= {key: config[key] for key in ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")}
+    facts |= _of_segmenter(module, name) if isinstance(module, Segmenter) else _of_classifier(model)
     return {PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
+
+
+def _of_classifier(model: Any) -> dict[str, Any]:
+    keys = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
+    licence = getattr(model.module, "pretrained_cfg", {}).get("license")
+    return {"kind": "classifier", "license": licence, **{key: model.config[key] for key in keys}}
+
+
+def _of_segmenter(module: Segmenter, name: str) -> dict[str, Any]:
+    return {
+        "kind": "segmenter",
+        "license": _licence(name),
+        **module.normalization,
+        "palette": palette(module.num_classes).tolist(),
+        "short_side": module.short_side,
+        "least_side": MIN_SIDE,
+        "multiple": module.multiple,
+        "interpolation": "bilinear",
+    }
+
+
+def _licence(name: str) -> str | None:
+    """Of a segmenter, whose config.json does not say it: from the card beside its weights, if it is on this machine."""
+    folder = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
+    cards = [path for path in (folder / "README.md", folder / "best" / "README.md") if path.is_file()]
+    try:
+        return (metadata_load(cards[0]) or {}).get("license") if cards else None
+    except (ValueError, yaml.YAMLError):  # a person wrote the card
+        return None
 
 
 def short_source(name: str) -> str:

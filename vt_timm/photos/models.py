@@ -128,9 +128,9 @@ class SegmenterOnPhotos(PhotoModel):
     """A segmenter; its own attention is that of its neck, although its backbone may have VT modules too."""
 
     place = "level"
-    module: Segmenter
+    module: Segmenter | OnnxFile
 
-    def __init__(self, module: Segmenter) -> None:
+    def __init__(self, module: Segmenter | OnnxFile) -> None:
         super().__init__(module)
         self.class_names = module.class_names
 
@@ -152,7 +152,7 @@ class SegmenterOnPhotos(PhotoModel):
         return Answer(", ".join(list(shares)[:2]), shares, labels, self.class_names)
 
     def attention_modules(self) -> nn.Module:
-        return self.module.neck
+        return self.module.neck  # type: ignore[return-value]
 
 
 def _apply(steps: Sequence[Any], image: Image.Image) -> Image.Image:
@@ -206,7 +206,8 @@ def load(name: str, device: str = "cpu") -> PhotoModel:
         CommandError: in one line, for every way in which it can fail.
     """
     if name.endswith(".onnx"):
-        return ClassifierInFile(OnnxFile(name))
+        file = OnnxFile(name)
+        return SegmenterInFile(file) if file.is_segmenter else ClassifierInFile(file)
     path = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
     if path.is_dir() and (path / "best" / CONFIG).is_file():
         path = path / "best"
@@ -228,6 +229,12 @@ def load(name: str, device: str = "cpu") -> PhotoModel:
 
 class ClassifierInFile(Classifier):
     """A classifier in an ONNX file, which answers but keeps no attention."""
+
+    keeps_attention = False
+
+
+class SegmenterInFile(SegmenterOnPhotos):
+    """A segmenter in an ONNX file, likewise."""
 
     keeps_attention = False
 

@@ -22,7 +22,7 @@ def read_facts(metadata: dict[str, str]) -> dict[str, Any]:
 class OnnxFile(nn.Module):
     """A file of `vt-timm export`, run by ONNX Runtime on the CPU, on as many threads as torch has.
 
-    It has what a classifier of timm's tells of itself: classes, colours, size.
+    It has what a classifier of timm's, or a segmenter, tells of itself: classes, colours, size.
 
     Raises:
         CommandError: in one line, for a file that cannot be read or that another program wrote.
@@ -47,6 +47,9 @@ class OnnxFile(nn.Module):
         self.input_name = self.session.get_inputs()[0].name
         self.class_names: list[str] = facts["class_names"]
         self.num_classes, self.in_chans = len(self.class_names), facts["in_chans"]
+        self.is_segmenter = facts["kind"] == "segmenter"
+        self.short_side: int | list[int] | None = facts.get("short_side")
+        self.normalization = {key: tuple(facts[key]) for key in ("mean", "std")}
         self.pretrained_cfg = {**facts, "label_names": self.class_names, "num_classes": self.num_classes}
         self.nothing = nn.Parameter(torch.empty(0), requires_grad=False)  # a module's place is that of its parameters
 

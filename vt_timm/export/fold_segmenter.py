@@ -1,0 +1,121 @@
+"""Segmenters as they are exported: VT-FPN with its norms multiplied out, and paddings that do not depend on the size.
+
+Shape suffixes: B batch, C channels of the pyramid, H W height and width of a level, L tokens of a level, S tokens of
+all levels, D channels of a token.
+"""
+
+import copy
+
+import torch
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+
+from ..projector import Projector, TokenBatchNorm
+from ..segmentation.model import Segmenter
+from ..tokenizers import FilterTokenizer
+from ..vt_fpn import VTFPN
+from .fold import FoldedProjector, FoldedTransformer, folded
+
+__all__ = ["FoldedVTFPN", "folded_segmenter"]
+
+
+def folded_segmenter(model: Segmenter) -> nn.Module:
+    """A copy of a segmenter for inference, folded as `fold.folded` does it, and its neck and paddings too."""
+    model = copy.deepcopy(model).eval()
+    if isinstance(model.neck, VTFPN):
+        model.neck = FoldedVTFPN(model.neck)
+    for module in list(model.backbone.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Conv2dSame):  # the segmenter pads images to whole strides
+                setattr(module, name, FixedPadding(child))
+    return folded(model)
+
+
+class FoldedVTFPN(nn.Module):
+    """VT-FPN with the norms of logits and tokens inside the products beside them.
+
+    Shapes: one (B, in_channels[i], H_i, W_i) per level -> one (B, C, H_i, W_i) per level.
+    """
+
+    def __init__(self, source: VTFPN) -> None:
+        super().__init__()
+        self.tokens, self.laterals = source.tokens, source.laterals
+        self.tokenizers = nn.ModuleList(
+            _folded_tokenizer(tokenizer, norm)  # type: ignore[arg-type]
+            for tokenizer, norm in zip(source.tokenizers, source.token_norms, strict=True)
+        )
+        self.transformer = nn.Sequential(*(FoldedTransformer(layer) for layer in source.transformer))  # type: ignore[arg-type]
+        self.projectors = nn.ModuleList(
+            _folded_projector(projector, norm)  # type: ignore[arg-type]
+            for projector, norm in zip(source.projectors, source.related_norms, strict=True)
+        )
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        levels_BCHW = self.laterals(features)
+        tokens_BLD = [tokenize(level) for tokenize, level in zip(self.tokenizers, levels_BCHW, strict=True)]
+        tokens_BSD = self.transformer(torch.cat(tokens_BLD, dim=1))
+        return [
+            project(level, tokens)
+            for project, level, tokens in zip(
+                self.projectors, levels_BCHW, tokens_BSD.split(self.tokens, dim=1), strict=True
+            )
+        ]
+
+
+def _folded_tokenizer(tokenizer: FilterTokenizer, norm: TokenBatchNorm) -> FilterTokenizer:
+    """With the norm of its logits inside W_A, whose shift cancels in the softmax, and that of its tokens inside W_E."""
+    tokenizer = copy.deepcopy(tokenizer)
+    with torch.no_grad():
+        if isinstance(tokenizer.norm, nn.BatchNorm2d):
+            tokenizer.filters.weight.mul_(_affine(tokenizer.norm)[0][:, None, None, None])
+            tokenizer.norm = nn.Identity()
+        scale_D, shift_D = _affine(norm)
+        embed = tokenizer.embed
+        weight_DC = embed.weight if isinstance(embed, nn.Linear) else torch.eye(len(scale_D)).to(scale_D)
+        tokenizer.embed = nn.Linear(weight_DC.shape[1], len(scale_D), device=scale_D.device, dtype=scale_D.dtype)
+        tokenizer.embed.weight.copy_(scale_D[:, None] * weight_DC)
+        tokenizer.embed.bias.copy_(shift_D)
+    return tokenizer
+
+
+def _folded_projector(source: Projector, norm: TokenBatchNorm) -> FoldedProjector:
+    """With the norm of its tokens inside W_K and W_V; in W_K its shift cancels in the softmax over the tokens."""
+    projector = FoldedProjector(source)
+    with torch.no_grad():
+        scale_D, shift_D = _affine(norm)
+        projector.value.bias.add_(projector.value.weight @ shift_D)
+        projector.value.weight.mul_(scale_D)
+        projector.key.weight.mul_(scale_D)
+    return projector
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What a batch norm does in inference: `scale x + shift`, one of each per channel."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight.detach()
+    shift = -scale * norm.running_mean
+    return scale, shift if norm.bias is None else shift + norm.bias.detach()
+
+
+class FixedPadding(nn.Module):
+    """A convolution of TensorFlow's padding over maps that its stride divides, where the padding is always the same.
+
+    In general it depends on the size, in a form that torch.export does not come to an end over.
+    """
+
+    def __init__(self, source: Conv2dSame) -> None:
+        super().__init__()
+        height, width = (
+            max(0, dilation * (kernel - 1) + 1 - stride)
+            for kernel, stride, dilation in zip(source.kernel_size, source.stride, source.dilation, strict=True)
+        )
+        self.padding = (width // 2, width - width // 2, height // 2, height - height // 2)
+        self.convolution = nn.Conv2d(
+            source.in_channels, source.out_channels, source.kernel_size, source.stride,  # type: ignore[arg-type]
+            dilation=source.dilation, groups=source.groups, device="meta",  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.convolution.weight, self.convolution.bias = source.weight, source.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(nn.functional.pad(x, self.padding))

@@ -1,0 +1,139 @@
+"""Accuracy and speed of a model and of its file: the same labelled photos, in turn, in one run."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CommandError
+from ..images import find_images, read_image
+from ..photos.models import PhotoModel, SegmenterOnPhotos, read_mode
+from ..segmentation.data import SegmentationDataset
+from ..segmentation.evaluation import Confusion
+from ..segmentation.settings import Settings
+from ..segmentation.transforms import evaluation_transform
+
+__all__ = ["Scores", "open_validation", "score"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of the model and of its file: accuracy in percent, by what it is called, and images per second."""
+
+    images: int
+    model: dict[str, float]
+    file: dict[str, float]
+    model_speed: float
+    file_speed: float
+
+    def __str__(self) -> str:
+        accuracy = ", ".join(f"{what} {value:.2f} % -> {self.file[what]:.2f} %" for what, value in self.model.items())
+        return f"on {self.images} photos: {accuracy}, images per second {self.model_speed:.1f} -> {self.file_speed:.1f}"
+
+
+def score(model: PhotoModel, file: nn.Module, validation: "dict[Path, int] | SegmentationDataset") -> Scores:
+    """Both over all photos, one at a time.
+
+    Args:
+        model: on the CPU.
+        file: of the same outputs.
+        validation: as `open_validation` gives it.
+    """
+    clocks = _Timed(model.module), _Timed(file)
+    with torch.inference_mode():
+        if isinstance(validation, SegmentationDataset):
+            values = _segmented(clocks, validation)
+        else:
+            values = _classified(model, clocks, validation)
+    speeds = [clock.images / clock.seconds for clock in clocks]
+    return Scores(len(validation), *values, *speeds)
+
+
+class _Timed(nn.Module):
+    def __init__(self, run: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.run, self.images, self.seconds = run, 0, 0.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        start = time.perf_counter()
+        output = self.run(images)
+        self.seconds += time.perf_counter() - start
+        self.images += len(images)
+        return output
+
+
+def _classified(model: PhotoModel, runs: tuple[_Timed, _Timed], labels: dict[Path, int]) -> list[dict[str, float]]:
+    hits, channels = [0, 0], read_mode(model)
+    for path, label in labels.items():
+        image = model.input(model.view(read_image(path, channels=channels)))
+        for i, run in enumerate(runs):
+            hits[i] += int(run(image).argmax(dim=1).item() == label)
+    return [{"top-1": 100 * hit / len(labels)} for hit in hits]
+
+
+def _segmented(runs: tuple[_Timed, _Timed], data: SegmentationDataset) -> list[dict[str, float]]:
+    confusions = [Confusion(len(data.classes)) for _ in runs]
+    for image, mask in data:  # type: ignore[attr-defined]
+        for run, confusion in zip(runs, confusions, strict=True):
+            confusion.add(run(image[None]), mask)
+    return [
+        {"mIoU": found["miou"], "pixel accuracy": found["pixel_accuracy"]}
+        for found in (confusion.summary() for confusion in confusions)
+    ]
+
+
+def open_validation(
+    model: PhotoModel, folder: str, settings: Settings | None = None
+) -> "dict[Path, int] | SegmentationDataset":
+    """The labelled photos that a model is scored on.
+
+    Args:
+        model: of either kind.
+        folder: of a classifier with one folder of photos per class; of a segmenter a data set with a validation split.
+        settings: of a segmenter's training, which say what the masks mean; None for the layout "folder" with the
+            model's own classes.
+
+    Raises:
+        CommandError: if the classes are not the model's.
+        UserError: for what is missing.
+    """
+    if not isinstance(model, SegmenterOnPhotos):
+        labels = _label_of_folder(model, Path(folder))
+        return {path: label for name, label in labels.items() for path in find_images([str(Path(folder) / name)])}
+    if util.find_spec("torchmetrics") is None:
+        raise CommandError("to score a segmenter needs torchmetrics: pip install 'vt_timm[segmentation]'")
+    transform = evaluation_transform(model.module.short_side, **model.module.normalization)  # type: ignore[arg-type]
+    said: dict[str, Any] = {} if settings is None else settings.label_options()
+    layout, suffix = ("folder", "") if settings is None else (settings.layout, settings.mask_suffix)
+    try:
+        data = SegmentationDataset(layout, folder, "val", transform, said, model.channels, suffix)
+    except ValueError as error:
+        raise CommandError(f"--validate {folder}: {error}") from error
+    if list(data.classes) != list(model.class_names):
+        raise CommandError(
+            f"--validate {folder}: its {len(data.classes)} classes are not the model's {len(model.class_names)}; name "
+            "the recipe or the settings.yaml that they were trained with: --config NAME"
+        )
+    return data
+
+
+def _label_of_folder(model: PhotoModel, folder: Path) -> dict[str, int]:
+    """The class of each folder of photos: by the class's name or description, else by the order of the names."""
+    if not folder.is_dir():
+        raise CommandError(f"--validate {folder}: there is no such folder")
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    config: Any = getattr(model.module, "pretrained_cfg", {})
+    for known in (config.get("label_names") or [], model.class_names):
+        if found and set(found) <= set(known):
+            return {name: list(known).index(name) for name in found}
+    if len(found) == len(model.class_names):
+        return {name: i for i, name in enumerate(found)}
+    raise CommandError(
+        f"--validate {folder}: {len(found)} folders whose names are not those of the model's {len(model.class_names)} "
+        "classes; name a folder with one folder of photos per class"
+    )
