@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from timm.data import resolve_data_config
 
 import vt_timm
+from vt_timm.cli import main
 from vt_timm.images import read_image
 from vt_timm.photos.models import load
 
@@ -26,7 +28,9 @@ QUIET = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
-SECONDS = 60_000  # milliseconds that playwright waits; not a test of speed
+SEGMENTER, ONNX, GONE = 1, 2, 3  # in the list of models
+NAMES = ["sky", "wall", "dog"]
+SECONDS = 30_000  # milliseconds that playwright waits; not a test of speed
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
@@ -35,19 +39,27 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt
 def segmenter(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explore") / "segmenter"
     model = vt_timm.create_segmenter(
-        "vt_fpn", "vt_resnet_micro", 3, class_names=["sky", "wall", "dog"], short_side=64, token_dim=64, num_heads=4
+        "vt_fpn", "vt_resnet_micro", 3, class_names=NAMES, short_side=64, token_dim=64, num_heads=4
     )
     model.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def address(segmenter):
+def onnx_file(tmp_path_factory):
+    pytest.importorskip("onnxscript", reason="needs onnx: pip install '.[onnx]'")
+    path = tmp_path_factory.mktemp("explore") / "model.onnx"
+    assert main(["export", "vt_resnet_micro", "-o", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def address(segmenter, onnx_file):
     pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    models = ["vt_resnet_micro", "vt_resnet18", str(segmenter)]
+    models = ["vt_resnet_micro", str(segmenter), str(onnx_file), str(onnx_file.with_name("gone.onnx"))]
     command = [sys.executable, "-m", "vt_timm", "explore", "--port", str(port), "--models", *models]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -91,7 +103,8 @@ def visit(browser, address):
         page.set_default_timeout(SECONDS)
         page.on("request", note)
         page.goto(address)
-        page.wait_for_selector("#upload input[type=file]", state="attached")
+        page.wait_for_selector("#tokens img")  # of the sample photo
+        page.wait_for_selector("#view img")
         return page
 
     yield open_page
@@ -107,13 +120,45 @@ def picture(path, colour=(200, 40, 40), size=(120, 90)):
 
 
 def upload(page, path):
+    """As a visitor does; the field is empty again when the photo was taken."""
     page.set_input_files("#upload input[type=file]", str(path))
 
 
 def wait_for_text(page, selector, text):
     page.wait_for_function(
-        "([selector, text]) => document.querySelector(selector).innerText.includes(text)", arg=[selector, text]
+        "([selector, text]) => document.querySelector(selector)?.innerText.includes(text)", arg=[selector, text]
     )
+
+
+def wait_for(page, selector, number):
+    page.wait_for_function(
+        "([selector, number]) => document.querySelectorAll(selector).length === number", arg=[selector, number]
+    )
+
+
+def source(page):
+    return page.locator("#view img").get_attribute("src")
+
+
+def shown(page, after=None):
+    """The large picture as an array; the one that comes in place of an older one, if its address is given."""
+    page.wait_for_function(
+        "old => ![null, undefined, old].includes(document.querySelector('#view img')?.src)", arg=after
+    )
+    with urllib.request.urlopen(source(page)) as response:
+        return np.asarray(Image.open(io.BytesIO(response.read())).convert("RGB")).astype(float)
+
+
+def uploaded(page, path):
+    """The large picture of a photo that was just given."""
+    old = source(page)
+    upload(page, path)
+    return shown(page, after=old)
+
+
+def choose_model(page, number):
+    page.locator("#model input").click()
+    page.locator("[role=option]").nth(number).click()
 
 
 def click_a_place(page):
@@ -127,71 +172,166 @@ def click_a_place(page):
     raise AssertionError("no click on the photo was answered")
 
 
-def source(page, selector):
-    return page.locator(f"{selector} img").first.get_attribute("src")
+def marked(page):
+    """The numbers of the tokens that are marked in the gallery."""
+    return page.locator("#tokens .selected").all_inner_texts()
 
 
-def shown_after(page, selector, old):
-    """The picture that comes in place of an older one."""
-    page.wait_for_function(
-        "([selector, old]) => document.querySelector(selector + ' img').src !== old", arg=[selector, old]
-    )
-    return shown(page, selector)
+def claims(page):
+    """(token, percent) as listed for the clicked place."""
+    return [(a, int(b)) for a, b in re.findall(r"token (\d+): (\d+) %", page.locator("#claims").inner_text())]
 
 
-def shown(page, selector):
-    """The picture that an element shows, as an array."""
-    with urllib.request.urlopen(source(page, selector)) as response:
-        return np.asarray(Image.open(io.BytesIO(response.read())).convert("RGB")).astype(float)
+def box(page, selector):
+    return page.locator(selector).first.bounding_box()
 
 
 @needs_browser
-def test_upload_then_a_token_then_a_place(visit, tmp_path):
+def test_it_starts_with_a_sample_photo_and_the_answer_on_top(visit):
+    page = visit(height=800)
+    assert "%" in page.locator("#answer").inner_text()
+    assert page.locator("#tokens img").count() == 16 and marked(page) == ["1"]
+    assert "sums a photo up in a few tokens" in page.locator("#intro").inner_text()
+    answer, view, tokens = (box(page, selector) for selector in ("#answer", "#view img", "#tokens"))
+    assert answer["y"] + answer["height"] <= view["y"] and view["y"] + view["height"] <= 800
+    assert tokens["y"] + tokens["height"] <= 800 and box(page, "#samples img")["y"] < answer["y"]
+    assert page.get_by_text("Error", exact=True).count() == 0
+
+
+@needs_browser
+def test_another_sample_photo_is_one_click_away(visit):
     page = visit()
-    upload(page, picture(tmp_path / "photo.png"))
-    page.wait_for_selector("#tokens img")
-    assert page.locator("#tokens img").count() == 16
-    wait_for_text(page, "#answers", "%")
-    first, old = shown(page, "#large"), source(page, "#large")
+    old = source(page)
+    before = shown(page)
+    page.locator("#samples button").nth(1).click()
+    assert np.abs(shown(page, after=old) - before).mean() > 10
+
+
+@needs_browser
+def test_upload_then_a_token(visit, tmp_path):
+    page = visit()
+    first = uploaded(page, picture(tmp_path / "photo.png"))
+    old = source(page)
     page.locator("#tokens button").nth(4).click()
-    wait_for_text(page, "#chosen", "Token 5")
-    assert np.abs(shown_after(page, "#large", old) - first).max() > 10
-    click_a_place(page)
-    shares = [int(share) for share in re.findall(r"token \d+: (\d+) %", page.locator("#claims").inner_text())]
-    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 102
+    wait_for_text(page, "#caption", "Token 5")
+    assert np.abs(shown(page, after=old) - first).max() > 10 and marked(page) == ["5"]
+    old = source(page)
+    page.locator("#map input").click()  # the map goes, the photo stays
+    plain = shown(page, after=old)
+    assert plain[..., 0].mean() > plain[..., 2].mean() + 80
 
 
 @needs_browser
-def test_another_module_attention_and_model(visit, tmp_path):
+def test_from_a_place_to_the_tokens_that_claim_it_and_back(visit):
     page = visit()
-    upload(page, picture(tmp_path / "photo.png"))
-    page.wait_for_selector("#tokens img")
-    before, old = shown(page, "#large"), source(page, "#large")
-    page.locator("#module label").nth(1).click()
-    assert np.abs(shown_after(page, "#large", old) - before).max() > 10
-    page.locator("#kind label").nth(1).click()
-    page.wait_for_function("document.querySelectorAll('#module label').length === 1")  # only one module has a projector
-    page.locator("#model input").click()
-    page.locator("[role=option]").last.click()
-    page.wait_for_function("document.querySelectorAll('#module label').length === 4")  # the levels of VT-FPN
-    page.wait_for_function("document.querySelectorAll('#tokens img').length === 8")
-    assert any(name in page.locator("#answers").inner_text() for name in ("sky", "wall", "dog"))
+    assert "Click a place" in page.locator("#claims").inner_text()
+    gallery = box(page, "#tokens")
     click_a_place(page)
-    assert any(name in page.locator("#claims").inner_text() for name in ("sky", "wall", "dog"))
+    listed = claims(page)
+    shares = [share for _, share in listed]
+    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 102
+    assert box(page, "#tokens") == gallery  # nothing was pushed away
+    number = next(token for token, _ in listed if token != "1")
+    page.locator("#claims label").filter(has_text=f"token {number}:").click()
+    wait_for_text(page, "#caption", f"Token {number}:")
+    page.wait_for_function("n => document.querySelector('#tokens .selected')?.innerText === n", arg=number)
+    page.locator("#tokens button").nth(int(listed[0][0]) - 1).click()  # and from the gallery to the list
+    page.wait_for_function("document.querySelector('#claims input').checked")
+    assert claims(page) == listed
+
+
+@needs_browser
+def test_token_and_place_stay_chosen_when_something_else_is_shown(visit, tmp_path):
+    page = visit()
+    uploaded(page, picture(tmp_path / "photo.png"))
+    page.locator("#tokens button").nth(8).click()
+    wait_for_text(page, "#caption", "Token 9")
+    click_a_place(page)
+    for selector in ("#module label >> nth=1", "#kind label >> nth=1"):
+        old, before = source(page), shown(page)
+        page.locator(selector).click()
+        assert np.abs(shown(page, after=old) - before).max() > 10
+        assert marked(page) == ["9"] and claims(page) and "Token 9" in page.locator("#caption").inner_text()
+    wait_for_text(page, "#claims", "uses most")
+    assert not page.locator("#module").is_visible()  # the last module of a classifier has no projector
+
+
+@needs_browser
+def test_the_classes_of_a_segmenter_are_a_layer(visit, tmp_path):
+    page = visit()
+    photo = uploaded(page, picture(tmp_path / "photo.png"))
+    old = source(page)
+    choose_model(page, SEGMENTER)
+    painted = shown(page, after=old)
+    wait_for(page, "#module label", 4)  # the levels of VT-FPN
+    wait_for(page, "#tokens img", 8)
+    assert any(name in page.locator("#answer").inner_text() for name in NAMES)
+    assert page.locator("#answer i").count() >= 1  # each class with its colour
+    old = source(page)
+    page.locator("#classes input").click()
+    plain = shown(page, after=old)
+    assert plain[..., 0].mean() > plain[..., 2].mean() + 80 and np.abs(plain - painted).mean() > 10
+    assert photo.shape[:2] == (480, 480) and plain.shape[1] > plain.shape[0]  # only the classifier crops
+    click_a_place(page)
+    assert any(f"({name})" in page.locator("#claims").inner_text() for name in NAMES)
+    old = source(page)
+    page.locator("#tokens button").nth(2).click()  # brings its map with it
+    shown(page, after=old)
+    assert page.locator("#map input").is_checked() and not page.locator("#classes input").is_checked()
+
+
+@needs_browser
+def test_a_file_without_attention_is_answered_and_the_page_says_so(visit):
+    page = visit()
+    choose_model(page, ONNX)
+    wait_for_text(page, "#caption", "without showing tokens")
+    assert "%" in page.locator("#answer").inner_text()
+    for selector in ("#tokens", "#claims", "#kind", "#module", "#map"):
+        assert not page.locator(selector).is_visible()
+    choose_model(page, 0)
+    page.wait_for_selector("#tokens img")
+    assert page.locator("#claims").is_visible() and page.locator("#kind").is_visible()
+
+
+@needs_browser
+def test_a_model_that_cannot_be_loaded_is_one_message_and_the_page_stays(visit):
+    page = visit()
+    before, name = source(page), page.locator("#model input").input_value()
+    choose_model(page, GONE)
+    page.get_by_test_id("toast-body").wait_for()
+    page.wait_for_function("name => document.querySelector('#model input').value === name", arg=name)
+    assert page.get_by_test_id("toast-body").count() == 1 and page.get_by_text("Error", exact=True).count() == 0
+    assert source(page) == before
 
 
 @needs_browser
 @pytest.mark.parametrize("kind", ["text", "cut", "empty"])
-def test_a_file_that_is_no_picture_gets_a_friendly_line_and_the_page_goes_on(kind, visit, tmp_path):
+def test_a_file_that_is_no_picture_is_one_friendly_message_and_the_page_stays(kind, visit, tmp_path):
     whole = picture(tmp_path / "whole.jpg").read_bytes()
     bad = tmp_path / "bad.jpg"
     bad.write_bytes({"text": b"not a photo\n" * 50, "cut": whole[: len(whole) // 3], "empty": b""}[kind])
     page = visit()
+    before = source(page)
     upload(page, bad)
     page.get_by_text("This file is not a picture that can be read").wait_for()
-    page.locator("#upload button[aria-label='Remove Image'], #upload button[aria-label='Clear']").first.click()
-    upload(page, tmp_path / "whole.jpg")
-    page.wait_for_selector("#tokens img")
+    assert page.get_by_test_id("toast-body").count() == 1 and page.get_by_text("Error", exact=True).count() == 0
+    assert source(page) == before
+    page.wait_for_selector("#upload input[type=file]", state="attached")
+    uploaded(page, tmp_path / "whole.jpg")
+
+
+@needs_browser
+def test_a_wide_photo_is_said_to_be_cropped(visit, tmp_path):
+    page = visit()
+    uploaded(page, picture(tmp_path / "wide.png", size=(400, 100)))
+    config = resolve_data_config({}, model=load("vt_resnet_micro").module, use_test_size=True)
+    kept = round(100 * config["crop_pct"] ** 2 / 4)
+    text = page.locator("#answer").inner_text()
+    said = int(re.search(r"only at the middle of the photo, (\d+) % of it", text).group(1))
+    assert abs(said - kept) <= 1
+    choose_model(page, SEGMENTER)
+    wait_for_text(page, "#answer", "3 things")
+    assert "middle" not in page.locator("#answer").inner_text()
 
 
 @needs_browser
@@ -206,9 +346,8 @@ def test_unusual_pictures_are_looked_at(kind, visit, tmp_path):
     else:
         Image.new("RGB", (10_000, 8_000), (90, 120, 30)).save(path)
     page = visit()
-    upload(page, path)
-    page.wait_for_selector("#tokens img")
-    wait_for_text(page, "#answers", "%")
+    uploaded(page, path)
+    assert "%" in page.locator("#answer").inner_text()
 
 
 @needs_browser
@@ -222,26 +361,58 @@ def test_too_many_pixels_are_refused_kindly(visit, tmp_path):
 @needs_browser
 def test_two_visitors_at_once_each_see_their_own(visit, tmp_path):
     red, blue = visit(), visit()
+    before = source(red), source(blue)
     upload(red, picture(tmp_path / "red.png", (200, 20, 20)))
     upload(blue, picture(tmp_path / "blue.png", (20, 20, 200)))
-    for page in (red, blue):
-        page.wait_for_selector("#tokens img")
-        page.wait_for_selector("#view img")
-    mean_red, mean_blue = (shown(page, "#view").mean(axis=(0, 1)) for page in (red, blue))
-    assert mean_red[0] > mean_red[2] + 80 and mean_blue[2] > mean_blue[0] + 80
+    mean_red, mean_blue = (shown(p, after=old).mean(axis=(0, 1)) for p, old in zip((red, blue), before, strict=True))
+    assert mean_red[0] > mean_red[2] + 60 and mean_blue[2] > mean_blue[0] + 60
     red.locator("#tokens button").nth(2).click()
-    wait_for_text(red, "#chosen", "Token 3")
-    assert "Token 1" in blue.locator("#chosen").inner_text()
+    wait_for_text(red, "#caption", "Token 3")
+    assert "Token 1" in blue.locator("#caption").inner_text()
 
 
 @needs_browser
-def test_it_fits_a_phone(visit, tmp_path):
+def test_on_a_phone_what_changes_is_in_sight(visit, tmp_path):
     page = visit(width=390, height=844)
-    upload(page, picture(tmp_path / "photo.png"))
-    page.wait_for_selector("#tokens img")
+    uploaded(page, picture(tmp_path / "photo.png"))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    boxes = [page.locator("#tokens button").nth(i).bounding_box() for i in range(16)]
-    assert max(box["x"] + box["width"] for box in boxes) <= 390
+    assert page.evaluate("scrollY") == 0
+    for selector in ("#answer", "#view img"):  # what an upload brings, without scrolling
+        found = box(page, selector)
+        assert found["y"] >= 0 and found["y"] + found["height"] <= 844
+    last = page.locator("#tokens button").last
+    last.scroll_into_view_if_needed()
+    last.click()
+    wait_for_text(page, "#caption", "Token 16")
+    view, thumbnail, badge = box(page, "#view img"), last.bounding_box(), last.locator(".caption-label").bounding_box()
+    assert view["y"] >= 0 and view["y"] + view["height"] <= thumbnail["y"]  # the large map above the token that was hit
+    assert thumbnail["x"] + thumbnail["width"] <= 390
+    assert badge["width"] * badge["height"] < 0.07 * thumbnail["width"] * thumbnail["height"]
+
+
+def test_a_busy_port_is_said_in_our_own_line(capsys):
+    pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["explore", "--port", str(port)]) == 2
+    out, err = capsys.readouterr()
+    assert (
+        err
+        == f"vt-timm: port {port} is in use, perhaps by another such page: end that, or choose another with --port\n"
+    )
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--port", "70000"], "1 to 65535"), (["--host", "203.0.113.7"], "no such address")],
+)
+def test_an_address_that_cannot_be_is_said_in_a_line(arguments, said, capsys):
+    pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
+    assert main(["explore", *arguments]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_the_space_starts_this_page():
@@ -253,23 +424,12 @@ def test_the_space_starts_this_page():
 
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
-    from vt_timm import cli
-
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "vt_timm.photos.explore", raising=False)
-    assert cli.main(["explore"]) == 2
+    assert main(["explore"]) == 2
     assert "pip install 'vt_timm[explore]'" in capsys.readouterr().err
 
 
 def test_grey_values_of_16_bits_are_scaled_and_not_clipped(tmp_path):
     Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16)).save(tmp_path / "grey.png")
     assert np.asarray(read_image(tmp_path / "grey.png")).tolist() == np.full((4, 4, 3), 128).tolist()
-
-
-def test_a_model_that_keeps_no_attention_is_answered_all_the_same(tmp_path, monkeypatch):
-    page = pytest.importorskip("vt_timm.photos.explore", reason="needs gradio: pip install '.[explore]'")
-    model = load("vt_resnet_micro")
-    model.keeps_attention = False  # as an ONNX file
-    monkeypatch.setattr(page, "_model", lambda name: model)
-    session, _, shares, tokens, *_ = page.examine(str(picture(tmp_path / "a.png")), "a.onnx", 1, "where tokens look")
-    assert session is None and tokens == [] and len(shares) == 5

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from .errors import UserError
 
-__all__ = ["ImageError", "exif_upright", "find_images", "is_picture", "read_channels", "read_image"]
+__all__ = ["ImageError", "exif_upright", "find_images", "is_picture", "read_channels", "read_image", "sample_photo"]
 
 SAMPLE = "sample"  # stands for a photo that an installed library ships
 SAMPLES = {  # package, file, and what the package is called to pip
@@ -67,7 +67,7 @@ def find_images(names: Iterable[str], sample: str = "photo") -> list[Path]:
         elif path.exists():
             paths.append(path)
         elif name == SAMPLE:
-            paths.append(_sample_photo(*SAMPLES[sample]))
+            paths.append(sample_photo(sample))
         else:
             raise ImageError(f"{name}: no such file or folder")
     return paths
@@ -79,7 +79,16 @@ def _pictures_below(folder: Path) -> Iterator[Path]:
         yield from (path for name in files if is_picture(path := Path(place, name)))
 
 
-def _sample_photo(package: str, file: str, to_install: str) -> Path:
+def sample_photo(name: str) -> Path:
+    """A photo that an installed library ships.
+
+    Args:
+        name: which of `SAMPLES`.
+
+    Raises:
+        ImageError: if the library is not installed.
+    """
+    package, file, to_install = SAMPLES[name]
     if util.find_spec(package) is None:
         raise ImageError(
             f"the sample photo comes with {to_install}: pip install {to_install}, or name a photo of yours"

@@ -1,12 +1,14 @@
 """The commands about photos: classify, attention, explore."""
 
 import argparse
+import errno
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CommandError, first_line
+from ..errors import CommandError
 from .files import OK, Photos, check_drawing, load_model, write
 from .options import add_model, command, positive
 
@@ -189,14 +191,34 @@ def explore(args: argparse.Namespace) -> int:
         from ..photos.explore import serve
     except ImportError as error:
         raise CommandError(f"the page needs {error.name}: pip install 'vt_timm[explore]'") from error
+    _check_address(args.host, args.port)
     print(f"The page opens at http://{args.host}:{args.port} in some seconds; Ctrl-C ends it.", flush=True)
     try:
         serve(args.models, args.host, args.port, args.open)
     except OSError as error:
-        raise CommandError(
-            f"cannot listen on {args.host}:{args.port} ({first_line(error)}): try another --port"
-        ) from error
+        raise CommandError(_cannot_listen(args.host, args.port, error)) from error
     return OK
+
+
+def _check_address(host: str, port: int) -> None:
+    """Before the model is loaded: whether the page can be served there."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does, after one that has ended
+            trial.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise CommandError(_cannot_listen(host, port, error)) from error
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> str:
+    if isinstance(error, OverflowError):
+        return f"--port {port}: ports go from 1 to 65535"
+    number = getattr(error, "errno", None)
+    if isinstance(error, socket.gaierror) or number == errno.EADDRNOTAVAIL:
+        return f"--host {host}: this machine has no such address; leave it out for 127.0.0.1"
+    if number == errno.EACCES:
+        return f"--port {port}: only an administrator may use ports below 1024; try --port 7860"
+    return f"port {port} is in use, perhaps by another such page: end that, or choose another with --port"
 
 
 def _check_colours(name: str) -> None:

@@ -7,59 +7,31 @@
 maps live in the visitor's session and nowhere else; uploaded files are deleted after an hour.
 """
 
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import ImageData
-from PIL import Image, ImageDraw
-from torch import Tensor
-from torch.nn.functional import interpolate
+from PIL import Image
 
-from ..errors import CommandError
-from ..images import ImageError, read_image
+from ..errors import CommandError, UserError
+from ..images import SAMPLES, ImageError, sample_photo
 from ..weights.published import published_segmenters
-from .draw import overlay, paint_segmentation
-from .look import Look, look
+from . import words
 from .models import PhotoModel, load
+from .session import KINDS, Session, open_photo
 
-__all__ = ["build", "serve"]
+__all__ = ["Page", "serve"]
 
-LIMIT_MEGABYTES, LIMIT_MEGAPIXELS, ENOUGH_PIXELS = 100, 150, 1600
+LIMIT_MEGABYTES = 100
 KEEP_SECONDS = 3600
-THUMBNAIL = 240  # pixels of a token's small picture
-TOP_TOKENS = 6
-INVITATION = "Click a place in the photo."
-NO_TOKENS = "This model is a file, which answers without showing its tokens."
-KINDS = {"where tokens look": "tokenizer", "which tokens the pixels read": "projector"}
-HELP = """\
-Drop a photo. Each **token** is a weighted mean of the photo's pixels; its map shows the weights, red high and blue low,
-each map on its own scale. Click a token to see it large; click a place in the photo to see which tokens claim it.
-The shipped weights know ten things: tench, English springer, cassette player, chain saw, church, French horn, garbage
-truck, gas pump, golf ball, parachute.
-"""
+COLUMNS, COLUMNS_IF_WIDE, WIDE = 4, 2, 2.0  # of the gallery, and how wide a photo is that gets fewer
+CSS = Path(__file__).with_name("explore.css")
 
-_one_at_a_time = threading.Lock()  # attention is recorded by hooks on a model that all visitors share
-
-
-@dataclass
-class Session:
-    """What one visitor sees: a look at a photo, and which module of it."""
-
-    look: Look
-    picture: Image.Image  # the view, of a segmenter with its classes painted on
-    module: int
-    kind: str
-    token: int = 0
-
-    @property
-    def maps(self) -> Tensor:
-        """(L, H, W) of the chosen module."""
-        return self.look.maps[self.module]
+Shown = dict[Any, Any]  # what changes on the page, by component
 
 
 def _path(payload: ImageData | None) -> str | None:
@@ -72,97 +44,18 @@ def _model(name: str) -> PhotoModel:
     return load(name, "cpu")
 
 
-def open_photo(path: str) -> Image.Image:
-    """The photo, small enough to work with.
+def _kindly(handler: Callable[..., Shown]) -> Callable[..., Shown]:
+    """What goes wrong is one message, and the page stays as it was."""
 
-    Raises:
-        gr.Error: in a sentence for the visitor, if it is not a photo or far too large.
-    """
-    try:
-        with Image.open(path) as image:
-            megapixels = image.width * image.height / 1e6
-            if megapixels > LIMIT_MEGAPIXELS:
-                raise Image.DecompressionBombError
-        photo = read_image(Path(path), ENOUGH_PIXELS)
-    except Image.DecompressionBombError as error:
-        limit = f"This picture has too many pixels; up to {LIMIT_MEGAPIXELS} megapixels are fine."
-        raise gr.Error(limit, print_exception=False) from error
-    except (ImageError, OSError, SyntaxError, ValueError) as error:
-        advice = "This file is not a picture that can be read. Try a JPEG or a PNG."
-        raise gr.Error(advice, print_exception=False) from error
-    photo.thumbnail((ENOUGH_PIXELS, ENOUGH_PIXELS))
-    return photo
-
-
-def examine(path: str | None, name: str, module: int, kind: str) -> tuple[Any, ...]:
-    """Everything on the page for a photo, a model and a module."""
-    if path is None:
-        return None, None, None, [], None, "", _title(0), gr.skip()
-    photo = open_photo(path)
-    model = _model(name)
-    if not model.keeps_attention:
-        found = Look(model.view(photo), model.describe(model.run(model.input(model.view(photo)))), [], 0)
-        return None, _picture(found), found.answer.shares, [], None, NO_TOKENS, _title(0), gr.skip()
-    with _one_at_a_time:
+    @wraps(handler)
+    def handle(page: "Page", session: Session | None, *arguments: Any) -> Shown:
         try:
-            found = look(model, photo, KINDS[kind])
-        except ValueError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-    number = len(found.maps)
-    session = Session(found, _picture(found), min(module, number) - 1, kind)
-    modules = gr.Radio(choices=list(range(1, number + 1)), value=session.module + 1)
-    gallery, large = _gallery(session), _large(session)
-    return session, session.picture, found.answer.shares, gallery, large, INVITATION, _title(0), modules
+            return {page.session: session, **handler(page, session, *arguments)}
+        except UserError as error:
+            gr.Warning(escape(str(error)), title="That did not work")
+            return page.unchanged(session)
 
-
-def _picture(found: Look) -> Image.Image:
-    labels = found.answer.labels
-    return found.view if labels is None else paint_segmentation(found.view, labels, len(found.answer.class_names))
-
-
-def _gallery(session: Session) -> list[tuple[Image.Image, str]]:
-    small = session.look.view.copy()
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    return [(overlay(small, attention), str(i)) for i, attention in enumerate(session.maps, start=1)]
-
-
-def _large(session: Session) -> Image.Image:
-    return overlay(session.look.view, session.maps[session.token])
-
-
-def _title(token: int) -> str:
-    return f"### Token {token + 1}"
-
-
-def _claims(session: Session, x: int, y: int) -> str:
-    """Which tokens claim a pixel of the view, by the weight that each map gives it; of a segmenter also its class."""
-    size = (session.look.view.height, session.look.view.width)
-    weights = interpolate(session.maps[None].float(), size, mode="bilinear", align_corners=False)[0, :, y, x]
-    shares = weights / weights.sum()
-    best = shares.argsort(descending=True)[:TOP_TOKENS].tolist()
-    listed = "\n".join(f"- token {i + 1}: {100 * shares[i]:.0f} %" for i in best)
-    what = "weight that the tokens give this place" if session.kind == next(iter(KINDS)) else "what this place reads"
-    name = session.look.class_at(x / size[1], y / size[0])
-    return f"**{x}, {y}**{f', {name}' if name else ''} ({what}):\n\n{listed}"
-
-
-def choose_token(session: Session | None, event: gr.SelectData) -> tuple[Session | None, Any, str]:
-    if session is None:
-        return None, None, ""
-    session.token = int(event.index)
-    return session, _large(session), _title(session.token)
-
-
-def choose_place(session: Session | None, event: gr.SelectData) -> tuple[Any, str]:
-    if session is None:
-        return gr.skip(), ""
-    x, y = (int(value) for value in event.index)
-    marked = session.picture.copy()
-    radius = max(4, marked.width // 60)
-    draw = ImageDraw.Draw(marked)
-    draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline="white", width=3)
-    draw.ellipse((x - radius - 2, y - radius - 2, x + radius + 2, y + radius + 2), outline="black", width=2)
-    return marked, _claims(session, x, y)
+    return handle
 
 
 def shipped_models() -> list[str]:
@@ -170,62 +63,228 @@ def shipped_models() -> list[str]:
     return ["vt_resnet18", "vt_resnet_micro", *published_segmenters()]
 
 
-def build(models: Sequence[str]) -> gr.Blocks:
-    """The page.
+def sample_photos() -> list[str]:
+    """The sample photos that are there: each comes with a library, which may not be installed."""
+    found = []
+    for name in SAMPLES:
+        try:
+            found.append(str(sample_photo(name)))
+        except ImageError:
+            continue
+    return found
+
+
+class Page:
+    """The components of the page, and what happens when a visitor uses one.
 
     Args:
-        models: to choose from: names of timm's with weights, local-dir:FOLDER, hf-hub:ORG/NAME, or segmenters' folders.
+        models: to choose from: names of timm's with weights, local-dir:FOLDER, hf-hub:ORG/NAME, segmenters' folders, or
+            files of `vt-timm export`.
 
     Raises:
-        CommandError: if the first cannot be loaded.
+        CommandError: if there is none, or the first cannot be loaded.
     """
-    if not models:
-        raise CommandError("there is no model to explore")
-    _model(models[0])
-    with gr.Blocks(title="Visual tokens", analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as page:
-        session = gr.State(None)
-        gr.Markdown(f"# Visual tokens\n\n{HELP}")
+
+    def __init__(self, models: Sequence[str]) -> None:
+        if not models:
+            raise CommandError("there is no model to explore")
+        _model(models[0])
+        self.samples = sample_photos()
+        with gr.Blocks(title="Visual tokens", analytics_enabled=False, delete_cache=(KEEP_SECONDS,) * 2) as self.blocks:
+            self.session = gr.State(None)
+            gr.Markdown(words.INTRODUCTION, elem_id="intro")
+            with gr.Row(elem_id="columns"):
+                with gr.Column(scale=3, min_width=320):
+                    self._add_photo()
+                with gr.Column(scale=2, min_width=320):
+                    self._add_tokens(models)
+            self._connect()
+
+    def _add_photo(self) -> None:
+        with gr.Row(elem_id="photos"):
+            self.sample = gr.Dataset(
+                components=[gr.Image(visible=False)],
+                samples=[[path] for path in self.samples],
+                type="index",
+                show_label=False,
+                elem_id="samples",
+                visible=bool(self.samples),
+            )
+            self.upload = gr.Image(
+                sources=["upload"], show_label=False, height=78, placeholder=words.UPLOAD, elem_id="upload", buttons=[]
+            )
+            self.upload.preprocess = _path  # type: ignore[method-assign]
+        self.answer = gr.HTML(elem_id="answer")
+        self.view = gr.Image(interactive=False, show_label=False, elem_id="view", buttons=[], format="jpeg")
+        with gr.Row(elem_id="below"):
+            self.caption = gr.Markdown(elem_id="caption")
+            self.show_map = gr.Checkbox(True, label="map", elem_id="map")
+            self.show_classes = gr.Checkbox(True, label="classes", elem_id="classes", visible=False)
+        self.claims = gr.Radio([], label=words.INVITATION, elem_id="claims")
+
+    def _add_tokens(self, models: Sequence[str]) -> None:
+        self.model = gr.Dropdown(words.models(models), value=models[0], label="Model", elem_id="model")
+        self.headline = gr.Markdown("### The tokens: click one to see it large")
+        self.tokens = gr.Gallery(
+            show_label=False,
+            columns=COLUMNS,
+            height="auto",
+            allow_preview=False,
+            object_fit="contain",
+            elem_id="tokens",
+            format="jpeg",
+            buttons=[],
+        )
         with gr.Row():
-            with gr.Column(scale=1, min_width=280):
-                upload = gr.Image(sources=["upload", "clipboard"], label="Your photo", elem_id="upload", height=240)
-                upload.preprocess = _path  # type: ignore[method-assign]
-                name = gr.Dropdown(list(models), value=models[0], label="Model", elem_id="model")
-                module = gr.Radio([1, 2], value=1, label="VT module, or level of VT-FPN", elem_id="module")
-                kind = gr.Radio(list(KINDS), value=next(iter(KINDS)), label="Attention", elem_id="kind")
-                answers = gr.Label(label="What it sees", num_top_classes=5, elem_id="answers")
-            with gr.Column(scale=2, min_width=320):
-                with gr.Row():
-                    with gr.Column(min_width=240):
-                        gr.Markdown("### As the model sees it")
-                        view = gr.Image(interactive=False, show_label=False, elem_id="view", buttons=[])
-                        claims = gr.Markdown(elem_id="claims")
-                    with gr.Column(min_width=240):
-                        chosen = gr.Markdown(_title(0), elem_id="chosen")
-                        large = gr.Image(interactive=False, show_label=False, elem_id="large", buttons=[])
-                gr.Markdown("### All tokens")
-                tokens = gr.Gallery(
-                    show_label=False,
-                    columns=4,
-                    height="auto",
-                    allow_preview=False,
-                    object_fit="contain",
-                    elem_id="tokens",
-                    format="jpeg",
-                    buttons=[],
-                )
-        shown = [session, view, answers, tokens, large, claims, chosen, module]
-        for component in (upload, name, kind):
-            component.change(examine, [upload, name, module, kind], shown, api_visibility="private")
-        module.input(examine, [upload, name, module, kind], shown, api_visibility="private")
-        tokens.select(choose_token, session, [session, large, chosen], api_visibility="private")
-        view.select(choose_place, session, [view, claims], api_visibility="private")
-    return page
+            self.kind = gr.Radio(words.MAPS, value=KINDS[0], label="The map of a token shows", elem_id="kind")
+            self.module = gr.Radio([], label="Tokens made at", elem_id="module", visible=False)
 
+    def _connect(self) -> None:
+        outputs = [
+            *(self.session, self.answer, self.view, self.caption, self.show_map, self.show_classes, self.claims),
+            *(self.headline, self.tokens, self.kind, self.module, self.model),
+        ]
 
-CSS = """
-#tokens .grid-wrap { max-height: none; height: auto; overflow: visible; }
-#tokens .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; height: auto; }
-"""
+        def listen(event: Any, handler: Callable[..., Shown], *inputs: Any) -> Any:
+            return event(
+                handler,
+                [self.session, *inputs],
+                outputs,
+                api_visibility="private",
+                show_progress="minimal",
+                show_progress_on=[self.view],
+            )
+
+        layers = self.show_map, self.show_classes
+        listen(self.blocks.load, self.begin, self.model)
+        taken = listen(self.upload.upload, self.take_photo, self.upload, self.model)
+        taken.then(lambda: None, None, self.upload, api_visibility="private", show_progress="hidden")  # for the next
+        listen(self.sample.click, self.take_sample, self.sample, self.model)
+        listen(self.model.input, self.take_model, self.model)
+        listen(self.tokens.select, self.choose_token, self.show_classes)
+        listen(self.claims.input, self.choose_claim, self.claims, self.show_classes)
+        listen(self.view.select, self.choose_place, *layers)
+        listen(self.kind.input, self.choose_kind, self.kind, *layers)
+        listen(self.module.input, self.choose_module, self.module, *layers)
+        for layer in layers:
+            listen(layer.input, self.draw, *layers)
+
+    def begin(self, session: Session | None, name: str) -> Shown:
+        """A visitor comes: a sample photo is there from the start."""
+        return self.take_sample(session, 0, name) if self.samples else {self.answer: words.NO_SAMPLE}
+
+    @_kindly
+    def take_sample(self, _: Session | None, index: int, name: str) -> Shown:
+        return self._begun(open_photo(self.samples[index]), name)
+
+    @_kindly
+    def take_photo(self, _: Session | None, path: str | None, name: str) -> Shown:
+        return {} if path is None else self._begun(open_photo(path), name)
+
+    @_kindly
+    def take_model(self, session: Session | None, name: str) -> Shown:
+        return {} if session is None else self._begun(session.photo, name)
+
+    def _begun(self, photo: Image.Image, name: str) -> Shown:
+        model = _model(name)
+        session = Session.begin(photo, name, model)
+        is_segmenter, shown = session.look.answer.labels is not None, session.has_tokens
+        show_map = not is_segmenter
+        return {
+            self.session: session,
+            self.answer: words.answer(session),
+            self.show_map: gr.Checkbox(show_map, visible=shown),
+            self.show_classes: gr.Checkbox(True, visible=is_segmenter),
+            self.kind: gr.Radio(value=session.kind, visible=shown),
+            self.model: name,
+            self.headline: gr.Markdown(visible=shown),
+            **self._tokens(session),
+            **self._picture(session, show_map, True),
+            **self._claims(session),
+        }
+
+    def _tokens(self, session: Session) -> Shown:
+        """The gallery and the choice of its set."""
+        number, shown = len(session.look.maps), session.has_tokens
+        headline, choices = words.steps(session, _model(session.model))
+        pictures = [(picture, str(i)) for i, picture in enumerate(session.thumbnails(), start=1)]
+        columns = COLUMNS_IF_WIDE if session.look.view.width > WIDE * session.look.view.height else COLUMNS
+        chosen = session.token if shown else None
+        return {
+            self.tokens: gr.Gallery(pictures, selected_index=chosen, columns=columns, visible=shown),
+            self.module: gr.Radio(choices, label=headline, value=session.module, visible=number > 1),
+        }
+
+    def _picture(self, session: Session, show_map: bool, show_classes: bool) -> Shown:
+        return {
+            self.view: session.picture(show_map, show_classes),
+            self.caption: words.caption(session, show_map),
+        }
+
+    def _claims(self, session: Session) -> Shown:
+        """The tokens that claim the clicked place; the chosen one is marked if it is among them."""
+        claims = session.claims()
+        if not claims:
+            return {self.claims: gr.Radio([], label=words.INVITATION, value=None, visible=session.has_tokens)}
+        choices = [(f"token {token + 1}: {100 * share:.0f} %", token) for token, share in claims]
+        chosen = session.token if session.token in dict(claims) else None
+        return {self.claims: gr.Radio(choices, label=words.claimed(session), value=chosen, visible=True)}
+
+    @_kindly
+    def choose_token(self, session: Session | None, show_classes: bool, event: gr.SelectData) -> Shown:
+        return {} if session is None else self._chosen(session, int(event.index), show_classes)
+
+    @_kindly
+    def choose_claim(self, session: Session | None, token: int, show_classes: bool) -> Shown:
+        return {} if session is None else self._chosen(session, token, show_classes)
+
+    def _chosen(self, session: Session, token: int, show_classes: bool) -> Shown:
+        session.token = token
+        return {
+            self.show_map: True,
+            self.tokens: gr.Gallery(selected_index=token),
+            **self._picture(session, True, show_classes),
+            **self._claims(session),
+        }
+
+    @_kindly
+    def choose_place(self, session: Session | None, show_map: bool, show_classes: bool, event: gr.SelectData) -> Shown:
+        if session is None:
+            return {}
+        session.place = tuple(at / size for at, size in zip(event.index, session.look.view.size, strict=True))
+        return {**self._picture(session, show_map, show_classes), **self._claims(session)}
+
+    @_kindly
+    def choose_kind(self, session: Session | None, kind: str, show_map: bool, show_classes: bool) -> Shown:
+        if session is None:
+            return {}
+        session.switch(kind, _model(session.model))
+        return self._switched(session, show_map, show_classes)
+
+    @_kindly
+    def choose_module(self, session: Session | None, module: int, show_map: bool, show_classes: bool) -> Shown:
+        if session is None:
+            return {}
+        session.module = module
+        return self._switched(session, show_map, show_classes)
+
+    def _switched(self, session: Session, show_map: bool, show_classes: bool) -> Shown:
+        return {
+            **self._tokens(session),
+            **self._picture(session, show_map, show_classes),
+            **self._claims(session),
+        }
+
+    @_kindly
+    def draw(self, session: Session | None, show_map: bool, show_classes: bool) -> Shown:
+        return {} if session is None else self._picture(session, show_map, show_classes)
+
+    def unchanged(self, session: Session | None) -> Shown:
+        """The page as it was: a choice that failed goes back to what is shown."""
+        back: Shown = {self.session: session}
+        if session is not None:
+            back |= {self.kind: session.kind, self.model: session.model}
+        return back
 
 
 def serve(
@@ -233,12 +292,12 @@ def serve(
 ) -> None:
     """Show the page until it is interrupted; gradio chooses host and port if they are not given."""
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from elsewhere
-    build(models or shipped_models()).launch(
+    Page(models or shipped_models()).blocks.launch(
         inbrowser=open_browser,
         server_name=host,
         server_port=port,
         theme=theme,
-        css=CSS,
+        css_paths=CSS,
         max_file_size=f"{LIMIT_MEGABYTES}mb",
         footer_links=[],
         ssr_mode=False,

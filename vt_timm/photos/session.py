@@ -1,0 +1,168 @@
+"""What one visitor of the page sees: a photo, the model's answer, its tokens' maps, and the place that was clicked."""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ..errors import UserError
+from ..images import MODES, ImageError, read_image
+from .draw import overlay, paint_segmentation
+from .look import Look, look
+from .models import PhotoModel, read_mode
+
+__all__ = ["KINDS", "NOT_A_PICTURE", "Session", "open_photo"]
+
+LIMIT_MEGAPIXELS, ENOUGH_PIXELS = 150, 1600
+LARGE, THUMBNAIL = 800, 200  # pixels of the long side: of the picture, and of one token in the gallery
+TOP_TOKENS = 4  # that are named for a place
+KINDS = ("tokenizer", "projector")
+NOT_A_PICTURE = "This file is not a picture that can be read. Try a JPEG or a PNG."
+
+_one_at_a_time = threading.Lock()  # attention is recorded by hooks on a model that all visitors share
+
+
+def open_photo(path: str) -> Image.Image:
+    """The photo in RGB, small enough to work with.
+
+    Raises:
+        UserError: in a sentence for the visitor, if it is not a photo or far too large.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > LIMIT_MEGAPIXELS * 1e6:
+                raise Image.DecompressionBombError
+        photo = read_image(Path(path), ENOUGH_PIXELS)
+    except Image.DecompressionBombError as error:
+        limit = f"This picture has too many pixels. Up to {LIMIT_MEGAPIXELS} megapixels are fine."
+        raise UserError(limit) from error
+    except (ImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(NOT_A_PICTURE) from error
+    photo.thumbnail((ENOUGH_PIXELS, ENOUGH_PIXELS))
+    return photo
+
+
+@dataclass
+class Session:
+    """A look at a photo, and what of it is chosen."""
+
+    photo: Image.Image  # as the visitor gave it
+    model: str
+    seen: float  # share of the photo's area that the model sees
+    looks: dict[str, Look]  # by kind; one without maps, of a model that shows no tokens
+    kind: str = KINDS[0]
+    module: int = 0
+    token: int = 0
+    place: tuple[float, float] | None = None  # that was clicked, in shares of width and height
+
+    @classmethod
+    def begin(cls, photo: Image.Image, name: str, model: PhotoModel) -> "Session":
+        """Let a model look at a photo; it takes the photo in its own number of channels.
+
+        Raises:
+            UserError: for a number of channels that photos do not have.
+        """
+        photo = photo.convert(MODES[read_mode(model)])
+        found = _look(model, photo, KINDS[0])
+        sizes = [maps[0].numel() for maps in found.maps]
+        coarsest = sizes.index(min(sizes)) if sizes else 0  # the maps of fine ones are dots that are hard to see
+        return cls(photo, name, _seen(model, photo), {KINDS[0]: found}, module=coarsest)
+
+    def switch(self, kind: str, model: PhotoModel) -> None:
+        """Show the other kind of attention of the same photo; token and place stay chosen.
+
+        Raises:
+            UserError: if the model has no such attention.
+        """
+        if kind not in self.looks:
+            found = _look(model, self.photo, kind)
+            if not found.maps:
+                raise UserError(
+                    "This model makes tokens only once, at its end, and nothing in it uses them on a place."
+                )
+            self.looks[kind] = found
+        self.kind = kind
+        self.module = min(self.module, len(self.look.maps) - 1)
+        self.token = min(self.token, len(self.maps) - 1)
+
+    @property
+    def look(self) -> Look:
+        return self.looks[self.kind]
+
+    @property
+    def has_tokens(self) -> bool:
+        return bool(self.look.maps)
+
+    @property
+    def maps(self) -> Tensor:
+        """(L, H, W) of the chosen module."""
+        return self.look.maps[self.module]
+
+    def picture(self, show_map: bool, show_classes: bool) -> Image.Image:
+        """The photo as the model sees it, with the layers that are switched on and a ring around the clicked place."""
+        picture, labels = self.look.view, self.look.answer.labels
+        if show_classes and labels is not None:
+            picture = paint_segmentation(picture, labels, len(self.look.answer.class_names))
+        if show_map and self.has_tokens:
+            picture = overlay(picture, self.maps[self.token])
+        if self.place is not None:
+            picture = picture.copy()
+            _ring(picture, self.place[0] * picture.width, self.place[1] * picture.height)
+        return picture
+
+    def thumbnails(self) -> list[Image.Image]:
+        """The map of every token, small."""
+        small = self.look.view.copy()
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        return [overlay(small, attention) for attention in self.maps] if self.has_tokens else []
+
+    def claims(self) -> list[tuple[int, float]]:
+        """The tokens with the largest weights at the clicked place, with their shares of all tokens' weights there."""
+        if self.place is None or not self.has_tokens:
+            return []
+        view = self.look.view
+        x, y = (min(int(at * size), size - 1) for at, size in zip(self.place, view.size, strict=True))
+        size = (view.height, view.width)
+        weights = interpolate(self.maps[None].float(), size, mode="bilinear", align_corners=False)[0, :, y, x]
+        shares = weights / weights.sum()
+        return [(i, shares[i].item()) for i in shares.argsort(descending=True)[:TOP_TOKENS].tolist()]
+
+    def class_at_place(self) -> str | None:
+        """What a segmenter sees at the clicked place."""
+        return None if self.place is None else self.look.class_at(*self.place)
+
+
+def _look(model: PhotoModel, photo: Image.Image, kind: str) -> Look:
+    """A look without maps if the model has no such attention to show."""
+    with _one_at_a_time:
+        try:
+            found = look(model, photo, kind)
+        except ValueError:
+            found = Look(model.display(photo), model.describe(model.run(model.input(model.view(photo)))), [], 0)
+    found.view.thumbnail((LARGE, LARGE))
+    return found
+
+
+def _seen(model: PhotoModel, photo: Image.Image) -> float:
+    """The share of the photo that is left by the model's crop, from what it leaves of two ramps of grey."""
+    size = [max(1, round(side * LARGE / max(photo.size))) for side in photo.size]  # of fine enough a ramp
+    down = Image.linear_gradient("L")
+    across = down.transpose(Image.Transpose.ROTATE_90)
+    kept = 1.0
+    for ramp, axis in ((across, 0), (down, 1)):
+        view = model.view(ramp.resize(size).convert(photo.mode))
+        low, high = view.getchannel(0).getextrema()  # of the middles of the first and the last pixel
+        kept *= min((high - low) / 255 * view.size[axis] / (view.size[axis] - 1), 1)
+    return kept
+
+
+def _ring(picture: Image.Image, x: float, y: float) -> None:
+    radius = max(6, max(picture.size) // 50)
+    draw = ImageDraw.Draw(picture)
+    for wider, colour, width in ((2, "black", 6), (0, "white", 3)):
+        draw.ellipse(
+            (x - radius - wider, y - radius - wider, x + radius + wider, y + radius + wider), None, colour, width
+        )

@@ -1,0 +1,89 @@
+"""What the page says, in words for a visitor who has not heard of the paper."""
+
+from collections.abc import Sequence
+from html import escape
+
+from ..weights.published import published_segmenters
+from .draw import palette
+from .models import PhotoModel
+from .session import KINDS, Session
+
+__all__ = [
+    "INTRODUCTION",
+    "INVITATION",
+    "MAPS",
+    "NO_SAMPLE",
+    "UPLOAD",
+    "answer",
+    "caption",
+    "claimed",
+    "models",
+    "steps",
+]
+
+INTRODUCTION = """\
+# Visual tokens
+
+This network sums a photo up in a few **tokens**, as a person would in a few words: one token may stand for a roof,
+another for the sky. The map of a token shows where in the photo it takes its information from.
+"""
+UPLOAD = "Drop your photo, or click"
+INVITATION = "Click a place in the photo to see which tokens look at it"
+NO_SAMPLE = "Drop a photo above."
+MAPS = [("where it comes from", KINDS[0]), ("where it is used", KINDS[1])]
+NAMED, LEAST = 3, 0.005  # classes of an answer, and the least share that is told
+WHOLE = 0.98  # share of a photo from which on nothing is said of a crop
+NAMES_LISTED = 20  # classes of a model, at most
+LEVELS = {2: ["fine", "coarse"], 3: ["fine", "medium", "coarse"], 4: ["finest", "fine", "coarse", "coarsest"]}
+CLASSIFIERS = {"vt_resnet18": "names what is on a photo", "vt_resnet_micro": "the same, small and quick"}
+
+
+def models(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The list of models: what those that ship do, and others by their name."""
+    does = {**CLASSIFIERS, **dict.fromkeys(published_segmenters(), "finds people's clothes")}
+    return [(f"{name}: {does[name]}" if name in does else name, name) for name in names]
+
+
+def answer(session: Session) -> str:
+    """What the model sees, the most probable or the largest first, with the colours of a segmenter's classes."""
+    found = session.look.answer
+    colours = None if found.labels is None else palette(len(found.class_names))
+    shares = list(found.shares.items())[: NAMED if colours is None else None]
+    shares = [(name, share) for i, (name, share) in enumerate(shares) if i == 0 or share >= LEAST]
+    parts = []
+    for rank, (name, share) in enumerate(shares):
+        what = f"<b>{escape(name)}</b>" if rank == 0 else escape(name)
+        if colours is not None:
+            red, green, blue = colours[found.class_names.index(name)]
+            what = f'<i style="background: rgb({red}, {green}, {blue})"></i> {what}'
+        parts.append(f"<span>{what} {100 * share:.0f} %</span>")
+    notes = [f"It looks only at the middle of the photo, {100 * session.seen:.0f} % of it."] * (session.seen < WHOLE)
+    if len(found.class_names) <= NAMES_LISTED:  # explains most odd answers
+        notes.append(f"It knows only {len(found.class_names)} things: {escape(', '.join(found.class_names))}.")
+    return f"{' '.join(parts)}<small>{' '.join(notes)}</small>"
+
+
+def caption(session: Session, show_map: bool) -> str:
+    """What the large picture shows."""
+    if not session.has_tokens:
+        return "This model answers without showing tokens. Choose another model to see some."
+    if not show_map:
+        return f"Token {session.token + 1} is chosen; its map is switched off."
+    what = "it takes most from" if session.kind == KINDS[0] else "it is used most"
+    return f"**Token {session.token + 1}**: red is where {what}."
+
+
+def claimed(session: Session) -> str:
+    """The headline of the list of tokens that claim a place."""
+    name = session.class_at_place()
+    here = f"this place ({name})" if name else "this place"
+    return f"Tokens that take most from {here}" if session.kind == KINDS[0] else f"Tokens that {here} uses most"
+
+
+def steps(session: Session, model: PhotoModel) -> tuple[str, list[tuple[str, int]]]:
+    """What the tokens' different sets are called, as a headline and choices."""
+    number = len(session.look.maps)
+    numbered = [str(i + 1) for i in range(number)]
+    if model.place == "level":
+        return "Tokens for details that are", [(name, i) for i, name in enumerate(LEVELS.get(number, numbered))]
+    return "Tokens made at", [(f"step {name}", i) for i, name in enumerate(numbered)]
