@@ -20,13 +20,16 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from vt_timm.weights.published import HUB
 
 from ..common.runs import keep_run, run_named
 from . import plan
 from .plan import Experiment
-from .records import best_learning_rates, diverged, finished, keep
+from .records import best_learning_rates, diverged, finished, keep, top1_of
 from .transfer import prepare
 
 TABLES = {
@@ -97,6 +100,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("name", help="what to call it; the run of a shipped model is called MODEL.TAG")
     command.add_argument("--log", type=Path, help="what train.py printed: losses and seconds of every epoch")
     command.add_argument("--table", default="shipped", help="to which table it belongs (default: shipped)")
+    command.add_argument("--data", type=Path, help="folder with train/ and val/: measure the top-1 on train/ as well")
+    command.add_argument("--sizes", type=int, nargs="+", default=[], help="with --data: sizes to validate at as well")
+    command.add_argument("--commit", help="that trained it, if it is not the one that is checked out")
     return parser
 
 
@@ -107,7 +113,12 @@ def main() -> int:
             parser().error(f"{args.run}: there is no args.yaml in this folder: name an output folder of train.py")
         if args.log and not args.log.is_file():
             parser().error(f"{args.log}: no such file")
-        record = keep_run(args.run, args.name, args.table, args.log)
+        results: dict[str, Any] = {"commit": args.commit} if args.commit else {}
+        if args.data:
+            settings = yaml.safe_load((args.run / "args.yaml").read_text())
+            results["train_top1"] = top1_of(args.run, settings, f"{args.data}/train")
+            results["top1_at"] = {size: top1_of(args.run, settings, f"{args.data}/val", size) for size in args.sizes}
+        record = keep_run(args.run, args.name, args.table, args.log, **results)
         print(f"kept {args.name}: top-1 {record['val_top1']} % after {record['epochs']} epochs")
         return 0
     if not (Path(args.data) / "train").is_dir():

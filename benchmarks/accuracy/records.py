@@ -16,7 +16,7 @@ from ..common.runs import keep_run, run_named, summary_of, training_losses
 from ..pretrained import top1_top5
 from . import plan
 
-__all__ = ["CLASSES", "DIVERGED", "best_learning_rates", "diverged", "finished", "has_diverged", "keep"]
+__all__ = ["CLASSES", "DIVERGED", "best_learning_rates", "diverged", "finished", "has_diverged", "keep", "top1_of"]
 
 CLASSES = 10
 # Mean training loss of an epoch from which no run here came back: runs with 23 did, those with 50 and more did not.
@@ -74,24 +74,33 @@ def keep(
         results |= {"val_top1": None, "val_loss": None, "diverged": diverged(log)}
     elif train_data:
         args = yaml.safe_load((run / "args.yaml").read_text())
-        results["train_top1"] = round(_train_top1(run, args, train_data), 3)
+        results["train_top1"] = top1_of(run, args, f"{train_data}/train")
     return keep_run(run, name, table, log, **results)
 
 
-def _train_top1(run: Path, args: dict[str, Any], data: str) -> float:
-    """Of the weights that were validated, on the training images seen as validation images are."""
-    model = timm.create_model(args["model"], num_classes=args["num_classes"], **(args["model_kwargs"] or {}))
+def top1_of(run: Path, args: dict[str, Any], folder: str, size: int | None = None) -> float:
+    """Of the weights after the last epoch, on the images of a folder seen as validation images are.
+
+    Args:
+        run: its output folder.
+        args: of train.py, from its args.yaml.
+        folder: a folder per class.
+        size: side in pixels, None for the run's own.
+    """
+    model = timm.create_model(
+        args["model"].partition(".")[0], num_classes=args["num_classes"], **(args["model_kwargs"] or {})
+    )
     weights = load_state_dict(str(run / "last.pth.tar"), use_ema=bool(args["model_ema"]), weights_only=True)
     model.load_state_dict(weights)
     config = resolve_data_config(
-        {"img_size": args["img_size"], "crop_pct": args["crop_pct"]}, model=model, verbose=False
+        {"img_size": size or args["img_size"], "crop_pct": args["crop_pct"]}, model=model, verbose=False
     )
     loader = create_loader(
-        create_dataset("", root=f"{data}/train"),
+        create_dataset("", root=folder),
         batch_size=128,
         use_prefetcher=False,
         num_workers=1,
         **{k: config[k] for k in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")},
     )
     with torch.autocast("cpu", torch.bfloat16, enabled=args["amp"]):
-        return top1_top5(model.eval().to(memory_format=torch.channels_last), loader)[0]
+        return round(top1_top5(model.eval().to(memory_format=torch.channels_last), loader)[0], 3)

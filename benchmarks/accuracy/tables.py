@@ -2,12 +2,13 @@
 
 import statistics
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..common.counting import count
 from ..common.facts import RESULTS
 from ..common.markdown import spread, table
-from ..common.runs import all_runs, epochs_of, run_named
+from ..common.runs import all_runs, arguments_of, epochs_of, run_named
 from . import plan
 from .plan import Experiment
 from .records import CLASSES, best_learning_rates, has_diverged
@@ -147,6 +148,22 @@ def transfer() -> str:
     return table(["set", "from", "lr", "top-1", "search, one seed"], rows)
 
 
+def longer() -> str:
+    """Runs of more epochs, and those that learn from a teacher."""
+    rows = []
+    runs = [r for r in all_runs().values() if r["table"] in ("longer", "shipped") and r["top1_at"]]
+    for r in sorted(runs, key=lambda r: (r["epochs"], r["model"])):
+        args = arguments_of(r["name"])
+        teacher = Path(args["kd_model_name"]).name if args["kd_model_name"] else ""
+        size = f"{r['val_top1']:.2f} ({args['img_size']} px)"
+        at = ", ".join(f"{top1:.2f} ({size} px)" for size, top1 in r["top1_at"].items())
+        start = "scratch" if not args["pretrained"] else r["model"].partition(".")[2]
+        train, hours = f"{r['train_top1']:.2f}", f"{sum(e['seconds'] for e in epochs_of(r['name'])) / 60:.0f}"
+        rows.append([r["model"].partition(".")[0], start, teacher, r["epochs"], size, at, train, hours])
+    head = ["model", "from", "teacher", "epochs", "top-1", "top-1 at another size", "training top-1", "minutes"]
+    return table(head, rows)
+
+
 def _or_diverged(record: dict[str, Any], classes: int = CLASSES) -> str:
     """Top-1, with a word where it diverged; of a run that was stopped, in which epoch."""
     if record["val_top1"] is None:
@@ -185,4 +202,5 @@ TABLES = {
     "ablations": ablations,
     "ingredients": ingredients,
     "transfer": transfer,
+    "longer": longer,
 }

@@ -34,7 +34,8 @@ ACCURACY = RESULTS / "accuracy"
 FACTS = ("date", "commit", "machine", "python", "torch", "timm", "vt_timm")
 RUNS = (
     *("name", "table", "model", "options", "seed", "lr", "dtype", "base_args", "settings", "epochs"),
-    *("val_top1", "val_loss", "top1_without_average", "train_top1", "diverged", "seconds", "runs_at_once", *FACTS),
+    *("val_top1", "val_loss", "top1_without_average", "train_top1", "top1_at", "diverged", "seconds"),
+    *("runs_at_once", *FACTS),
 )
 EPOCHS = ("name", "epoch", "update", "updates", "train_loss", "seconds", "eval_loss", "eval_top1", "eval_top5", "lr")
 SHIPPED = (
