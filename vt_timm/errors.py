@@ -55,7 +55,7 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
-def check_choice(option: str, value: object, allowed: Collection[str]) -> None:
+def check_choice(option: str, value: object, allowed: Collection[object]) -> None:
     """Raise a ValueError that names the option, the value and what is allowed."""
     if value not in allowed:
         raise ValueError(f"{option}={value!r}: choose one of {', '.join(map(repr, allowed))}")

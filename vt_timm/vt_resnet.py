@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from timm.layers import _assert, global_pool_nlc
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
 from timm.models.resnet import BasicBlock, Bottleneck, make_blocks
 from torch import Tensor, nn
 
 from .errors import check_choice, check_positive, plain
+from .feature_maps import FeatureMaps
 from .visual_transformer import VTStage
 from .weights.published import (
     forget_other_names,
@@ -34,7 +34,7 @@ FEATURE_CLASSES = ("getter", "list", "dict", "hook", "fx")
 MIN_SIZE = 32  # pixels; the smallest image whose map at stride 16 still has more than one pixel each way
 
 
-class VTResNet(nn.Module):
+class VTResNet(FeatureMaps):
     """ResNet stem and three stages, then VT modules on the map at stride 16; classifies the mean token (section 4).
 
     Args:
@@ -100,40 +100,20 @@ class VTResNet(nn.Module):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
         check_choice("block", block, BLOCKS)
-        if output_stride not in STRIDES:
-            raise ValueError(f"output_stride={output_stride!r}: choose one of {', '.join(map(str, STRIDES))}")
-        num_classes = operator.index(num_classes)
-        self.num_classes = num_classes
-        self.in_chans = in_chans = check_positive("in_chans", in_chans)
+        check_choice("output_stride", output_stride, STRIDES)
+        self.in_chans = check_positive("in_chans", in_chans)
         self.grad_checkpointing = False
         self.min_size = MIN_SIZE
 
-        self.conv1 = nn.Conv2d(in_chans, stem_width, kernel_size=7, stride=2, padding=3, bias=False, **dd)
-        self.bn1 = nn.BatchNorm2d(stem_width, **dd)
-        self.act1 = nn.ReLU(inplace=True)
-        self.maxpool: nn.Module = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        self.feature_info: list[dict[str, Any]] = [dict(num_chs=stem_width, reduction=2, module="act1")]
-
         *repeats, num_modules = layers
-        block_fn = BLOCKS[block]
-        num_blocks = sum(repeats) + num_modules
-        drop_path = [drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
-        stages, stage_info = make_blocks(
-            (block_fn,) * len(repeats),
-            channels,
-            tuple(repeats),
-            stem_width,
-            output_stride=min(output_stride, 16),
-            drop_path_rate=drop_path[sum(repeats) - 1],
-            act_layer=nn.ReLU,
-            norm_layer=nn.BatchNorm2d,
-            **dd,
+        drop_path = [drop_path_rate * i / max(sum(layers) - 1, 1) for i in range(sum(layers))]
+        self.feature_info: list[dict[str, Any]] = []
+        self._add_stem(stem_width, dd)
+        self._add_residual_stages(
+            BLOCKS[block], channels, tuple(repeats), output_stride, drop_path[sum(repeats) - 1], dd
         )
-        self.layer1, self.layer2, self.layer3 = (stage for _, stage in stages)
-        self.feature_info.extend(stage_info)
-
-        vt_stage = VTStage(
-            channels[-1] * block_fn.expansion,
+        self.vt_stage: VTStage | None = VTStage(  # None once pruned
+            self.feature_info[-1]["num_chs"],
             vt_channels,
             token_dim,
             num_tokens,
@@ -148,13 +128,41 @@ class VTResNet(nn.Module):
             pool_map=output_stride == 32,
             **dd,
         )
-        self.vt_stage: VTStage | None = vt_stage  # None once pruned
         self.feature_info.append(dict(num_chs=vt_channels, reduction=output_stride, module="vt_stage"))
-
         self.num_features = self.head_hidden_size = token_dim
         self.head_drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
         self.init_weights()
+
+    def _add_stem(self, width: int, dd: dict[str, Any]) -> None:
+        self.conv1 = nn.Conv2d(self.in_chans, width, kernel_size=7, stride=2, padding=3, bias=False, **dd)
+        self.bn1 = nn.BatchNorm2d(width, **dd)
+        self.act1 = nn.ReLU(inplace=True)
+        self.maxpool: nn.Module = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.feature_info.append(dict(num_chs=width, reduction=2, module="act1"))
+
+    def _add_residual_stages(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        channels: tuple[int, ...],
+        repeats: tuple[int, ...],
+        output_stride: int,
+        drop_path_rate: float,
+        dd: dict[str, Any],
+    ) -> None:
+        stages, stage_info = make_blocks(
+            (block,) * len(repeats),
+            channels,
+            repeats,
+            self.conv1.out_channels,
+            output_stride=min(output_stride, 16),
+            drop_path_rate=drop_path_rate,
+            act_layer=nn.ReLU,
+            norm_layer=nn.BatchNorm2d,
+            **dd,
+        )
+        self.layer1, self.layer2, self.layer3 = (stage for _, stage in stages)
+        self.feature_info.extend(stage_info)
 
     @property
     def _model_args(self) -> dict[str, Any]:
@@ -217,71 +225,6 @@ class VTResNet(nn.Module):
         else:
             self.fc = nn.Identity()
         self.fc.train(self.training)
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps beside the tokens: stem, stages 1-3 and the VT stage's map, at strides 2, 4, 8, 16 and
-        `output_stride`.
-
-        Args:
-            x: image (B, in_chans, H, W).
-            indices: the last n maps if an int, all if None, else these.
-            norm: accepted for timm's interface; there is no final norm to apply.
-            stop_early: stop after the last map asked for.
-            output_fmt: "NCHW", nothing else.
-            intermediates_only: return the maps alone.
-
-        Returns:
-            (tokens (B, L, D), maps), or the maps. Stopped early or pruned before the VT stage, the last map stands
-            in for the tokens.
-        """
-        _assert(output_fmt == "NCHW", "output_fmt must be NCHW")
-        take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
-        intermediates = []
-
-        x = self._stem(x)
-        if 0 in take_indices:
-            intermediates.append(x)
-        x = self.maxpool(x)
-        for i, layer in enumerate((self.layer1, self.layer2, self.layer3), start=1):
-            if stop_early and i > max_index:
-                break
-            x = checkpoint_seq(layer, x) if self.grad_checkpointing else layer(x)
-            if i in take_indices:
-                intermediates.append(x)
-        if self.vt_stage is not None and not (stop_early and max_index < 4):
-            feature_map, x = self.vt_stage(x)
-            if 4 in take_indices:
-                intermediates.append(feature_map)
-
-        return intermediates if intermediates_only else (x, intermediates)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop what the feature maps `indices` do not need; the model then ends in the last of them."""
-        take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
-        prune_end = max_index < 4
-        if max_index == 0:
-            self.maxpool = nn.Identity()
-        for i, name in enumerate(("layer1", "layer2", "layer3"), start=1):
-            if i > max_index:
-                setattr(self, name, nn.Sequential())
-        if prune_end:
-            self.vt_stage = None
-            self.num_features = self.head_hidden_size = self.feature_info[max_index]["num_chs"]
-        elif prune_head and self.vt_stage is not None:
-            self.vt_stage.keep_map_only()
-        if prune_head or prune_end:
-            self.reset_classifier(0, "")
-        return take_indices
 
     def _stem(self, x: Tensor) -> Tensor:
         _assert(x.shape[-2] >= self.min_size, "the image is too small: VT-ResNets need at least 32 x 32 pixels")

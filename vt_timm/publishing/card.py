@@ -52,16 +52,6 @@ def classifier_card(
     options = {k: v for k, v in config.get("model_args", {}).items() if k not in ("in_chans", "global_pool")}
     macs, params = _cost(config["architecture"], num_classes=config["num_classes"], **options)
     s = settings
-    sizes = s.get("train_img_sizes") or [s["img_size"] or config["pretrained_cfg"]["input_size"][-1]]
-    sizes = " to ".join(str(size) for size in dict.fromkeys((sizes[0], sizes[-1])))
-    best = metrics.get("checkpoint") == "best"
-    warm = (s.get("model_kwargs") or {}).get("pretrained_backbone")
-    start = "Trained from scratch"
-    if s.get("pretrained") or s.get("initial_checkpoint"):
-        start = "Fine-tuned"
-    elif warm:
-        start = f"Trained, from the stem and stages 1 to 3 of {_without_folders(str(warm))},"
-    teacher = s.get("kd_model_name")
     return _template("classifier").format(
         **_common(
             "image-classification",
@@ -71,20 +61,17 @@ def classifier_card(
             licence,
             {"top-1": metrics["top1"], "top-5": metrics["top5"]},
         ),
-        start=start,
+        start=_start(s),
         classes=_classes(list((config.get("label_descriptions") or {}).values()), config["num_classes"]),
         choice=(
             "The checkpoint was picked by its score on these images, which flatters it."
-            if best
+            if metrics.get("checkpoint") == "best"
             else "No checkpoint was picked by its validation score: these are the weights after the last epoch."
         ),
         params=params,
         macs=macs,
         options=", ".join(f"{k}={v!r}" for k, v in options.items()) or "none",
-        training=f"{s['epochs']} epochs, images of {sizes} px, {s['opt']}, {_learning_rate(s)}, batch size "
-        f"{s['batch_size']}, seed {s['seed']}"
-        + (", weights averaged (EMA)" if s.get("model_ema") else "")
-        + (f", distilled from {_without_folders(teacher)}" if teacher else ""),
+        training=_training(s, config["pretrained_cfg"]["input_size"][-1]),
         recipe=f"`vt_timm/recipes/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own arguments",
         dtype=metrics.get("dtype", "16-bit floats"),
         source=source,
@@ -96,6 +83,31 @@ def classifier_card(
         num_classes=config["num_classes"],
         **{key: metrics[key] for key in ("images", "top1", "top5", "origin")},
     ) + _template("citation")
+
+
+def _start(settings: dict[str, Any]) -> str:
+    """What the weights were before this training, as the beginning of a sentence."""
+    if settings.get("initial_checkpoint"):
+        return "Trained on from an earlier run"
+    if settings.get("pretrained"):
+        return f"Trained on from the weights `{_without_folders(settings['model'])}`"
+    warm = (settings.get("model_kwargs") or {}).get("pretrained_backbone")
+    if warm:
+        return f"Trained, from the stem and stages 1 to 3 of {_without_folders(str(warm))},"
+    return "Trained from scratch"
+
+
+def _training(settings: dict[str, Any], own_size: int) -> str:
+    s = settings
+    sizes = s.get("train_img_sizes") or [s["img_size"] or own_size]
+    sizes = " to ".join(str(size) for size in dict.fromkeys((sizes[0], sizes[-1])))
+    teacher, what = s.get("kd_model_name"), "features" if s.get("kd_distill_type") == "feature" else "answers"
+    return (
+        f"{s['epochs']} epochs, images of {sizes} px, {s['opt']}, {_learning_rate(s)}, batch size {s['batch_size']}, "
+        f"seed {s['seed']}"
+        + (", weights averaged (EMA)" if s.get("model_ema") else "")
+        + (f", distilled from the {what} of {_without_folders(teacher)}" if teacher else "")
+    )
 
 
 def segmenter_card(

@@ -110,12 +110,7 @@ def export_classifier(
     Raises:
         RunError: if the checkpoint is missing or does not fit the name.
     """
-    s = run.settings
-    architecture, tag = split_model_name_tag(name)
-    if architecture != split_model_name_tag(s["model"])[0]:
-        raise RunError(f"{run.folder} trained {s['model']}, which {name} does not say: the name is MODEL.TAG")
-    if architecture not in timm.list_models(module="vt_resnet"):
-        raise RunError(f"{run.folder} trained {architecture}; only VT-ResNets and segmenters are published here")
+    _check_name(run, name)
     path = run.folder / CHECKPOINTS[checkpoint]
     if not path.is_file():
         raise RunError(f"{run.folder} has no {path.name}: choose another --checkpoint")
@@ -125,16 +120,14 @@ def export_classifier(
     if len(labels) != num_classes:
         raise RunError(f"the model has {num_classes} classes and the class folders are {len(labels)}")
     own: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    size = (
-        (own["input_size"][0], test_size, test_size) if test_size else own.get("test_input_size") or own["input_size"]
-    )
+    asked = (own["input_size"][0], test_size, test_size) if test_size else None
     config = {
-        "tag": tag,
-        "test_input_size": size,
+        "tag": split_model_name_tag(name)[1],
+        "test_input_size": asked or own.get("test_input_size") or own["input_size"],
         "license": licence,
         **{key: own[key] for key in ("input_size", "crop_pct", "interpolation", "mean", "std")},
     }
-    options = {k: v for k, v in (s.get("model_kwargs") or {}).items() if k != "pretrained_backbone"}
+    options = {k: v for k, v in (run.settings.get("model_kwargs") or {}).items() if k != "pretrained_backbone"}
     model.pretrained_cfg = {**own, "label_names": list(labels), "label_descriptions": labels, **config}  # type: ignore[assignment]
     model = _in_16_bits(model, run.folder) if half else model
     save_for_hf(
@@ -148,6 +141,14 @@ def export_classifier(
     contents.get("model_args", {}).pop("num_classes", None)  # at the top level; transformers' AutoModel rejects it here
     (folder / CONFIG).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
     return model.float().eval(), epoch
+
+
+def _check_name(run: Run, name: str) -> None:
+    trained, (architecture, _) = run.settings["model"], split_model_name_tag(name)
+    if architecture != split_model_name_tag(trained)[0]:
+        raise RunError(f"{run.folder} trained {trained}, which {name} does not say: the name is MODEL.TAG")
+    if architecture not in timm.list_models(module="vt_resnet"):
+        raise RunError(f"{run.folder} trained {architecture}; only VT-ResNets and segmenters are published here")
 
 
 def _epoch(checkpoint: Path) -> int:
