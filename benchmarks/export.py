@@ -1,11 +1,12 @@
-"""What export costs and gains: file size, time and top-1 in 32, 16 and 8 bits, VT-ResNets and their ResNets in turn.
+"""What export costs and gains: file size, time and accuracy in 32, 16 and 8 bits, VT-ResNets and their ResNets in turn.
 
     python -m benchmarks.export --data-dir imagenette2-224                          # R18, with top-1 of the weights
     python -m benchmarks.export --data-dir imagenette2-224 --pairs vt_resnet50,resnet50 --images 0
+    python -m benchmarks.export --data-dir ccp --pairs vt_fpn_tf_efficientnet_lite0.ccp --batches 1 --rounds 20
 
 One thread, ONNX Runtime; the ways take turns, and a time is the median of its rounds, in seconds of the processor: what
 else runs on the machine is not counted. Rows are added to `benchmarks/results/export.csv` in place of those of the same
-model, precision and size.
+model, precision and size. A segmenter is timed at two sizes, and scored at its own.
 """
 
 import argparse
@@ -27,16 +28,26 @@ from benchmarks.common.facts import RESULTS, facts
 from benchmarks.common.measure import in_turn, ratios
 from vt_timm.export.export import Options, export
 from vt_timm.export.scores import open_validation, score
-from vt_timm.photos.models import Classifier, PhotoModel, load
+from vt_timm.photos.models import Classifier, PhotoModel, SegmenterOnPhotos, load
 from vt_timm.photos.onnx_file import OnnxFile
+from vt_timm.recipes import SEGMENTATION, find_recipe
+from vt_timm.segmentation.settings import Settings
+from vt_timm.weights.published import published_segmenters
 
 __all__ = ["main"]
 
 RECORD = RESULTS / "export.csv"
 PRECISIONS: dict[str, dict[str, Any]] = {"float32": {}, "float16": {"half": True}, "int8": {"int8": True}}
 BATCHES = (1, 16)
+FEW = 64  # images to calibrate on where the accuracy is not asked for
+PHOTOS = [
+    (352, 240),
+    (512, 341),
+]  # pixels: half of Clothing Co-Parsing's photos, and as the shipped segmenter sees them
+MEASURES = {"top-1": "top1", "mIoU": "miou", "pixel accuracy": "pixel_accuracy"}  # what `score` calls them
 COLUMNS = [
-    "model", "precision", "weights", "size", "megabytes", "top1_model", "top1", "photos",
+    "model", "precision", "weights", "size", "megabytes", "top1_model", "top1", "miou_model", "miou",
+    "pixel_accuracy_model", "pixel_accuracy", "photos",
     *(f"{what}_batch{batch}" for batch in BATCHES for what in ("ms", "over_float32", "over_peer")),
     "calibrated_on", "command", "date", "onnxruntime", "machine",
 ]  # fmt: skip
@@ -51,7 +62,7 @@ def processor_seconds_of(run: Callable[[], object]) -> float:
 
 def model_of(name: str, size: int) -> PhotoModel:
     """With its weights where it has some; otherwise as it is made, for its time alone."""
-    if timm.list_pretrained(name) and not name.startswith("resnet"):
+    if name in published_segmenters() or (timm.list_pretrained(name) and not name.startswith("resnet")):
         return load(name)
     torch.manual_seed(0)
     module = timm.create_model(name, num_classes=10).eval()
@@ -61,45 +72,74 @@ def model_of(name: str, size: int) -> PhotoModel:
 
 
 def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One row per model and precision: exported, scored, then timed in turn with all the others of its pair."""
+    """One row per model, precision and size: exported, timed in turn with all the others of its pair, then scored."""
     import onnxruntime
 
-    said = facts()
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    files: dict[tuple[str, str], OnnxFile] = {}
-    models: dict[str, PhotoModel] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in pair:
-            model = model_of(name, args.size)
-            trained = isinstance(model.module.pretrained_cfg, dict) and bool(model.module.pretrained_cfg.get("file"))
-            for precision in args.precisions:
-                path = Path(folder) / f"{name}-{precision}.onnx"
-                calibrate: dict[str, Any] = {"calibrate": str(args.data_dir / "train")} if precision == "int8" else {}
-                options = Options(
-                    **PRECISIONS[precision], **calibrate, calibrate_images=args.images or 64, tolerance=1e9
-                )
-                result = export(model, name, path, options)
-                files[name, precision] = OnnxFile(path)
-                models[name] = model
-                row = {"model": name, "precision": precision, "weights": "shipped" if trained else "none"}
-                row |= {"size": args.size, "megabytes": round(result.size / 1e6, 2)}
-                row["calibrated_on"] = options.calibrate_images if precision == "int8" else ""
-                row |= {"command": said["command"], "date": said["date"], "machine": said["machine"]}
-                rows[name, precision] = {**row, "onnxruntime": onnxruntime.__version__}
-        for batch in BATCHES:
-            _time(rows, files, pair, batch, args)
-        for key, row in rows.items():
-            print(
-                *key, {column: value for column, value in row.items() if column[:2] in ("ms", "ov", "me")}, flush=True
-            )
-            if row["weights"] == "shipped" and args.images and key[1] != "float32":
-                scores = score(models[key[0]], files[key], open_validation(models[key[0]], str(args.data_dir / "val")))
-                row |= {
-                    "top1_model": round(scores.model["top-1"], 2),
-                    "top1": round(scores.file["top-1"], 2),
-                    "photos": scores.images,
-                }
-    yield from rows.values()
+    found = facts()
+    said = {key: found[key] for key in ("command", "date", "machine")} | {"onnxruntime": onnxruntime.__version__}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.files or Path(temporary)
+        models = {name: model_of(name, args.size) for name in pair}
+        paths = {(name, p): folder / f"{name}-{p}.onnx" for name in pair for p in args.precisions}
+        for (name, precision), path in paths.items():
+            if not path.is_file():
+                _export(models[name], name, precision, path, args)
+        files = {key: OnnxFile(path) for key, path in paths.items()}
+        for shape in _shapes(models[pair[0]], args):
+            rows = {}
+            for key, path in paths.items():
+                row = {"model": key[0], "precision": key[1], "weights": _weights(models[key[0]]), **said}
+                row["size"] = shape[1] if shape[0] == shape[1] else f"{shape[0]}x{shape[1]}"
+                row["megabytes"] = round(path.stat().st_size / 1e6, 2)
+                row["calibrated_on"] = _calibrate_images(args) if key[1] == "int8" else ""
+                rows[key] = row
+            for batch in args.batches:
+                _time(rows, files, pair, batch, shape, args)
+            for key, row in rows.items():
+                print(*key, {column: row[column] for column in row if column[:2] in ("ms", "ov", "me")}, flush=True)
+                scored = row["weights"] == "shipped" and args.images and key[1] != "float32"
+                if scored and shape == _shapes(models[key[0]], args)[-1]:
+                    row |= _scores(models[key[0]], files[key], args)
+            yield from rows.values()
+
+
+def _weights(model: PhotoModel) -> str:
+    trained = isinstance(model, SegmenterOnPhotos) or bool(model.module.pretrained_cfg.get("file"))  # type: ignore[operator,union-attr]
+    return "shipped" if trained else "none"
+
+
+def _shapes(model: PhotoModel, args: argparse.Namespace) -> list[tuple[int, int]]:
+    """Height and width of the images that are timed; a segmenter is scored with the photos at its own size."""
+    return PHOTOS if isinstance(model, SegmenterOnPhotos) else [(args.size, args.size)]
+
+
+def _calibrate_images(args: argparse.Namespace) -> int:
+    return int(args.images or FEW)
+
+
+def _export(model: PhotoModel, name: str, precision: str, path: Path, args: argparse.Namespace) -> None:
+    calibrate = str(args.data_dir / "train") if precision == "int8" else None
+    options = Options(
+        **PRECISIONS[precision], calibrate=calibrate, calibrate_images=_calibrate_images(args), tolerance=1e9
+    )
+    export(model, name, path, options)
+
+
+def _scores(model: PhotoModel, file: OnnxFile, args: argparse.Namespace) -> dict[str, Any]:
+    if isinstance(model, SegmenterOnPhotos):
+        data = str(args.data_dir)
+        validation = open_validation(
+            model, data, Settings.from_yaml(find_recipe("ccp", SEGMENTATION), {"data_dir": data})
+        )
+    else:
+        validation = open_validation(model, str(args.data_dir / "val"))
+    scores = score(model, file, validation)
+    print(scores, flush=True)
+    found: dict[str, Any] = {"photos": scores.images}
+    for what, column in MEASURES.items():
+        if what in scores.model:
+            found |= {f"{column}_model": round(scores.model[what], 2), column: round(scores.file[what], 2)}
+    return found
 
 
 def _time(
@@ -107,9 +147,10 @@ def _time(
     files: dict[tuple[str, str], OnnxFile],
     pair: list[str],
     batch: int,
+    shape: tuple[int, int],
     args: argparse.Namespace,
 ) -> None:
-    images = torch.from_numpy(np.random.default_rng(0).standard_normal((batch, 3, args.size, args.size), np.float32))
+    images = torch.from_numpy(np.random.default_rng(0).standard_normal((batch, 3, *shape), np.float32))
     ways: dict[str, Callable[[], object]] = {"/".join(key): partial(file, images) for key, file in files.items()}
     seconds = in_turn(ways, max(5, args.rounds // batch), warm_up=3, clock=processor_seconds_of)
     for (name, precision), row in rows.items():
@@ -136,18 +177,20 @@ def keep(new: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, required=True, help="Imagenette, with train/ and val/")
+    parser.add_argument("--data-dir", type=Path, required=True, help="Imagenette or CCP, with train/ and val/")
     parser.add_argument("--pairs", nargs="+", default=["vt_resnet18,resnet18"], metavar="OURS,PEER")
     parser.add_argument("--precisions", nargs="+", default=["float32", "int8"], choices=PRECISIONS)
     parser.add_argument("--size", type=int, default=160, help="pixels (default: 160, the shipped weights' own)")
-    parser.add_argument("--images", type=int, default=256, help="to calibrate on; 0: few, and no top-1")
+    parser.add_argument("--images", type=int, default=256, help=f"to calibrate on; 0: {FEW}, and no accuracy")
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, choices=BATCHES)
+    parser.add_argument("--files", type=Path, help="folder for the files; those that are there are not written again")
     parser.add_argument("--rounds", type=int, default=160, help="of batch 1; a sixteenth of them of batch 16")
     args = parser.parse_args()
     torch.set_num_threads(1)
     for pair in args.pairs:
         rows = list(measure(pair.split(","), args))
         for row in rows:
-            print(*(row.get(column, "") for column in COLUMNS[:14]))
+            print(*(row.get(column, "") for column in COLUMNS[:18]))
         keep(rows)
 
 

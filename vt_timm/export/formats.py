@@ -65,6 +65,9 @@ def write(
             warnings.simplefilter("ignore")
             program = _program(model, example, any_size)
             if kind == PT2:
+                if any_size:
+                    # The tracer guards how maps lie in memory, as that none has one pixel; the graph holds for all.
+                    program._guards_code = []
                 torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
             elif kind == AOTI:
                 settings = {"aot_inductor.metadata": facts}
