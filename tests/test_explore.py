@@ -19,7 +19,7 @@ from timm.data import resolve_data_config
 
 import vt_timm
 from vt_timm.cli import main
-from vt_timm.images import read_image
+from vt_timm.images import read_image, sample_photo
 from vt_timm.photos.models import load
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -208,6 +208,25 @@ def test_another_sample_photo_is_one_click_away(visit):
 
 
 @needs_browser
+def test_a_model_comes_with_the_sample_photo_that_suits_it(visit, tmp_path):
+    page = visit()
+    choose_model(page, SEGMENTER)
+    wait_for(page, "#tokens img", 8)
+    width, height = Image.open(sample_photo("person")).size
+    assert np.isclose(shown(page).shape[1] / shown(page).shape[0], width / height, atol=0.01)
+
+
+def test_what_every_visitor_begins_with_is_not_cleaned_away():
+    gradio = pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
+    from vt_timm.photos.explore import Page
+
+    page = Page(["vt_resnet_micro"])
+    files = [page.view.value["path"], *(one["image"]["path"] for one in page.tokens.value)]
+    gradio.route_utils.delete_files_created_by_app(page.blocks, age=None)
+    assert len(files) == 17 and all(Path(file).is_file() for file in files)
+
+
+@needs_browser
 def test_upload_then_a_token(visit, tmp_path):
     page = visit()
     first = uploaded(page, picture(tmp_path / "photo.png"))
@@ -356,6 +375,18 @@ def test_too_many_pixels_are_refused_kindly(visit, tmp_path):
     page = visit()
     upload(page, tmp_path / "huge.png")
     page.get_by_text("This picture has too many pixels").wait_for()
+
+
+@needs_browser
+def test_a_file_that_is_too_large_is_one_message_and_the_page_goes_on(visit, tmp_path):
+    with open(tmp_path / "large.png", "wb") as large:
+        large.truncate(110_000_000)
+    page = visit()
+    upload(page, tmp_path / "large.png")
+    page.get_by_text("exceed the maximum allowed size").wait_for()
+    assert page.get_by_test_id("toast-body").count() == 1
+    assert not page.locator("#upload").get_by_text("Error", exact=True).is_visible()
+    uploaded(page, picture(tmp_path / "photo.png"))
 
 
 @needs_browser

@@ -8,6 +8,7 @@ maps live in the visitor's session and nowhere else; uploaded files are deleted 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache, wraps
 from html import escape
 from pathlib import Path
@@ -15,14 +16,13 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import ImageData
-from PIL import Image
 
 from ..errors import CommandError, UserError
 from ..images import SAMPLES, ImageError, sample_photo
 from ..weights.published import published_segmenters
 from . import words
 from .models import PhotoModel, load
-from .session import KINDS, Session, open_photo
+from .session import Session, open_photo
 
 __all__ = ["Page", "serve"]
 
@@ -48,12 +48,12 @@ def _kindly(handler: Callable[..., Shown]) -> Callable[..., Shown]:
     """What goes wrong is one message, and the page stays as it was."""
 
     @wraps(handler)
-    def handle(page: "Page", session: Session | None, *arguments: Any) -> Shown:
+    def handle(page: "Page", session: Session, *arguments: Any) -> Shown:
         try:
             return {page.session: session, **handler(page, session, *arguments)}
         except UserError as error:
-            gr.Warning(escape(str(error)), title="That did not work")
-            return page.unchanged(session)
+            gr.Warning(escape(str(error)))
+            return {page.session: session, page.kind: session.kind, page.model: session.model}
 
     return handle
 
@@ -63,19 +63,19 @@ def shipped_models() -> list[str]:
     return ["vt_resnet18", "vt_resnet_micro", *published_segmenters()]
 
 
-def sample_photos() -> list[str]:
-    """The sample photos that are there: each comes with a library, which may not be installed."""
-    found = []
+def sample_photos() -> dict[str, str]:
+    """The sample photos that are there: each comes with a library, and that of the drawings always is."""
+    found = {}
     for name in SAMPLES:
-        try:
-            found.append(str(sample_photo(name)))
-        except ImageError:
-            continue
+        with suppress(ImageError):
+            found[name] = str(sample_photo(name))
     return found
 
 
 class Page:
     """The components of the page, and what happens when a visitor uses one.
+
+    The page comes with a sample photo that was looked at: `self.first` is where every visitor begins.
 
     Args:
         models: to choose from: names of timm's with weights, local-dir:FOLDER, hf-hub:ORG/NAME, segmenters' folders, or
@@ -88,10 +88,10 @@ class Page:
     def __init__(self, models: Sequence[str]) -> None:
         if not models:
             raise CommandError("there is no model to explore")
-        _model(models[0])
         self.samples = sample_photos()
+        self.first = self._with_sample(models[0])
         with gr.Blocks(title="Visual tokens", analytics_enabled=False, delete_cache=(KEEP_SECONDS,) * 2) as self.blocks:
-            self.session = gr.State(None)
+            self.session = gr.State(self.first)
             gr.Markdown(words.INTRODUCTION, elem_id="intro")
             with gr.Row(elem_id="columns"):
                 with gr.Column(scale=3, min_width=320):
@@ -100,34 +100,43 @@ class Page:
                     self._add_tokens(models)
             self._connect()
 
+    def _with_sample(self, name: str) -> Session:
+        """A model's look at the sample photo that suits it."""
+        model = _model(name)
+        path = self.samples.get(model.sample, next(iter(self.samples.values())))
+        return Session.begin(open_photo(path), name, model, own_photo=False)
+
     def _add_photo(self) -> None:
+        first = self.first
         with gr.Row(elem_id="photos"):
             self.sample = gr.Dataset(
                 components=[gr.Image(visible=False)],
-                samples=[[path] for path in self.samples],
+                samples=[[path] for path in self.samples.values()],
                 type="index",
                 show_label=False,
                 elem_id="samples",
-                visible=bool(self.samples),
             )
             self.upload = gr.Image(
                 sources=["upload"], show_label=False, height=78, placeholder=words.UPLOAD, elem_id="upload", buttons=[]
             )
             self.upload.preprocess = _path  # type: ignore[method-assign]
-        self.answer = gr.HTML(elem_id="answer")
-        self.view = gr.Image(interactive=False, show_label=False, elem_id="view", buttons=[], format="jpeg")
+        self.answer = gr.HTML(words.answer(first), elem_id="answer")
+        self.view = gr.Image(
+            first.picture(), interactive=False, show_label=False, elem_id="view", buttons=[], format="jpeg"
+        )
         with gr.Row(elem_id="below"):
-            self.caption = gr.Markdown(elem_id="caption")
-            self.show_map = gr.Checkbox(True, label="map", elem_id="map")
-            self.show_classes = gr.Checkbox(True, label="classes", elem_id="classes", visible=False)
-        self.claims = gr.Radio([], label=words.INVITATION, elem_id="claims")
+            self.caption = gr.Markdown(words.caption(first), elem_id="caption")
+            self.show_map = gr.Checkbox(**self._map(first), label="map", elem_id="map")
+            self.show_classes = gr.Checkbox(**self._classes(first), label="classes", elem_id="classes")
+        self.claims = gr.Radio(**self._claims(first), elem_id="claims")
 
     def _add_tokens(self, models: Sequence[str]) -> None:
+        first = self.first
         self.model = gr.Dropdown(words.models(models), value=models[0], label="Model", elem_id="model")
-        self.headline = gr.Markdown("### The tokens: click one to see it large")
+        self.headline = gr.Markdown(words.HEADLINE, visible=first.has_tokens)
         self.tokens = gr.Gallery(
+            **self._gallery(first),
             show_label=False,
-            columns=COLUMNS,
             height="auto",
             allow_preview=False,
             object_fit="contain",
@@ -136,8 +145,10 @@ class Page:
             buttons=[],
         )
         with gr.Row():
-            self.kind = gr.Radio(words.MAPS, value=KINDS[0], label="The map of a token shows", elem_id="kind")
-            self.module = gr.Radio([], label="Tokens made at", elem_id="module", visible=False)
+            self.kind = gr.Radio(
+                words.KINDS, value=first.kind, visible=first.has_tokens, label=words.KIND, elem_id="kind"
+            )
+            self.module = gr.Radio(**self._modules(first), elem_id="module")
 
     def _connect(self) -> None:
         outputs = [
@@ -155,136 +166,125 @@ class Page:
                 show_progress_on=[self.view],
             )
 
-        layers = self.show_map, self.show_classes
-        listen(self.blocks.load, self.begin, self.model)
-        taken = listen(self.upload.upload, self.take_photo, self.upload, self.model)
+        taken = listen(self.upload.upload, self.take_photo, self.upload)
         taken.then(lambda: None, None, self.upload, api_visibility="private", show_progress="hidden")  # for the next
-        listen(self.sample.click, self.take_sample, self.sample, self.model)
+        listen(self.sample.click, self.take_sample, self.sample)
         listen(self.model.input, self.take_model, self.model)
-        listen(self.tokens.select, self.choose_token, self.show_classes)
-        listen(self.claims.input, self.choose_claim, self.claims, self.show_classes)
-        listen(self.view.select, self.choose_place, *layers)
-        listen(self.kind.input, self.choose_kind, self.kind, *layers)
-        listen(self.module.input, self.choose_module, self.module, *layers)
-        for layer in layers:
-            listen(layer.input, self.draw, *layers)
+        listen(self.tokens.select, self.choose_token)
+        listen(self.claims.input, self.choose_claim, self.claims)
+        listen(self.view.select, self.choose_place)
+        listen(self.kind.input, self.choose_kind, self.kind)
+        listen(self.module.input, self.choose_module, self.module)
+        for layer in (self.show_map, self.show_classes):
+            listen(layer.input, self.choose_layers, self.show_map, self.show_classes)
 
-    def begin(self, session: Session | None, name: str) -> Shown:
-        """A visitor comes: a sample photo is there from the start."""
-        return self.take_sample(session, 0, name) if self.samples else {self.answer: words.NO_SAMPLE}
+    # What a visitor does.
 
     @_kindly
-    def take_sample(self, _: Session | None, index: int, name: str) -> Shown:
-        return self._begun(open_photo(self.samples[index]), name)
+    def take_sample(self, session: Session, index: int) -> Shown:
+        return self._all(session.again(open_photo(list(self.samples.values())[index]), _model(session.model)))
 
     @_kindly
-    def take_photo(self, _: Session | None, path: str | None, name: str) -> Shown:
-        return {} if path is None else self._begun(open_photo(path), name)
+    def take_photo(self, session: Session, path: str | None) -> Shown:
+        return {} if path is None else self._all(session.again(open_photo(path), _model(session.model)))
 
     @_kindly
-    def take_model(self, session: Session | None, name: str) -> Shown:
-        return {} if session is None else self._begun(session.photo, name)
+    def take_model(self, session: Session, name: str) -> Shown:
+        if session.own_photo:
+            return self._all(Session.begin(session.photo, name, _model(name)))
+        return self._all(self._with_sample(name))
 
-    def _begun(self, photo: Image.Image, name: str) -> Shown:
-        model = _model(name)
-        session = Session.begin(photo, name, model)
-        is_segmenter, shown = session.look.answer.labels is not None, session.has_tokens
-        show_map = not is_segmenter
+    @_kindly
+    def choose_token(self, session: Session, event: gr.SelectData) -> Shown:
+        return self._chosen(session, int(event.index))
+
+    @_kindly
+    def choose_claim(self, session: Session, token: int) -> Shown:
+        return self._chosen(session, token)
+
+    def _chosen(self, session: Session, token: int) -> Shown:
+        session.token, session.show_map = token, True
+        return {self.show_map: True, self.tokens: gr.Gallery(selected_index=token), **self._picture(session)}
+
+    @_kindly
+    def choose_place(self, session: Session, event: gr.SelectData) -> Shown:
+        x, y = (at / size for at, size in zip(event.index, session.look.view.size, strict=True))
+        session.place = x, y
+        return self._picture(session)
+
+    @_kindly
+    def choose_kind(self, session: Session, kind: str) -> Shown:
+        session.switch(kind, _model(session.model))
+        return self._tokens(session)
+
+    @_kindly
+    def choose_module(self, session: Session, module: int) -> Shown:
+        session.module = module
+        return self._tokens(session)
+
+    @_kindly
+    def choose_layers(self, session: Session, show_map: bool, show_classes: bool) -> Shown:
+        session.show_map, session.show_classes = show_map, show_classes
+        return self._picture(session)
+
+    # What changes for it.
+
+    def _all(self, session: Session) -> Shown:
         return {
             self.session: session,
             self.answer: words.answer(session),
-            self.show_map: gr.Checkbox(show_map, visible=shown),
-            self.show_classes: gr.Checkbox(True, visible=is_segmenter),
-            self.kind: gr.Radio(value=session.kind, visible=shown),
-            self.model: name,
-            self.headline: gr.Markdown(visible=shown),
+            self.show_map: gr.Checkbox(**self._map(session)),
+            self.show_classes: gr.Checkbox(**self._classes(session)),
+            self.headline: gr.Markdown(visible=session.has_tokens),
+            self.kind: gr.Radio(value=session.kind, visible=session.has_tokens),
+            self.model: session.model,
             **self._tokens(session),
-            **self._picture(session, show_map, True),
-            **self._claims(session),
         }
 
     def _tokens(self, session: Session) -> Shown:
-        """The gallery and the choice of its set."""
-        number, shown = len(session.look.maps), session.has_tokens
-        headline, choices = words.steps(session, _model(session.model))
-        pictures = [(picture, str(i)) for i, picture in enumerate(session.thumbnails(), start=1)]
-        columns = COLUMNS_IF_WIDE if session.look.view.width > WIDE * session.look.view.height else COLUMNS
-        chosen = session.token if shown else None
         return {
-            self.tokens: gr.Gallery(pictures, selected_index=chosen, columns=columns, visible=shown),
-            self.module: gr.Radio(choices, label=headline, value=session.module, visible=number > 1),
+            self.tokens: gr.Gallery(**self._gallery(session)),
+            self.module: gr.Radio(**self._modules(session)),
+            **self._picture(session),
         }
 
-    def _picture(self, session: Session, show_map: bool, show_classes: bool) -> Shown:
+    def _picture(self, session: Session) -> Shown:
         return {
-            self.view: session.picture(show_map, show_classes),
-            self.caption: words.caption(session, show_map),
+            self.view: session.picture(),
+            self.caption: words.caption(session),
+            self.claims: gr.Radio(**self._claims(session)),
         }
 
-    def _claims(self, session: Session) -> Shown:
+    # How a component shows a session.
+
+    def _map(self, session: Session) -> dict[str, Any]:
+        return dict(value=session.show_map, visible=session.has_tokens)
+
+    def _classes(self, session: Session) -> dict[str, Any]:
+        return dict(value=session.show_classes, visible=session.look.answer.labels is not None)
+
+    def _gallery(self, session: Session) -> dict[str, Any]:
+        width, height = session.look.view.size
+        return dict(
+            value=[(picture, str(i)) for i, picture in enumerate(session.thumbnails(), start=1)],
+            selected_index=session.token if session.has_tokens else None,
+            columns=COLUMNS_IF_WIDE if width > WIDE * height else COLUMNS,
+            visible=session.has_tokens,
+        )
+
+    def _modules(self, session: Session) -> dict[str, Any]:
+        headline, choices = words.modules(session, _model(session.model))
+        return dict(choices=choices, label=headline, value=session.module, visible=len(choices) > 1)
+
+    def _claims(self, session: Session) -> dict[str, Any]:
         """The tokens that claim the clicked place; the chosen one is marked if it is among them."""
         claims = session.claims()
-        if not claims:
-            return {self.claims: gr.Radio([], label=words.INVITATION, value=None, visible=session.has_tokens)}
-        choices = [(f"token {token + 1}: {100 * share:.0f} %", token) for token, share in claims]
-        chosen = session.token if session.token in dict(claims) else None
-        return {self.claims: gr.Radio(choices, label=words.claimed(session), value=chosen, visible=True)}
-
-    @_kindly
-    def choose_token(self, session: Session | None, show_classes: bool, event: gr.SelectData) -> Shown:
-        return {} if session is None else self._chosen(session, int(event.index), show_classes)
-
-    @_kindly
-    def choose_claim(self, session: Session | None, token: int, show_classes: bool) -> Shown:
-        return {} if session is None else self._chosen(session, token, show_classes)
-
-    def _chosen(self, session: Session, token: int, show_classes: bool) -> Shown:
-        session.token = token
-        return {
-            self.show_map: True,
-            self.tokens: gr.Gallery(selected_index=token),
-            **self._picture(session, True, show_classes),
-            **self._claims(session),
-        }
-
-    @_kindly
-    def choose_place(self, session: Session | None, show_map: bool, show_classes: bool, event: gr.SelectData) -> Shown:
-        if session is None:
-            return {}
-        session.place = tuple(at / size for at, size in zip(event.index, session.look.view.size, strict=True))
-        return {**self._picture(session, show_map, show_classes), **self._claims(session)}
-
-    @_kindly
-    def choose_kind(self, session: Session | None, kind: str, show_map: bool, show_classes: bool) -> Shown:
-        if session is None:
-            return {}
-        session.switch(kind, _model(session.model))
-        return self._switched(session, show_map, show_classes)
-
-    @_kindly
-    def choose_module(self, session: Session | None, module: int, show_map: bool, show_classes: bool) -> Shown:
-        if session is None:
-            return {}
-        session.module = module
-        return self._switched(session, show_map, show_classes)
-
-    def _switched(self, session: Session, show_map: bool, show_classes: bool) -> Shown:
-        return {
-            **self._tokens(session),
-            **self._picture(session, show_map, show_classes),
-            **self._claims(session),
-        }
-
-    @_kindly
-    def draw(self, session: Session | None, show_map: bool, show_classes: bool) -> Shown:
-        return {} if session is None else self._picture(session, show_map, show_classes)
-
-    def unchanged(self, session: Session | None) -> Shown:
-        """The page as it was: a choice that failed goes back to what is shown."""
-        back: Shown = {self.session: session}
-        if session is not None:
-            back |= {self.kind: session.kind, self.model: session.model}
-        return back
+        return dict(
+            choices=[(f"token {token + 1}: {100 * share:.0f} %", token) for token, share in claims],
+            value=session.token if session.token in dict(claims) else None,
+            label=words.claimed(session) if claims else words.INVITATION,
+            visible=session.has_tokens,
+        )
 
 
 def serve(

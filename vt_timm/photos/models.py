@@ -56,6 +56,7 @@ class PhotoModel:
     """What every model does with a photo."""
 
     place = "VT module"  # what one of its attention maps belongs to
+    sample = "photo"  # which of `images.SAMPLES` suits it
     class_names: list[str]
     keeps_attention = True  # whether it can be looked into
 
@@ -128,6 +129,7 @@ class SegmenterOnPhotos(PhotoModel):
     """A segmenter; its own attention is that of its neck, although its backbone may have VT modules too."""
 
     place = "level"
+    sample = "person"
     module: Segmenter | OnnxFile
 
     def __init__(self, module: Segmenter | OnnxFile) -> None:

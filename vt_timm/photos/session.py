@@ -57,9 +57,12 @@ class Session:
     module: int = 0
     token: int = 0
     place: tuple[float, float] | None = None  # that was clicked, in shares of width and height
+    show_map: bool = True
+    show_classes: bool = True  # of a segmenter
+    own_photo: bool = True  # whether the visitor chose it
 
     @classmethod
-    def begin(cls, photo: Image.Image, name: str, model: PhotoModel) -> "Session":
+    def begin(cls, photo: Image.Image, name: str, model: PhotoModel, own_photo: bool = True) -> "Session":
         """Let a model look at a photo; it takes the photo in its own number of channels.
 
         Raises:
@@ -69,7 +72,12 @@ class Session:
         found = _look(model, photo, KINDS[0])
         sizes = [maps[0].numel() for maps in found.maps]
         coarsest = sizes.index(min(sizes)) if sizes else 0  # the maps of fine ones are dots that are hard to see
-        return cls(photo, name, _seen(model, photo), {KINDS[0]: found}, module=coarsest)
+        looks, classifies = {KINDS[0]: found}, found.answer.labels is None
+        return cls(photo, name, _seen(model, photo), looks, module=coarsest, show_map=classifies, own_photo=own_photo)
+
+    def again(self, photo: Image.Image, model: PhotoModel) -> "Session":
+        """The same model's look at another photo, which the visitor chose."""
+        return self.begin(photo, self.model, model)
 
     def switch(self, kind: str, model: PhotoModel) -> None:
         """Show the other kind of attention of the same photo; token and place stay chosen.
@@ -101,12 +109,12 @@ class Session:
         """(L, H, W) of the chosen module."""
         return self.look.maps[self.module]
 
-    def picture(self, show_map: bool, show_classes: bool) -> Image.Image:
+    def picture(self) -> Image.Image:
         """The photo as the model sees it, with the layers that are switched on and a ring around the clicked place."""
         picture, labels = self.look.view, self.look.answer.labels
-        if show_classes and labels is not None:
+        if self.show_classes and labels is not None:
             picture = paint_segmentation(picture, labels, len(self.look.answer.class_names))
-        if show_map and self.has_tokens:
+        if self.show_map and self.has_tokens:
             picture = overlay(picture, self.maps[self.token])
         if self.place is not None:
             picture = picture.copy()
@@ -155,7 +163,8 @@ def _seen(model: PhotoModel, photo: Image.Image) -> float:
     for ramp, axis in ((across, 0), (down, 1)):
         view = model.view(ramp.resize(size).convert(photo.mode))
         low, high = view.getchannel(0).getextrema()  # of the middles of the first and the last pixel
-        kept *= min((high - low) / 255 * view.size[axis] / (view.size[axis] - 1), 1)
+        if view.size[axis] > 1:
+            kept *= min((high - low) / 255 * view.size[axis] / (view.size[axis] - 1), 1)
     return kept
 
 

@@ -6,21 +6,24 @@ from html import escape
 from ..weights.published import published_segmenters
 from .draw import palette
 from .models import PhotoModel
-from .session import KINDS, Session
+from .session import KINDS as KEYS
+from .session import Session
 
 __all__ = [
+    "HEADLINE",
     "INTRODUCTION",
     "INVITATION",
-    "MAPS",
-    "NO_SAMPLE",
+    "KIND",
+    "KINDS",
     "UPLOAD",
     "answer",
     "caption",
     "claimed",
     "models",
-    "steps",
+    "modules",
 ]
 
+TAKEN, USED = KEYS
 INTRODUCTION = """\
 # Visual tokens
 
@@ -29,19 +32,19 @@ another for the sky. The map of a token shows where in the photo it takes its in
 """
 UPLOAD = "Drop your photo, or click"
 INVITATION = "Click a place in the photo to see which tokens look at it"
-NO_SAMPLE = "Drop a photo above."
-MAPS = [("where it comes from", KINDS[0]), ("where it is used", KINDS[1])]
+HEADLINE = "### The tokens: click one to see it large"
+KIND, KINDS = "Show where tokens", [("take from", TAKEN), ("are used", USED)]
 NAMED, LEAST = 3, 0.005  # classes of an answer, and the least share that is told
 WHOLE = 0.98  # share of a photo from which on nothing is said of a crop
 NAMES_LISTED = 20  # classes of a model, at most
 LEVELS = {2: ["fine", "coarse"], 3: ["fine", "medium", "coarse"], 4: ["finest", "fine", "coarse", "coarsest"]}
-CLASSIFIERS = {"vt_resnet18": "names what is on a photo", "vt_resnet_micro": "the same, small and quick"}
+DOES = {"vt_resnet18": "Names what is on the photo", "vt_resnet_micro": "Names it too, small and quick"}
+DOES |= dict.fromkeys(published_segmenters(), "Finds people's clothes")
 
 
 def models(names: Sequence[str]) -> list[tuple[str, str]]:
     """The list of models: what those that ship do, and others by their name."""
-    does = {**CLASSIFIERS, **dict.fromkeys(published_segmenters(), "finds people's clothes")}
-    return [(f"{name}: {does[name]}" if name in does else name, name) for name in names]
+    return [(f"{DOES[name]} ({name})" if name in DOES else name, name) for name in names]
 
 
 def answer(session: Session) -> str:
@@ -63,24 +66,25 @@ def answer(session: Session) -> str:
     return f"{' '.join(parts)}<small>{' '.join(notes)}</small>"
 
 
-def caption(session: Session, show_map: bool) -> str:
+def caption(session: Session) -> str:
     """What the large picture shows."""
     if not session.has_tokens:
         return "This model answers without showing tokens. Choose another model to see some."
-    if not show_map:
-        return f"Token {session.token + 1} is chosen; its map is switched off."
-    what = "it takes most from" if session.kind == KINDS[0] else "it is used most"
-    return f"**Token {session.token + 1}**: red is where {what}."
+    if session.show_map:
+        what = "it takes most from" if session.kind == TAKEN else "it is used most"
+        return f"**Token {session.token + 1}**: red is where {what}."
+    painted = session.show_classes and session.look.answer.labels is not None
+    return f"{'The colours are what the model sees. ' if painted else ''}Click a token to see its map."
 
 
 def claimed(session: Session) -> str:
     """The headline of the list of tokens that claim a place."""
     name = session.class_at_place()
     here = f"this place ({name})" if name else "this place"
-    return f"Tokens that take most from {here}" if session.kind == KINDS[0] else f"Tokens that {here} uses most"
+    return f"Tokens that take most from {here}" if session.kind == TAKEN else f"Tokens that {here} uses most"
 
 
-def steps(session: Session, model: PhotoModel) -> tuple[str, list[tuple[str, int]]]:
+def modules(session: Session, model: PhotoModel) -> tuple[str, list[tuple[str, int]]]:
     """What the tokens' different sets are called, as a headline and choices."""
     number = len(session.look.maps)
     numbered = [str(i + 1) for i in range(number)]
