@@ -19,7 +19,7 @@ from vt_timm.cli import main
 from vt_timm.errors import CommandError
 from vt_timm.export.export import Options, export
 from vt_timm.export.fold import folded
-from vt_timm.export.formats import load_program
+from vt_timm.export.formats import load_program, write
 from vt_timm.export.graph import read_before_rounding
 from vt_timm.photos.models import load
 from vt_timm.tokenizers import FilterTokenizer
@@ -139,6 +139,18 @@ def test_pt2_and_its_facts(tmp_path):
     x = torch.randn(3, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(load_program(path, ".pt2")(x), model.run(x), rtol=1e-4, atol=1e-4)
+
+
+def test_tensorflows_padding_is_exported_at_one_size(tmp_path):
+    """At any size torch.export would not come to an end; a segmenter, which needs any, is refused at once."""
+    model = timm.create_model("tf_mobilenetv3_small_minimal_100", num_classes=3).eval()
+    path = tmp_path / "model.pt2"
+    write(model, torch.randn(2, 3, 64, 64), path, ".pt2", {})
+    x = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(load_program(path, ".pt2")(x), model(x), rtol=1e-4, atol=1e-4)
+    with pytest.raises(CommandError, match="padding of its Conv2dSame depends on the size"):
+        write(model, x, path, ".pt2", {}, any_size=True)
 
 
 def test_half_is_half_as_large(tmp_path, exported):

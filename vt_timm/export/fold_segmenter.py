@@ -11,12 +11,12 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from ..projector import Projector, TokenBatchNorm
-from ..segmentation.model import Segmenter
+from ..segmentation.model import HEAD_STRIDE, Segmenter, SemanticHead
 from ..tokenizers import FilterTokenizer
 from ..vt_fpn import VTFPN
 from .fold import FoldedProjector, FoldedTransformer, folded
 
-__all__ = ["FoldedVTFPN", "folded_segmenter"]
+__all__ = ["FoldedHead", "FoldedVTFPN", "folded_segmenter"]
 
 
 def folded_segmenter(model: Segmenter) -> nn.Module:
@@ -24,6 +24,8 @@ def folded_segmenter(model: Segmenter) -> nn.Module:
     model = copy.deepcopy(model).eval()
     if isinstance(model.neck, VTFPN):
         model.neck = FoldedVTFPN(model.neck)
+    if model.num_classes < model.head.classifier.in_channels:
+        model.head = FoldedHead(model.head)  # type: ignore[assignment]
     for module in list(model.backbone.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Conv2dSame):  # the segmenter pads images to whole strides
@@ -96,6 +98,35 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     scale = scale if norm.weight is None else scale * norm.weight.detach()
     shift = -scale * norm.running_mean
     return scale, shift if norm.bias is None else shift + norm.bias.detach()
+
+
+class FoldedHead(nn.Module):
+    """The semantic head with its classifier before the last upsampling of each level.
+
+    Both are linear, so that their order is free, and few classes are less to upsample and to sum than many channels.
+
+    Shapes: one (B, C, H_i, W_i) per level -> logits (B, num_classes, H_1, W_1).
+    """
+
+    def __init__(self, source: SemanticHead) -> None:
+        super().__init__()
+        self.strides, self.scales, self.classifier = source.strides, source.scales, source.classifier
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        sizes = {stride: level.shape[-2:] for stride, level in zip(self.strides, levels, strict=True)}
+        total: Tensor | None = None
+        for stride, x, convolutions in zip(self.strides, levels, self.scales, strict=True):
+            for i, convolution in enumerate(convolutions, start=1):  # type: ignore[arg-type]
+                x = convolution(x)
+                if i == len(convolutions):  # type: ignore[arg-type]
+                    bias = self.classifier.bias if total is None else None  # once for the sum
+                    x = nn.functional.conv2d(x, self.classifier.weight, bias)
+                if stride > HEAD_STRIDE:
+                    stride //= 2
+                    x = nn.functional.interpolate(x, sizes[stride], mode="bilinear", align_corners=False)
+            total = x if total is None else total + x
+        assert total is not None
+        return total
 
 
 class FixedPadding(nn.Module):

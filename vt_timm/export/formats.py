@@ -95,14 +95,20 @@ def _finish(path: Path, facts: dict[str, str]) -> None:
 
 
 def _program(model: nn.Module, example: Tensor, any_size: bool) -> ExportedProgram:
-    """The model as a graph; a model of one size, such as a ViT, leaves the batch alone free."""
-    free = Dim.AUTO
+    """The model as a graph; a model of one size, such as a ViT, leaves the batch alone free.
+
+    So does one with TensorFlow's padding: torch.export does not come to an end over what it is of any size.
+    """
+    batch, every = {0: Dim.AUTO}, {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
+    padded = [type(module).__name__ for module in model.modules() if type(module).__name__.endswith("Same")]
+    if padded and any_size:
+        raise ValueError(f"the padding of its {padded[0]} depends on the size of the image")
     try:
-        return torch.export.export(model, (example,), dynamic_shapes=({0: free, 2: free, 3: free},))
+        return torch.export.export(model, (example,), dynamic_shapes=(batch if padded else every,))
     except Exception:  # whatever the tracer meets; the second try raises it
-        if any_size:
+        if any_size or padded:
             raise
-    return torch.export.export(model, (example,), dynamic_shapes=({0: free},))
+    return torch.export.export(model, (example,), dynamic_shapes=(batch,))
 
 
 def load_program(path: Path, kind: str) -> nn.Module:
