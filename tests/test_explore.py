@@ -124,6 +124,19 @@ def upload(page, path):
     page.set_input_files("#upload input[type=file]", str(path))
 
 
+def drop(page, path):
+    """The photo dragged onto the field."""
+    dragged = page.evaluate_handle(
+        """([bytes, name]) => {
+            const dragged = new DataTransfer();
+            dragged.items.add(new File([new Uint8Array(bytes)], name, {type: "image/png"}));
+            return dragged;
+        }""",
+        [list(path.read_bytes()), path.name],
+    )
+    page.dispatch_event("#upload button[aria-dropeffect]", "drop", {"dataTransfer": dragged})
+
+
 def wait_for_text(page, selector, text):
     page.wait_for_function(
         "([selector, text]) => document.querySelector(selector)?.innerText.includes(text)", arg=[selector, text]
@@ -227,9 +240,11 @@ def test_what_every_visitor_begins_with_is_not_cleaned_away():
 
 
 @needs_browser
-def test_upload_then_a_token(visit, tmp_path):
+def test_a_photo_is_dropped_and_then_a_token_clicked(visit, tmp_path):
     page = visit()
-    first = uploaded(page, picture(tmp_path / "photo.png"))
+    old = source(page)
+    drop(page, picture(tmp_path / "photo.png"))
+    first = shown(page, after=old)
     old = source(page)
     page.locator("#tokens button").nth(4).click()
     wait_for_text(page, "#caption", "Token 5")

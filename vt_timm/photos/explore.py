@@ -180,13 +180,14 @@ class Page:
 
     # What a visitor does.
 
-    @_kindly
     def take_sample(self, session: Session, index: int) -> Shown:
-        return self._all(session.again(open_photo(list(self.samples.values())[index]), _model(session.model)))
+        return self.take_photo(session, list(self.samples.values())[index])
 
     @_kindly
     def take_photo(self, session: Session, path: str | None) -> Shown:
-        return {} if path is None else self._all(session.again(open_photo(path), _model(session.model)))
+        if path is None:
+            return {}
+        return self._all(Session.begin(open_photo(path), session.model, _model(session.model)))
 
     @_kindly
     def take_model(self, session: Session, name: str) -> Shown:

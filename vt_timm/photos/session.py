@@ -49,7 +49,7 @@ def open_photo(path: str) -> Image.Image:
 class Session:
     """A look at a photo, and what of it is chosen."""
 
-    photo: Image.Image  # as the visitor gave it
+    photo: Image.Image  # in colours, whatever the model takes
     model: str
     seen: float  # share of the photo's area that the model sees
     looks: dict[str, Look]  # by kind; one without maps, of a model that shows no tokens
@@ -63,21 +63,16 @@ class Session:
 
     @classmethod
     def begin(cls, photo: Image.Image, name: str, model: PhotoModel, own_photo: bool = True) -> "Session":
-        """Let a model look at a photo; it takes the photo in its own number of channels.
+        """Let a model look at a photo.
 
         Raises:
             UserError: for a number of channels that photos do not have.
         """
-        photo = photo.convert(MODES[read_mode(model)])
         found = _look(model, photo, KINDS[0])
         sizes = [maps[0].numel() for maps in found.maps]
         coarsest = sizes.index(min(sizes)) if sizes else 0  # the maps of fine ones are dots that are hard to see
         looks, classifies = {KINDS[0]: found}, found.answer.labels is None
         return cls(photo, name, _seen(model, photo), looks, module=coarsest, show_map=classifies, own_photo=own_photo)
-
-    def again(self, photo: Image.Image, model: PhotoModel) -> "Session":
-        """The same model's look at another photo, which the visitor chose."""
-        return self.begin(photo, self.model, model)
 
     def switch(self, kind: str, model: PhotoModel) -> None:
         """Show the other kind of attention of the same photo; token and place stay chosen.
@@ -88,9 +83,7 @@ class Session:
         if kind not in self.looks:
             found = _look(model, self.photo, kind)
             if not found.maps:
-                raise UserError(
-                    "This model makes tokens only once, at its end, and nothing in it uses them on a place."
-                )
+                raise UserError("This model uses its tokens for its answer only, and not at places of the photo.")
             self.looks[kind] = found
         self.kind = kind
         self.module = min(self.module, len(self.look.maps) - 1)
@@ -145,6 +138,7 @@ class Session:
 
 def _look(model: PhotoModel, photo: Image.Image, kind: str) -> Look:
     """A look without maps if the model has no such attention to show."""
+    photo = photo.convert(MODES[read_mode(model)])
     with _one_at_a_time:
         try:
             found = look(model, photo, kind)
@@ -156,12 +150,13 @@ def _look(model: PhotoModel, photo: Image.Image, kind: str) -> Look:
 
 def _seen(model: PhotoModel, photo: Image.Image) -> float:
     """The share of the photo that is left by the model's crop, from what it leaves of two ramps of grey."""
+    mode = MODES[read_mode(model)]
     size = [max(1, round(side * LARGE / max(photo.size))) for side in photo.size]  # of fine enough a ramp
     down = Image.linear_gradient("L")
     across = down.transpose(Image.Transpose.ROTATE_90)
     kept = 1.0
     for ramp, axis in ((across, 0), (down, 1)):
-        view = model.view(ramp.resize(size).convert(photo.mode))
+        view = model.view(ramp.resize(size).convert(mode))
         low, high = view.getchannel(0).getextrema()  # of the middles of the first and the last pixel
         if view.size[axis] > 1:
             kept *= min((high - low) / 255 * view.size[axis] / (view.size[axis] - 1), 1)
