@@ -81,10 +81,31 @@ def segmentation() -> str:
     return table(["segmenter", "classes", "mIoU", "pixel accuracy", "validation images", "updates", "card"], rows)
 
 
+def files() -> str:
+    """Exported files in ONNX Runtime."""
+    with (RESULTS / "export.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    cells = []
+    for r in rows:
+        accuracy = [
+            f"{name} {float(r[f'{column}_model']):.2f} -> {float(r[column]):.2f} %"
+            for name, column in (("top-1", "top1"), ("mIoU", "miou"), ("pixels", "pixel_accuracy"))
+            if r.get(column)
+        ]
+        photos = f" ({r['photos']} photos)" if accuracy else ""
+        times = (r["ms_batch1"], r["over_float32_batch1"], r["ms_batch16"], r["over_float32_batch16"])
+        cells.append(
+            [f"`{r['model']}`", r["precision"], r["size"], r["megabytes"], *times, ", ".join(accuracy) + photos]
+        )
+    head = ["model", "precision", "px", "MB", "ms, batch 1", "over float32", "ms per image, batch 16", "over float32"]
+    return table([*head, "model -> file"], cells)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "models": models,
     "weights": weights,
     "segmentation": segmentation,
+    "files": files,
     **accuracy.TABLES,
     **speed.TABLES,
 }

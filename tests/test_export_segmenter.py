@@ -24,6 +24,7 @@ from vt_timm.export.formats import load_program
 from vt_timm.images import read_image
 from vt_timm.photos.draw import palette
 from vt_timm.photos.models import SegmenterOnPhotos, load
+from vt_timm.recipes import SEGMENTATION
 from vt_timm.segmentation.inference import load_segmenter, segment
 
 onnx = pytest.importorskip("onnx", reason="needs onnx: pip install '.[onnx]'")
@@ -56,7 +57,8 @@ def source(tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     create("vt_fpn").save_pretrained(run / "best")
     (run / "best" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
-    (run / "settings.yaml").write_text("layout: folder\nbackbone: vt_resnet_micro\n")
+    recipe = (SEGMENTATION / "ccp.yaml").read_text()  # its classes are of another data set, so the data's own count
+    (run / "settings.yaml").write_text(recipe)
     return run
 
 

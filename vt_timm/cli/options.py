@@ -23,7 +23,8 @@ def add_model(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MOD
         "--model",
         default=default,
         metavar="NAME",
-        help="a timm model with weights, a training run or one of its checkpoints, local-dir:FOLDER, hf-hub:ORG/NAME "
+        help="a timm model with weights, a training run or one of its checkpoints, local-dir:FOLDER, hf-hub:ORG/NAME, "
+        "FILE.onnx of `vt-timm export` "
         f"(default: {note or default})",
     )
     add_device(parser)

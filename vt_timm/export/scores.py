@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ..photos.models import PhotoModel, SegmenterOnPhotos, read_mode
 from ..segmentation.data import SegmentationDataset
 from ..segmentation.evaluation import Confusion
 from ..segmentation.settings import Settings
+from ..segmentation.training_data import label_options_of
 from ..segmentation.transforms import evaluation_transform
 
 __all__ = ["Scores", "open_validation", "score"]
@@ -103,15 +104,17 @@ def open_validation(
         UserError: for what is missing.
     """
     if not isinstance(model, SegmenterOnPhotos):
-        labels = _label_of_folder(model, Path(folder))
-        return {path: label for name, label in labels.items() for path in find_images([str(Path(folder) / name)])}
+        classes = _label_of_folder(model, Path(folder))
+        return {path: label for name, label in classes.items() for path in find_images([str(Path(folder) / name)])}
     if util.find_spec("torchmetrics") is None:
         raise CommandError("to score a segmenter needs torchmetrics: pip install 'vt_timm[segmentation]'")
     transform = evaluation_transform(model.module.short_side, **model.module.normalization)  # type: ignore[arg-type]
-    said: dict[str, Any] = {} if settings is None else settings.label_options()
-    layout, suffix = ("folder", "") if settings is None else (settings.layout, settings.mask_suffix)
+    settings = replace(settings or Settings(), data_dir=folder)
     try:
-        data = SegmentationDataset(layout, folder, "val", transform, said, model.channels, suffix)
+        labels = label_options_of(settings)
+        data = SegmentationDataset(
+            settings.layout, folder, "val", transform, labels, model.channels, settings.mask_suffix
+        )
     except ValueError as error:
         raise CommandError(f"--validate {folder}: {error}") from error
     if list(data.classes) != list(model.class_names):

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from .data import SegmentationDataset, class_shares
 from .layouts import LAYOUTS, DataError
 from .settings import Settings
 
-__all__ = ["SeededSamples", "UpdateSampler", "fit_batch", "open_splits", "say"]
+__all__ = ["SeededSamples", "UpdateSampler", "fit_batch", "label_options_of", "open_splits", "say"]
 
 
 def say(text: str) -> None:
@@ -32,10 +33,9 @@ def open_splits(settings: Settings) -> tuple[SegmentationDataset, SegmentationDa
         ValueError: for options about labels that do not fit.
     """
     channels = int(settings.backbone_options.get("in_chans", 3))
-    label_options = settings.label_options()
     if _are_of_another_data_set(settings):
         say("classes: the recipe's are of another data set, so this one's own are trained")
-        label_options |= {"groups": None, "rest": None}
+    label_options = label_options_of(settings)
     train_set, val_set = (
         SegmentationDataset(
             settings.layout, settings.data_dir, split, None, label_options, channels, settings.mask_suffix
@@ -45,6 +45,12 @@ def open_splits(settings: Settings) -> tuple[SegmentationDataset, SegmentationDa
     _check_shares(settings, class_shares(train_set))
     class_shares(val_set)  # a bad mask is said now, and not after the first updates
     return train_set, val_set
+
+
+def label_options_of(settings: Settings) -> dict[str, Any]:
+    """What `Labels` takes, without the groups of classes of a recipe for another data set."""
+    apart = {"groups": None, "rest": None} if _are_of_another_data_set(settings) else {}
+    return {**settings.label_options(), **apart}
 
 
 def _are_of_another_data_set(settings: Settings) -> bool:
