@@ -308,9 +308,10 @@ def test_the_classes_of_a_segmenter_are_a_layer(visit, tmp_path):
     assert photo.shape[:2] == (480, 480) and plain.shape[1] > plain.shape[0]  # only the classifier crops
     click_a_place(page)
     assert any(f"({name})" in page.locator("#claims").inner_text() for name in NAMES)
-    old = source(page)
-    page.locator("#tokens button").nth(2).click()  # brings its map with it
-    shown(page, after=old)
+    page.locator("#classes input").click()
+    wait_for_text(page, "#caption", "The colours are what the model sees")
+    page.locator("#tokens button").nth(2).click()  # brings its map, in place of the classes
+    wait_for_text(page, "#caption", "Token 3")
     assert page.locator("#map input").is_checked() and not page.locator("#classes input").is_checked()
 
 

@@ -204,8 +204,15 @@ class Page:
         return self._chosen(session, token)
 
     def _chosen(self, session: Session, token: int) -> Shown:
-        session.token, session.show_map = token, True
-        return {self.show_map: True, self.tokens: gr.Gallery(selected_index=token), **self._picture(session)}
+        if not session.show_map:  # the map comes in place of the classes: over their colours it is hard to read
+            session.show_map, session.show_classes = True, False
+        session.token = token
+        return {
+            self.show_map: gr.Checkbox(**self._map(session)),
+            self.show_classes: gr.Checkbox(**self._classes(session)),
+            self.tokens: gr.Gallery(selected_index=token),
+            **self._picture(session),
+        }
 
     @_kindly
     def choose_place(self, session: Session, event: gr.SelectData) -> Shown:

@@ -4,6 +4,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -157,9 +158,9 @@ def _seen(model: PhotoModel, photo: Image.Image) -> float:
     kept = 1.0
     for ramp, axis in ((across, 0), (down, 1)):
         view = model.view(ramp.resize(size).convert(mode))
-        low, high = view.getchannel(0).getextrema()  # of the middles of the first and the last pixel
+        span = np.ptp(np.asarray(view.getchannel(0)).astype(float))  # from the middle of the first pixel to the last's
         if view.size[axis] > 1:
-            kept *= min((high - low) / 255 * view.size[axis] / (view.size[axis] - 1), 1)
+            kept *= min(float(span) / 255 * view.size[axis] / (view.size[axis] - 1), 1)
     return kept
 
 
