@@ -101,7 +101,8 @@ class FoldedStage(nn.Module):
         self.filters = nn.Parameter(filters_LC.detach().clone())
         self.embed, self.transformers, self.projectors = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         self.products, self.widths = nn.ModuleList(), []
-        for block, following in zip(source.blocks, [*source.blocks[1:], None], strict=True):
+        blocks: list[Any] = list(source.blocks)
+        for block, following in zip(blocks, [*blocks[1:], None], strict=True):
             self.embed.append(block.tokenizer.embed)
             relate = block.transformer
             self.transformers.append(FoldedTransformer(relate) if isinstance(relate, TokenTransformer) else relate)
@@ -149,7 +150,9 @@ def _side_by_side(layers: list[nn.Linear]) -> nn.Linear:
     with torch.no_grad():
         joined.weight.copy_(torch.cat([layer.weight for layer in layers]))
         if bias:
-            zeros = [like.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
+            zeros: list[Tensor] = [
+                like.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers
+            ]
             joined.bias.copy_(torch.cat(zeros))
     return joined
 

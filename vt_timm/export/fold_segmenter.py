@@ -5,6 +5,7 @@ all levels, D channels of a token.
 """
 
 import copy
+from typing import Any
 
 import torch
 from timm.layers import Conv2dSame
@@ -115,10 +116,11 @@ class FoldedHead(nn.Module):
     def forward(self, levels: list[Tensor]) -> Tensor:
         sizes = {stride: level.shape[-2:] for stride, level in zip(self.strides, levels, strict=True)}
         total: Tensor | None = None
-        for stride, x, convolutions in zip(self.strides, levels, self.scales, strict=True):
-            for i, convolution in enumerate(convolutions, start=1):  # type: ignore[arg-type]
+        scales: Any = self.scales
+        for stride, x, convolutions in zip(self.strides, levels, scales, strict=True):
+            for i, convolution in enumerate(convolutions, start=1):
                 x = convolution(x)
-                if i == len(convolutions):  # type: ignore[arg-type]
+                if i == len(convolutions):
                     bias = self.classifier.bias if total is None else None  # once for the sum
                     x = nn.functional.conv2d(x, self.classifier.weight, bias)
                 if stride > HEAD_STRIDE:

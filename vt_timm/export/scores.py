@@ -48,11 +48,11 @@ def score(model: PhotoModel, file: nn.Module, validation: "dict[Path, int] | Seg
     clocks = _Timed(model.module), _Timed(file)
     with torch.inference_mode():
         if isinstance(validation, SegmentationDataset):
-            values = _segmented(clocks, validation)
+            of_model, of_file = _segmented(clocks, validation)
         else:
-            values = _classified(model, clocks, validation)
+            of_model, of_file = _classified(model, clocks, validation)
     speeds = [clock.images / clock.seconds for clock in clocks]
-    return Scores(len(validation), *values, *speeds)
+    return Scores(len(validation), of_model, of_file, *speeds)
 
 
 class _Timed(nn.Module):

@@ -144,7 +144,7 @@ class SegmenterOnPhotos(PhotoModel):
         return transforms.resize(photo, [DISPLAY_SCALE * size[1], DISPLAY_SCALE * size[0]], antialias=True)
 
     def input(self, view: Image.Image) -> Tensor:
-        return network_input(self.module, view)
+        return network_input(self.module, view)  # type: ignore[arg-type]
 
     def describe(self, output: Tensor) -> Answer:
         labels = output.argmax(dim=1)[0]
