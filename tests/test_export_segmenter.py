@@ -24,6 +24,7 @@ from vt_timm.export.formats import load_program
 from vt_timm.images import read_image
 from vt_timm.photos.draw import palette
 from vt_timm.photos.models import SegmenterOnPhotos, load
+from vt_timm.photos.session import Session
 from vt_timm.recipes import SEGMENTATION
 from vt_timm.segmentation.inference import load_segmenter, segment
 
@@ -173,11 +174,12 @@ def test_commands_take_a_file(exported, source, data, tmp_path, capsys):
 
 
 def test_the_page_takes_a_file(exported, data):
-    explore = pytest.importorskip("vt_timm.photos.explore", reason="needs gradio: pip install '.[explore]'")
-    session, picture, shares, tokens, *_ = explore.examine(
-        str(images(data)[0]), str(exported), 1, next(iter(explore.KINDS))
-    )
-    assert session is None and tokens == [] and set(shares) <= set(NAMES) and picture.size[1] == 40
+    """Painted with its classes and named where it is clicked, without tokens."""
+    session = Session.begin(read_image(images(data)[0]), str(exported), load(str(exported)))
+    session.place = (0.5, 0.5)
+    assert not session.has_tokens and session.thumbnails() == [] and session.claims() == []
+    assert session.class_at_place() in NAMES and set(session.look.answer.shares) <= set(NAMES)
+    assert session.picture().size == session.look.view.size
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def _classifier(name: str, create: Any, device: str) -> PhotoModel:
         reason = first_line(error)
         hint = ""
         if reason.startswith("Unknown model"):
-            hint = did_you_mean(name, timm.list_models(), 3)
+            hint = did_you_mean(name, [*timm.list_models(), *published_segmenters()], 3)
         elif "No pretrained weights" in reason:
             hint = " `vt-timm models` lists the models that have weights."
         raise CommandError(f"cannot load {name}: {reason}{hint}") from error
