@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="Imagenette or CCP, with train/ and val/")
     parser.add_argument("--pairs", nargs="+", default=["vt_resnet18,resnet18"], metavar="OURS,PEER")
     parser.add_argument("--precisions", nargs="+", default=["float32", "int8"], choices=PRECISIONS)
-    parser.add_argument("--size", type=int, default=160, help="pixels (default: 160, the shipped weights' own)")
+    parser.add_argument("--size", type=int, default=192, help="pixels (default: 192, the shipped weights' own)")
     parser.add_argument("--images", type=int, default=256, help=f"to calibrate on; 0: {FEW}, and no accuracy")
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, choices=BATCHES)
     parser.add_argument("--files", type=Path, help="folder for the files; those that are there are not written again")

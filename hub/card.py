@@ -1,7 +1,7 @@
 """Model cards, rendered from data: a folder's config.json, the run's settings, and metrics with their origin.
 
     python -m hub.card                                  # the cards of the models that ship, from the records
-    python -m hub.card vt_resnet18.muon_imagenette     # one of them
+    python -m hub.card vt_resnet18.distilled_imagenette     # one of them
 
 `vt_timm.publishing.card` renders them. No number is typed by hand: they come from
 the lines of `benchmarks/results/accuracy/shipped.csv` and `runs.csv` with the model's name.

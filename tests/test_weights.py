@@ -20,7 +20,7 @@ from vt_timm.segmentation.inference import load_segmenter, segment
 from vt_timm.weights.published import HUB, published_segmenters
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ["vt_resnet18.muon_imagenette", "vt_resnet_micro.muon_imagenette"]
+SHIPPED = ["vt_resnet18.distilled_imagenette", "vt_resnet_micro.muon_imagenette"]
 SEGMENTER = "vt_fpn_tf_efficientnet_lite0.ccp"
 MICRO = "vt_resnet_micro"
 
@@ -89,7 +89,7 @@ def test_card_says_what_was_measured(name):
 
 
 def test_snippet_of_the_card_runs():
-    text = (HUB / "vt_resnet18.muon_imagenette" / "README.md").read_text()
+    text = (HUB / "vt_resnet18.distilled_imagenette" / "README.md").read_text()
     snippet = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     subprocess.run([sys.executable, "-c", snippet], check=True)
 

@@ -149,19 +149,22 @@ def transfer() -> str:
 
 
 def longer() -> str:
-    """Runs of more epochs, and those that learn from a teacher."""
+    """Runs of more epochs than those of the other tables, and those that learn from a teacher."""
     rows = []
-    runs = [r for r in all_runs().values() if r["table"] in ("longer", "shipped") and r["top1_at"]]
+    runs = [r for r in all_runs().values() if r["table"] in ("longer", "shipped", "teacher")]
     for r in sorted(runs, key=lambda r: (r["epochs"], r["model"])):
         args = arguments_of(r["name"])
-        teacher = Path(args["kd_model_name"]).name if args["kd_model_name"] else ""
-        size = f"{r['val_top1']:.2f} ({args['img_size']} px)"
-        at = ", ".join(f"{top1:.2f} ({size} px)" for size, top1 in r["top1_at"].items())
-        start = "scratch" if not args["pretrained"] else r["model"].partition(".")[2]
-        train, hours = f"{r['train_top1']:.2f}", f"{sum(e['seconds'] for e in epochs_of(r['name'])) / 60:.0f}"
-        rows.append([r["model"].partition(".")[0], start, teacher, r["epochs"], size, at, train, hours])
-    head = ["model", "from", "teacher", "epochs", "top-1", "top-1 at another size", "training top-1", "minutes"]
-    return table(head, rows)
+        kind = "features" if args.get("kd_distill_type") == "feature" else "answers"
+        teacher = (
+            f"{kind} of {Path(args['kd_model_name']).name.removeprefix('local-dir:')}" if args["kd_model_name"] else ""
+        )
+        sizes = {args["img_size"]: r["val_top1"], **{int(size): top1 for size, top1 in (r["top1_at"] or {}).items()}}
+        top1 = ", ".join(f"{sizes[size]:.2f} ({size} px)" for size in sorted(sizes))
+        model, _, start = r["model"].partition(".")
+        train = "" if r["train_top1"] is None else f"{r['train_top1']:.2f}"
+        minutes = sum(e["seconds"] or 0 for e in epochs_of(r["name"])) / 60
+        rows.append([model, start if args["pretrained"] else "", teacher, r["epochs"], top1, train, f"{minutes:.0f}"])
+    return table(["model", "went on from", "teacher", "epochs", "top-1", "training top-1", "minutes"], rows)
 
 
 def _or_diverged(record: dict[str, Any], classes: int = CLASSES) -> str:

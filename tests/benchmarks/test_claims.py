@@ -10,7 +10,7 @@ from benchmarks.accuracy.records import best_learning_rates, has_diverged
 from benchmarks.accuracy.tables import at_best_rate, recorded
 from benchmarks.accuracy.verdict import is_ahead
 from benchmarks.common.facts import RESULTS
-from benchmarks.common.runs import all_runs, arguments_of, epochs_of, read_rows
+from benchmarks.common.runs import accuracy_of, all_runs, arguments_of, epochs_of, read_rows
 from benchmarks.throughput.passes import PEERS
 from benchmarks.throughput.runner import rows_of
 
@@ -84,14 +84,23 @@ def test_fine_tuning_from_the_shipped_weights_beats_training_from_scratch():
         assert mean["pretrained"] > mean["scratch"] + 1
 
 
-def test_the_shipped_resnet18_is_below_the_public_leaderboard_for_its_size_and_epochs():
-    name = "vt_resnet18.muon_imagenette"
-    settings = arguments_of(name)
+def test_the_public_leaderboard_is_two_points_ahead_of_the_shipped_resnet18():
     with (RESULTS / "imagenette_leaderboard.csv").open() as file:
         rows = csv.DictReader(line for line in file if not line.startswith("#"))
-        wanted = (str(settings["img_size"]), str(settings["epochs"]))
-        public = next(float(row["top1"]) for row in rows if (row["size"], row["epochs"]) == wanted)
-    assert 5 < public - epochs_of(name)[-1]["eval_top1"] < 6
+        public = next(float(row["top1"]) for row in rows if (row["size"], row["epochs"]) == ("128", "80"))
+    assert 1.5 < public - accuracy_of("vt_resnet18.distilled_imagenette")["top1"] < 2.5
+
+
+def test_the_teachers_features_taught_more_than_its_answers():
+    runs = all_runs()
+    assert runs["teacher_features"]["val_top1"] > runs["teacher_answers"]["val_top1"] + 1
+
+
+def test_the_shipped_weights_reach_half_a_point_more_in_float32():
+    name = "vt_resnet18.distilled_imagenette"
+    shipped = accuracy_of(name)
+    same_size = all_runs()[name]["top1_at"][str(shipped["input_size"][-1])]
+    assert 0.25 < shipped["top1"] - same_size < 0.75
 
 
 def test_every_vt_resnet_is_faster_than_its_resnet_on_one_thread():
@@ -107,7 +116,7 @@ def test_eager_vt_resnets_are_often_faster_by_less_than_the_macs_promise():
 
 def test_many_tokens_of_the_second_module_look_at_the_same_pixels():
     rows = record("token_diversity")["rows"]
-    assert rows and all(row["share_of_alike_pairs"][1] > 0.5 > row["share_of_alike_pairs"][0] for row in rows)
+    assert rows and all(row["share_of_alike_pairs"][1] > 0.4 > row["share_of_alike_pairs"][0] for row in rows)
 
 
 def test_a_second_run_moves_a_ratio_by_little():
