@@ -54,7 +54,7 @@ COLUMNS = [
 
 
 def processor_seconds_of(run: Callable[[], object]) -> float:
-    """Of this thread alone."""
+    """The processor's time that a call takes in this thread alone, in seconds."""
     start = time.thread_time()
     run()
     return time.thread_time() - start

@@ -34,7 +34,7 @@ def alike(maps_BLHW: Tensor) -> Tensor:
 
 
 def measure(name: str, folder: str, photos: int) -> dict[str, Any]:
-    """Of a pretrained model, on photos evenly spaced over an ImageFolder: the mean share of alike pairs a module."""
+    """The mean share of alike pairs per module of a pretrained model, on photos evenly spaced over an ImageFolder."""
     model = timm.create_model(name, pretrained=True).eval()
     config = resolve_data_config({}, model=model, use_test_size=True)
     dataset = create_dataset("", root=folder)
@@ -57,7 +57,7 @@ def measure(name: str, folder: str, photos: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", help="photos, one folder a class")
+    parser.add_argument("folder", help="photos, one folder per class")
     parser.add_argument("--models", nargs="+", default=["vt_resnet18", "vt_resnet_micro"])
     parser.add_argument("--photos", type=int, default=200, help="how many (default: 200)")
     parser.add_argument("--write", action="store_true", help="record as benchmarks/results/token_diversity.json")

@@ -12,7 +12,6 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.data import ImageNetInfo, infer_imagenet_subset
-from timm.task import LogitDistillationTask
 from torch import Tensor, nn
 
 from .errors import did_you_mean, first_line
@@ -59,7 +58,8 @@ class Teacher(nn.Module):
     @property
     def num_features(self) -> int:
         """Values per image that `forward_head(..., pre_logits=True)` gives."""
-        return getattr(self.model, "head_hidden_size", self.model.num_features)  # type: ignore[return-value]
+        name = "head_hidden_size" if hasattr(self.model, "head_hidden_size") else "num_features"
+        return int(getattr(self.model, name))
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -187,6 +187,8 @@ def distillation_task(
     Returns:
         A module that takes images and labels and returns a dict of "loss", "output", "task_loss" and "kd_loss".
     """
+    from timm.task import LogitDistillationTask  # slow to import, and few need it
+
     if isinstance(teacher, str):
         num_classes, in_chans = int(student.num_classes), int(student.in_chans)  # type: ignore[arg-type]
         teacher = create_teacher(teacher, num_classes, in_chans, device, classes=classes, img_size=img_size)

@@ -79,7 +79,7 @@ def keep(
 
 
 def top1_of(run: Path, args: dict[str, Any], folder: str, size: int | None = None) -> float:
-    """Of the weights after the last epoch, on the images of a folder seen as validation images are.
+    """Top-1 of the weights after the last epoch, on the images of a folder seen as validation images are.
 
     Args:
         run: its output folder.

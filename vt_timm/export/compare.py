@@ -21,8 +21,8 @@ LABELS = {"float32": 1e-3, "float16": 1e-2, "int8": 0.1}
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a file's logits, as a share of their own size, and the share of pixels with another label, None where there
-    is one label per photo.
+    """How far a file's logits are from the model's, as a share of their own size, and the share of pixels with another
+    label, None where there is one label per photo.
     """
 
     logits: float

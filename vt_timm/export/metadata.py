@@ -66,7 +66,7 @@ def _of_segmenter(module: Segmenter, name: str) -> dict[str, Any]:
 
 
 def _licence(name: str) -> str | None:
-    """Of a segmenter, whose config.json does not say it: from the card beside its weights, if it is on this machine."""
+    """The licence of a segmenter from the card beside its weights, if that is on this machine: config.json has none."""
     folder = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
     cards = [path for path in (folder / "README.md", folder / "best" / "README.md") if path.is_file()]
     try:

@@ -24,7 +24,7 @@ __all__ = ["Scores", "open_validation", "score"]
 
 @dataclass(frozen=True)
 class Scores:
-    """Of the model and of its file: accuracy in percent, by what it is called, and images per second."""
+    """What the model and its file reach: accuracy in percent, by what it is called, and images per second."""
 
     images: int
     model: dict[str, float]

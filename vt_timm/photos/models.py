@@ -8,6 +8,7 @@
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,7 @@ class Answer:
     class_names: list[str] = field(default_factory=list)
 
 
-class PhotoModel:
+class PhotoModel(ABC):
     """What every model does with a photo."""
 
     place = "VT module"  # what one of its attention maps belongs to
@@ -69,25 +70,25 @@ class PhotoModel:
         """The number of channels of the images that it takes."""
         return int(getattr(self.module, "in_chans", 3))
 
+    @abstractmethod
     def view(self, photo: Image.Image) -> Image.Image:
         """The part of the photo that the network sees, at the size at which it does."""
-        raise NotImplementedError
 
+    @abstractmethod
     def display(self, photo: Image.Image) -> Image.Image:
         """The same part with more pixels, to draw on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def input(self, view: Image.Image) -> Tensor:
         """A view as a normalised batch of one, (1, channels, H, W)."""
-        raise NotImplementedError
 
     def run(self, batch: Tensor) -> Tensor:
         with torch.inference_mode():
             return self.module(batch.to(self.device)).float().cpu()
 
+    @abstractmethod
     def describe(self, output: Tensor) -> Answer:
         """The answer for one image, from the network's output (1, ...)."""
-        raise NotImplementedError
 
     def attention_modules(self) -> nn.Module:
         """The part of the network whose attention is looked at, for `record_attention`."""

@@ -31,7 +31,7 @@ class Confusion:
         self.matrix.update(logits_1KHW.argmax(dim=1), mask_HW[None].to(logits_1KHW.device))
 
     def summary(self) -> dict[str, Any]:
-        """Of all processes: "miou" and "pixel_accuracy" in percent, "iou" (one per class, None for one that does not
+        """Over all processes: "miou" and "pixel_accuracy" in percent, "iou" (one per class, None for one that does not
         occur). mIoU is the mean over the classes that occur in a mask or a prediction.
         """
         counts = self.matrix.compute().double()

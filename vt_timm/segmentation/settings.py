@@ -39,7 +39,7 @@ def _are_groups(value: Any) -> bool:
     )
 
 
-# Of each setting that is a list or a mapping: whether a value that is not null has its form, and an example of it.
+# For each setting that is a list or a mapping: whether a value that is not null has its form, and an example of it.
 FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "classes": (_are_groups, "'{top: [shirt, blouse], other: [bag]}'"),
     "values": (lambda v: isinstance(v, dict) and _are_whole([*v, *v.values()]), "'{255: 1}'"),

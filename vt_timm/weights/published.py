@@ -150,7 +150,7 @@ def matching_weights(state_dict: dict[str, Tensor], model: Any) -> dict[str, Ten
     Raises:
         RuntimeError: naming what is missing, has another shape or is left over.
     """
-    # Of DistributedDataParallel's and torch.compile's prefixes; timm 1.0.26 takes off both in one order only.
+    # The prefixes of DistributedDataParallel and torch.compile; timm 1.0.26 takes off both in one order only.
     state_dict = clean_state_dict(clean_state_dict(state_dict))
     last_projector = f"vt_stage.blocks.{len(model.vt_stage.blocks) - 1}.projector."
     expected = model.state_dict()
