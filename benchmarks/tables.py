@@ -81,12 +81,29 @@ def segmentation() -> str:
     return table(["segmenter", "classes", "mIoU", "pixel accuracy", "validation images", "updates", "card"], rows)
 
 
+def exported() -> str:
+    """What 8 bits do to the shipped models, each at its own size."""
+    rows = {(r["model"], r["size"], r["precision"]): r for r in _files()}
+    cells = []
+    for (model, size, precision), small in rows.items():
+        if precision == "int8" and small["photos"]:
+            full = rows[model, size, "float32"]
+            name, column = ("mIoU", "miou") if small["miou"] else ("top-1", "top1")
+            accuracy = f"{name} {float(small[f'{column}_model']):.2f} -> {float(small[column]):.2f} %"
+            size_of_file = f"{float(full['megabytes']):.1f} -> {float(small['megabytes']):.1f}"
+            cells.append([f"`{model}`", size, size_of_file, small["over_float32_batch1"], accuracy])
+    return table(["model", "px", "MB", "times faster", "accuracy"], cells)
+
+
+def _files() -> list[dict[str, str]]:
+    with (RESULTS / "export.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 def files() -> str:
     """Exported files in ONNX Runtime."""
-    with (RESULTS / "export.csv").open() as file:
-        rows = list(csv.DictReader(file))
     cells = []
-    for r in rows:
+    for r in _files():
         accuracy = [
             f"{name} {float(r[f'{column}_model']):.2f} -> {float(r[column]):.2f} %"
             for name, column in (("top-1", "top1"), ("mIoU", "miou"), ("pixels", "pixel_accuracy"))
@@ -105,6 +122,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "models": models,
     "weights": weights,
     "segmentation": segmentation,
+    "exported": exported,
     "files": files,
     **accuracy.TABLES,
     **speed.TABLES,

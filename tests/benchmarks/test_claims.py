@@ -178,3 +178,11 @@ def test_a_run_that_was_killed_and_one_on_two_processes_end_as_one_does():
 def test_shipped_weights_have_a_run_and_a_measurement():
     for row in read_rows(RESULTS / "accuracy" / "shipped.csv"):
         assert all_runs()[row["model"]]["table"] == "shipped" and row["images"] == 3925
+
+
+def test_in_8_bits_vt_is_a_little_behind_and_in_32_ahead():
+    with (RESULTS / "export.csv").open() as file:
+        ours = {row["precision"]: row for row in csv.DictReader(file) if row["model"] == "vt_resnet18"}
+    for batch in (1, 16):
+        assert float(ours["float32"][f"over_peer_batch{batch}"]) > 1.05
+        assert 0.9 < float(ours["int8"][f"over_peer_batch{batch}"]) < 1
