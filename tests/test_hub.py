@@ -22,6 +22,7 @@ from benchmarks.common import facts, runs
 from hub import card, publish
 from tests.support.fill import fill
 from tests.support.hub_server import TOKEN, HubServer
+from vt_timm.publishing import card as publishing_card
 from vt_timm.publishing import export
 from vt_timm.publishing import publish as publishing
 
@@ -298,6 +299,16 @@ def test_front_matter_passes_the_clients_own_checks(run, segmenter_run, tmp_path
     for path in sorted(card.HUB.glob("*/config.json")):
         datasets = None if "neck" in json.loads(path.read_text()) else ["frgfm/imagenette"]
         assert front_matter_is_sound(path.with_name("README.md")).get("datasets") == datasets
+
+
+@pytest.mark.parametrize("data", ["imagenette2-224", "data/imagenette2-224", "../imagenette2"])
+def test_a_data_set_is_known_wherever_it_lies(data):
+    config = json.loads((card.HUB / "vt_resnet_micro.muon_imagenette" / "config.json").read_text())
+    metrics = {"top1": 1.0, "top5": 2.0, "images": "some", "origin": "one run"}
+    text = publishing_card.classifier_card(
+        config, runs.arguments_of("vt_resnet_micro.muon_imagenette"), metrics, "a/b", "c", data
+    )
+    assert "- frgfm/imagenette" in text and "Imagenette v2, 10 classes" in text
 
 
 def test_committed_cards_are_what_the_records_give():

@@ -225,7 +225,8 @@ def _template(name: str) -> str:
     return (TEMPLATES / f"{name}.md").read_text(encoding="utf-8")
 
 
-def _data_set(folder: str) -> tuple[str | None, str]:
+def _data_set(data: str) -> tuple[str | None, str]:
+    folder = Path(data).name  # a run started beside its data names it by a relative path
     for start, (data_id, name) in DATA_SETS.items():
         if folder.startswith(start):
             return data_id, name
