@@ -186,3 +186,8 @@ def test_in_8_bits_vt_is_a_little_behind_and_in_32_ahead():
     for batch in (1, 16):
         assert float(ours["float32"][f"over_peer_batch{batch}"]) > 1.05
         assert 0.9 < float(ours["int8"][f"over_peer_batch{batch}"]) < 1
+
+
+def test_resnet18_ended_ahead_after_twenty_epochs():
+    runs = all_runs()
+    assert 0.5 < runs["resnet18.muon_imagenette"]["val_top1"] - runs["vt_resnet18.muon_imagenette"]["val_top1"] < 1
