@@ -20,7 +20,16 @@ from ..tokenizers import FilterTokenizer, RecurrentTokenizer
 from ..transformer import TokenTransformer
 from ..visual_transformer import VTStage
 
-__all__ = ["FoldedProjector", "FoldedStage", "FoldedTransformer", "folded"]
+__all__ = ["FoldedProjector", "FoldedStage", "FoldedTransformer", "affine", "folded"]
+
+
+def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What a batch norm does in inference: `scale x + shift`, one of each per channel."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight.detach()
+    shift = -scale * norm.running_mean
+    return scale, shift if norm.bias is None else shift + norm.bias.detach()
 
 
 class FoldedTransformer(nn.Module):
@@ -60,11 +69,11 @@ class FoldedProjector(nn.Module):
             key_hdD = source.key.weight.unflatten(0, (self.num_heads, self.head_dim))
             # (h, d, e) x (h, e, D) -> (h, d, D)
             self.key.weight.copy_((torch.bmm(source.query, key_hdD) * source.scale).flatten(0, 1))
-            gain = source.bn.weight * torch.rsqrt(source.bn.running_var + source.bn.eps)  # type: ignore[operator,arg-type]
+            scale, shift = affine(source.bn)
             weight = source.value.weight if isinstance(source.value, nn.Linear) else torch.eye(feature_dim, **dd)
             self.value = nn.Linear(token_dim, feature_dim, **dd)
-            self.value.weight.copy_(gain[:, None] * weight)
-            self.value.bias.copy_(source.bn.bias - gain * source.bn.running_mean)  # type: ignore[operator]
+            self.value.weight.copy_(scale[:, None] * weight)
+            self.value.bias.copy_(shift)
 
     def forward(self, feature_BCHW: Tensor, tokens_BLD: Tensor) -> Tensor:
         update_BCP = self.update(feature_BCHW.flatten(2), self.key(tokens_BLD), self.value(tokens_BLD))
@@ -96,8 +105,7 @@ class FoldedStage(nn.Module):
         first: FilterTokenizer = source.blocks[0].tokenizer  # type: ignore[assignment]
         filters_LC = first.filters.weight.flatten(1)
         if isinstance(first.norm, nn.BatchNorm2d):  # its shift cancels in the softmax over the pixels
-            gain = first.norm.weight * torch.rsqrt(first.norm.running_var + first.norm.eps)  # type: ignore[operator,arg-type]
-            filters_LC = gain[:, None] * filters_LC
+            filters_LC = affine(first.norm)[0][:, None] * filters_LC
         self.filters = nn.Parameter(filters_LC.detach().clone())
         self.embed, self.transformers, self.projectors = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         self.products, self.widths = nn.ModuleList(), []
@@ -188,7 +196,5 @@ def folded(model: nn.Module) -> nn.Module:
             elif isinstance(child, Lift):
                 setattr(module, name, _folded_lift(child))
         if isinstance(module, RecurrentTokenizer):
-            with torch.no_grad():
-                module.to_filters.weight.mul_(module.scale)
-            module.scale = 1.0
+            module.to_filters, module.scale = _folded_filters(module), 1.0
     return model

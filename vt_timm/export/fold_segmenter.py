@@ -15,7 +15,7 @@ from ..projector import Projector, TokenBatchNorm
 from ..segmentation.model import HEAD_STRIDE, Segmenter, SemanticHead
 from ..tokenizers import FilterTokenizer
 from ..vt_fpn import VTFPN
-from .fold import FoldedProjector, FoldedTransformer, folded
+from .fold import FoldedProjector, FoldedTransformer, affine, folded
 
 __all__ = ["FoldedHead", "FoldedVTFPN", "folded_segmenter"]
 
@@ -70,9 +70,9 @@ def _folded_tokenizer(tokenizer: FilterTokenizer, norm: TokenBatchNorm) -> Filte
     tokenizer = copy.deepcopy(tokenizer)
     with torch.no_grad():
         if isinstance(tokenizer.norm, nn.BatchNorm2d):
-            tokenizer.filters.weight.mul_(_affine(tokenizer.norm)[0][:, None, None, None])
+            tokenizer.filters.weight.mul_(affine(tokenizer.norm)[0][:, None, None, None])
             tokenizer.norm = nn.Identity()
-        scale_D, shift_D = _affine(norm)
+        scale_D, shift_D = affine(norm)
         embed = tokenizer.embed
         weight_DC = embed.weight if isinstance(embed, nn.Linear) else torch.eye(len(scale_D)).to(scale_D)
         tokenizer.embed = nn.Linear(weight_DC.shape[1], len(scale_D), device=scale_D.device, dtype=scale_D.dtype)
@@ -85,20 +85,11 @@ def _folded_projector(source: Projector, norm: TokenBatchNorm) -> FoldedProjecto
     """With the norm of its tokens inside W_K and W_V; in W_K its shift cancels in the softmax over the tokens."""
     projector = FoldedProjector(source)
     with torch.no_grad():
-        scale_D, shift_D = _affine(norm)
+        scale_D, shift_D = affine(norm)
         projector.value.bias.add_(projector.value.weight @ shift_D)
         projector.value.weight.mul_(scale_D)
         projector.key.weight.mul_(scale_D)
     return projector
-
-
-def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """What a batch norm does in inference: `scale x + shift`, one of each per channel."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    scale = scale if norm.weight is None else scale * norm.weight.detach()
-    shift = -scale * norm.running_mean
-    return scale, shift if norm.bias is None else shift + norm.bias.detach()
 
 
 class FoldedHead(nn.Module):

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from onnxscript.optimizer import remove_unused_nodes
 
 __all__ = ["read_before_rounding", "with_fixed_reshapes"]
 
@@ -34,7 +35,7 @@ def with_fixed_reshapes(model: onnx.ModelProto) -> onnx.ModelProto:
         graph.initializer.append(numpy_helper.from_array(np.array(target, np.int64), name))
         node.input[1] = name
         del node.attribute[:]  # its only one says that 0 means a size of 0
-    _drop_unused(graph)
+    remove_unused_nodes(model)
     return model
 
 
@@ -59,7 +60,7 @@ def read_before_rounding(model: onnx.ModelProto, in_8_bits: set[str], products: 
         if node.name not in in_8_bits:
             for i, name in enumerate(node.input):
                 node.input[i] = exact.get(name, name)
-    _drop_unused(graph)
+    remove_unused_nodes(model)
     return model
 
 
@@ -68,18 +69,3 @@ def _shape(value: onnx.ValueInfoProto) -> Shape:
         dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
         for dim in value.type.tensor_type.shape.dim
     ]
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    wanted = {output.name for output in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if wanted & set(node.output):
-            wanted.update(node.input)
-            kept.append(node)
-    kept.reverse()
-    del graph.node[:]
-    graph.node.extend(kept)
-    initializers = [tensor for tensor in graph.initializer if tensor.name in wanted]
-    del graph.initializer[:]
-    graph.initializer.extend(initializers)
