@@ -1,7 +1,8 @@
 """The training runs that the pages quote, as lines of CSV files under `benchmarks/results/accuracy/`.
 
 `runs.csv` has a line per run, `epochs.csv` a line per run and epoch, `shipped.csv` a line per shipped model. The
-arguments of a run are those of `base_args/RECIPE.yaml` with the run's own columns and its `settings` put over them.
+arguments of a run are those of its recipe in `base_args.yaml`, with the run's own columns and its `settings` put over
+them.
 """
 
 import csv
@@ -30,7 +31,7 @@ __all__ = [
     "training_losses",
 ]
 
-ACCURACY = RESULTS / "accuracy"
+ACCURACY, BASES = RESULTS / "accuracy", "base_args.yaml"
 FACTS = ("date", "commit", "machine", "python", "torch", "timm", "vt_timm")
 RUNS = (
     *("name", "table", "model", "options", "seed", "lr", "dtype", "base_args", "settings", "epochs"),
@@ -119,7 +120,7 @@ def accuracy_of(name: str) -> dict[str, Any]:
 def arguments_of(name: str) -> dict[str, Any]:
     """The arguments of train.py in a recorded run, as its args.yaml had them."""
     run = all_runs()[name]
-    base = yaml.safe_load((ACCURACY / "base_args" / f"{run['base_args']}.yaml").read_text())
+    base = _bases()[run["base_args"]]
     own = {"model": run["model"], "model_kwargs": run["options"], "seed": run["seed"], "lr": run["lr"]}
     return {**base, **own, "experiment": name, **run["settings"]}
 
@@ -202,17 +203,23 @@ def _trained(log: str) -> dict[int, dict[str, Any]]:
     return found
 
 
+def _bases() -> dict[str, dict[str, Any]]:
+    """The base arguments by recipe."""
+    return yaml.safe_load((ACCURACY / BASES).read_text()) if (ACCURACY / BASES).is_file() else {}
+
+
 def _base_and_settings(args: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
     """The recipe's base arguments, and what differs from them.
 
     These arguments become the base where there is none, or where the recipe's has some that another timm had.
     """
+    bases = _bases()
     for base in (recipe := args.get("recipe") or "no_recipe", f"{recipe}_timm{timm.__version__}"):
-        path = ACCURACY / "base_args" / f"{base}.yaml"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(yaml.safe_dump({key: value for key, value in args.items() if key not in OWN}))
-        shared = yaml.safe_load(path.read_text())
+        if base not in bases:
+            bases[base] = {key: value for key, value in args.items() if key not in OWN}
+            (ACCURACY / BASES).parent.mkdir(parents=True, exist_ok=True)
+            (ACCURACY / BASES).write_text(yaml.safe_dump(bases))
+        shared = bases[base]
         if shared.keys() <= args.keys():
             break
     settings = {k: v for k, v in args.items() if k not in OWN and (k not in shared or v != shared[k])}
