@@ -311,6 +311,17 @@ def test_a_data_set_is_known_wherever_it_lies(data):
     assert "- frgfm/imagenette" in text and "Imagenette v2, 10 classes" in text
 
 
+@pytest.mark.parametrize(("teacher", "data", "said"), [
+    ("resnet50.a1_in1k", "imagenette2-224", True), (None, "imagenette2-224", False), ("resnet50", "birds", False),
+])  # fmt: skip
+def test_a_teacher_that_has_seen_the_validation_images_is_said(teacher, data, said):
+    config = json.loads((card.HUB / "vt_resnet_micro.muon_imagenette" / "config.json").read_text())
+    settings = {**runs.arguments_of("vt_resnet_micro.muon_imagenette"), "kd_model_name": teacher}
+    metrics = {"top1": 1.0, "top5": 2.0, "images": "some", "origin": "one run"}
+    text = publishing_card.classifier_card(config, settings, metrics, "a/b", "c", data)
+    assert ("a teacher trained on ImageNet has seen them" in text) == said
+
+
 def test_committed_cards_are_what_the_records_give():
     for path in sorted(card.HUB.glob("*/config.json")):
         assert path.with_name("README.md").read_text() == card.shipped_card(path.parent.name)

@@ -63,11 +63,7 @@ def classifier_card(
         ),
         start=_start(s),
         classes=_classes(list((config.get("label_descriptions") or {}).values()), config["num_classes"]),
-        choice=(
-            "The checkpoint was picked by its score on these images, which flatters it."
-            if metrics.get("checkpoint") == "best"
-            else "No checkpoint was picked by its validation score: these are the weights after the last epoch."
-        ),
+        choice=_choice(s, metrics, data),
         params=params,
         macs=macs,
         options=", ".join(f"{k}={v!r}" for k, v in options.items()) or "none",
@@ -88,13 +84,23 @@ def classifier_card(
 def _start(settings: dict[str, Any]) -> str:
     """What the weights were before this training, as the beginning of a sentence."""
     if settings.get("initial_checkpoint"):
-        return "Trained on from an earlier run"
+        return "Trained further, from an earlier run,"
     if settings.get("pretrained"):
-        return f"Trained on from the weights `{_without_folders(settings['model'])}`"
+        return f"Trained further, from the weights `{_without_folders(settings['model'])}`,"
     warm = (settings.get("model_kwargs") or {}).get("pretrained_backbone")
     if warm:
         return f"Trained, from the stem and stages 1 to 3 of {_without_folders(str(warm))},"
     return "Trained from scratch"
+
+
+def _choice(settings: dict[str, Any], metrics: dict[str, Any], data: str) -> str:
+    """What flatters the results, or does not."""
+    choice = "No checkpoint was picked by its validation score: these are the weights after the last epoch."
+    if metrics.get("checkpoint") == "best":
+        choice = "The checkpoint was picked by its score on these images, which flatters it."
+    if settings.get("kd_model_name") and Path(data).name.startswith("imagenette"):
+        choice += " Most of these images are ImageNet's training images: a teacher trained on ImageNet has seen them."
+    return choice
 
 
 def _training(settings: dict[str, Any], own_size: int) -> str:
