@@ -6,6 +6,7 @@
     python -m benchmarks.throughput --task train                                  # forward, backward, SGD
     python -m benchmarks.throughput --sizes 224 448 896 --batch-sizes 1           # how cost grows with resolution
     python -m benchmarks.throughput --others                                      # also timm's other attention ResNets
+    python -m benchmarks.throughput --before COMMIT                               # against themselves at a commit
     python -m benchmarks.throughput --device cuda --precisions bfloat16 --memory-formats channels_last \\
         --batch-sizes 1 64 256 --modes eager compile                              # on a GPU
     python -m benchmarks.throughput.stages --write NAME                           # where the time goes, and a bound
@@ -15,7 +16,8 @@
     python -m benchmarks.tables --plots                                           # pages and plots of the records
 
 A pair is one pass of each; the ratio is the ResNet's time over the VT-ResNet's, so that above 1 the VT-ResNet is
-faster. Printed: the median over pairs, the middle half of them, and the ratio of MACs, which one would hope for.
+faster; with `--before`, the earlier code's time over this one's. Printed: the median over pairs, the middle half of
+them, and the ratio of MACs, which one would hope for.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import statistics
 import sys
 
 from ..common.measure import clock_of, in_turn, middle_half, ratios
+from .before import UnknownCommit, passes_in_processes
 from .passes import MODES, OTHERS, PEERS, Setting, build, macs_of, rounds_for
 from .runner import Benchmark, Row, add_choices, run
 
@@ -35,9 +38,20 @@ HEAD = (
 
 def compare(name: str, peers: list[str], s: Setting, pairs: int) -> list[Row]:
     """A row for each peer of a VT-ResNet in one setting."""
-    rounds = rounds_for(s.batch_size, s.size, pairs)
     passes = {n: build(n, s) for n in (*peers, name)}
-    seconds = in_turn(passes, rounds, warm_up=2, clock=clock_of(s.device))
+    rounds = rounds_for(s.batch_size, s.size, pairs)
+    return summary(name, peers, s, in_turn(passes, rounds, warm_up=2, clock=clock_of(s.device)))
+
+
+def compare_versions(name: str, commit: str, s: Setting, pairs: int) -> list[Row]:
+    """A row for a model as it is beside itself as it was at a commit."""
+    rounds = rounds_for(s.batch_size, s.size, pairs)
+    with passes_in_processes(name, commit, s) as passes:
+        seconds = in_turn(passes, rounds, warm_up=2, clock=lambda run: run())  # they time themselves
+    return summary(name, [f"{name}@{commit}"], s, seconds)
+
+
+def summary(name: str, peers: list[str], s: Setting, seconds: dict[str, list[float]]) -> list[Row]:
     rows = []
     for peer in peers:
         faster = ratios(seconds[peer], seconds[name])
@@ -45,7 +59,7 @@ def compare(name: str, peers: list[str], s: Setting, pairs: int) -> list[Row]:
         rows.append(
             {
                 "peer": peer,
-                "pairs": rounds,
+                "pairs": len(faster),
                 "ratio": round(statistics.median(faster), 3),
                 "low": low,
                 "high": high,
@@ -61,6 +75,8 @@ def measure(name: str, s: Setting, args: argparse.Namespace) -> list[Row]:
     """Nothing for ONNX Runtime in bfloat16, which has no convolutions for it on a CPU."""
     if s.mode == "onnx" and s.precision != "float32":
         return []
+    if args.before:
+        return compare_versions(name, args.before, s, args.pairs)
     return compare(name, [PEERS[name], *(OTHERS[name] if args.others else [])], s, args.pairs)
 
 
@@ -77,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.splitlines()[0])
     add_choices(parser, default_models=["vt_resnet18", "vt_resnet50"], memory_formats=["contiguous"])
     parser.add_argument("--others", action="store_true", help="also against the attention ResNets that timm has")
+    parser.add_argument("--before", metavar="COMMIT", help="against the models of the package at a commit, instead")
     parser.add_argument("--task", choices=("inference", "train"), default="inference")
     parser.add_argument(
         "--modes",
@@ -92,7 +109,10 @@ def main() -> int:
     args = parser().parse_args()
     if args.task == "train" and not set(args.modes) <= {"eager", "compile"}:
         parser().error("exported models do not train: leave aot and onnx out of --modes")
-    return run(Benchmark("rows", VARIED, measure, line, HEAD), parser(), args)
+    try:
+        return run(Benchmark("rows", VARIED, measure, line, HEAD), parser(), args)
+    except UnknownCommit as error:
+        parser().error(str(error))
 
 
 if __name__ == "__main__":

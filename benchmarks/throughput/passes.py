@@ -139,7 +139,7 @@ def _onnx_pass(model: nn.Module, images: list[torch.Tensor]) -> Callable[[], obj
 
 
 def base_and_options(name: str) -> tuple[str, dict[str, Any]]:
-    base, _, attention = name.partition("+")
+    base, _, attention = name.partition("@")[0].partition("+")  # @: of an earlier commit
     return base, {"block_args": {"attn_layer": attention}} if attention else {}
 
 
