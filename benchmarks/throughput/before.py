@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 
 from .passes import Setting, build
 
-__all__ = ["UnknownCommit", "passes_in_processes"]
+__all__ = ["UnknownCommitError", "passes_in_processes"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class UnknownCommit(ValueError):
+class UnknownCommitError(ValueError):
     """git has no such commit, or none with this package."""
 
 
@@ -32,11 +32,11 @@ def passes_in_processes(name: str, commit: str, setting: Setting) -> Iterator[di
         the pass before under the name "NAME@COMMIT", the one now under NAME; calling one gives the seconds that it took
 
     Raises:
-        UnknownCommit: if git has no such commit, or it has no package `vt_timm`.
+        UnknownCommitError: if git has no such commit, or it has no package `vt_timm`.
     """
     archive = subprocess.run(["git", "archive", commit, "vt_timm"], cwd=ROOT, capture_output=True)
     if archive.returncode:
-        raise UnknownCommit(f"--before {commit}: {archive.stderr.decode().strip()}")
+        raise UnknownCommitError(f"--before {commit}: {archive.stderr.decode().strip()}")
     with TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         with tarfile.open(fileobj=BytesIO(archive.stdout)) as files:
             files.extractall(folder, filter="data")
@@ -77,6 +77,7 @@ class Pass:
 def serve(name: str, setting: Setting, package: Path) -> None:
     """Make a pass per line of standard input and print the seconds that it took."""
     import torch
+
     import vt_timm
 
     from ..common.measure import clock_of
