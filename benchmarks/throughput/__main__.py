@@ -37,7 +37,7 @@ HEAD = (
 )
 
 # Where the memory of a process happens to lie makes it a few percent faster or slower for as long as it lives.
-PROCESSES = 5
+PROCESSES = 3
 
 
 def compare(name: str, peers: list[str], s: Setting, pairs: int) -> list[Row]:
