@@ -1,10 +1,10 @@
-"""Model cards, rendered from data: a folder's config.json, the run's settings, and metrics with their origin.
+"""The cards of the models that ship, rendered by `vt_timm.publishing.card` from config.json and the records.
 
-    python -m hub.card                                  # the cards of the models that ship, from the records
+    python -m hub.card                                      # all of them
     python -m hub.card vt_resnet18.distilled_imagenette     # one of them
 
-`vt_timm.publishing.card` renders them. No number is typed by hand: they come from
-the lines of `benchmarks/results/accuracy/shipped.csv` and `runs.csv` with the model's name.
+No number is typed by hand: they come from the lines with the model's name in `shipped.csv` and `runs.csv` of
+`benchmarks/results/accuracy/`, and from `benchmarks/results/segmentation/`.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Publish a training run under hub/, as a model that ships, measured and recorded: `vt-timm publish` and more.
+"""Publish a training run under hub/, as a model that ships: `vt-timm publish`, with measuring and records.
 
-python -m hub.publish RUN                                # hub/MODEL.RECIPE, with the metrics of the run itself
-python -m hub.publish RUN NAME --measure DATA/val --push # measure anew, then upload to ORGANISATION/NAME
+python -m hub.publish RUN                                   # hub/MODEL.RECIPE, with the metrics of the run itself
+python -m hub.publish RUN NAME --measure DATA/val --push    # measure anew, then upload to ORGANISATION/NAME
 """
 
 import argparse
@@ -28,19 +28,19 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hub.publish", description=__doc__.splitlines()[0])
     add_options(parser)
     parser.set_defaults(checkpoint="last")
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where to (default: hub/NAME)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="folder to write (default: hub/NAME)")
     parser.add_argument(
         "--push", nargs="?", const="", metavar="ORG/NAME", help=f"upload (default name: {hub_name('NAME')})"
     )
     parser.add_argument("--measure", type=Path, metavar="FOLDER", help="measure top-1 and top-5 on these images")
-    parser.add_argument("--test-size", type=int, metavar="N", help="image size for evaluation, with --measure, pixels")
+    parser.add_argument("--test-size", type=int, metavar="N", help="with --measure: size of the images in pixels")
     parser.add_argument(
         "--record",
         nargs="?",
         const=Path(),
         type=Path,
         metavar="LOG",
-        help="keep the run under benchmarks/results; one of train.py with this log",
+        help="keep the run under benchmarks/results; a run of train.py needs the file with what it printed",
     )
     return parser
 

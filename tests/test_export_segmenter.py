@@ -116,7 +116,7 @@ def test_a_file_says_what_it_is_and_takes_any_size(exported, source):
 
 @pytest.fixture(scope="module")
 def five_channels():
-    """On a backbone of TensorFlow's padding, over which torch.export does not come to an end as timm computes it."""
+    """On a backbone with TensorFlow's padding, on which torch.export does not finish as timm computes it."""
     return SegmenterOnPhotos(create("fpn", "tf_mobilenetv3_small_minimal_100", backbone_options={"in_chans": 5}))
 
 

@@ -23,7 +23,7 @@ __all__ = [
 
 
 def _is_command() -> bool:
-    """Whether `vt-timm` or `python -m vt_timm` starts: it answers `--help` and a wrong name before torch is there."""
+    """Whether `vt-timm` or `python -m vt_timm` starts: torch is slow to import, and `--help` does not need it."""
     return PurePath(sys.argv[0] if sys.argv else "").stem == "vt-timm" or ("-m", "vt_timm") in pairwise(sys.orig_argv)
 
 

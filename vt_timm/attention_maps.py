@@ -24,12 +24,12 @@ def record_attention(model: nn.Module, of: str = "tokenizer") -> Iterator[list[T
 
     Args:
         model: a VT-ResNet or a VT-FPN segmenter.
-        of: "tokenizer" records its spatial attention A (eqs. 1, 2 and 6), where each token looks: a map sums to one
-            over H and W. "projector" records the softmax of eq. 5, which tokens each pixel reads, averaged over the
-            heads: a pixel sums to one over L. A classifier's last module has no projector.
+        of: "tokenizer" records where each token looks, the spatial attention A of eqs. 1, 2 and 6: a map sums to one
+            over H and W. "projector" records which tokens each pixel reads, the softmax of eq. 5 averaged over the
+            heads: a pixel's weights sum to one over L. A classifier's last module has no projector.
 
     Yields a list that each forward pass fills anew: for each tokenizer or projector, in order, a tensor (B, L, H, W) at
-    feature resolution, detached. In VT-FPN there is one a level of the pyramid, finest first.
+    feature resolution, detached. In VT-FPN there is one per level of the pyramid, finest first.
 
     Raises:
         ValueError: if the model has none of them, or for another `of`.

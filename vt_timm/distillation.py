@@ -1,8 +1,8 @@
 """Distillation (section 5.2): a frozen teacher that sees images at its own size, for timm's `LogitDistillationTask`.
 
-`loss = 0.8 T^2 KL(softmax(teacher / T) || softmax(student / T)) + 0.2 cross_entropy(student, label)`, the paper's
-weights; it gives no temperature T, and 1 leaves the two terms on one scale (timm's default, 4, multiplies the first by
-16).
+`loss = 0.8 T^2 KL(softmax(teacher / T) || softmax(student / T)) + 0.2 cross_entropy(student, label)`, with the paper's
+weights. The paper gives no temperature T. Ours is 1, which leaves the two terms on one scale; timm's default, 4,
+multiplies the first by 16.
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ class Teacher(nn.Module):
     `pretrained_cfg`, but at the student's size.
 
     Args:
-        model: a classifier; the input size and interpolation of its `pretrained_cfg` count, without one images keep
-            their size.
+        model: a classifier. Images are resized to the input size of its `pretrained_cfg`, with its interpolation;
+            without an input size they stay as they are.
         classes: the outputs that answer, in the student's order, as `teacher_classes` gives them; None for all. The
             softmax is then over these alone, the teacher's answer given that one of them is right.
         img_size: side in pixels at which the teacher sees images, instead of its own; a smaller one costs less.
@@ -52,7 +52,7 @@ class Teacher(nn.Module):
         self.interpolation = "bicubic" if config.get("interpolation") == "bicubic" else "bilinear"
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stays in eval mode, whatever the task that holds it is set to."""
+        """Stay in eval mode, whatever mode the task that holds the teacher is set to."""
         return super().train(False)
 
     @property
@@ -129,11 +129,11 @@ def create_teacher(
         num_classes: the student's classes; the teacher must have as many of its own, since timm would give it a new,
             random head otherwise.
         in_chans: channels of the image; timm adapts the teacher's first convolution.
-        device, dtype: of the teacher.
+        device, dtype: device and dtype of the teacher.
         classes: the student's class names, where the teacher knows more: those of its outputs answer
             (`teacher_classes`).
         img_size: side in pixels at which the teacher sees images, instead of its own.
-        kwargs: more for `timm.create_model`.
+        kwargs: more arguments for `timm.create_model`.
 
     Raises:
         ValueError: if the teacher's classes are not the student's.
@@ -178,11 +178,11 @@ def distillation_task(
         teacher: a name for `create_teacher`, or a module.
         criterion: the other loss, cross entropy if not given.
         distill_loss_weight, task_loss_weight: weights of the two terms.
-        temperature: T, divides the logits of both.
-        device: of teacher and task.
+        temperature: T, which divides the logits of both.
+        device: device of teacher and task.
         classes: the student's class names, where the teacher knows more (`teacher_classes`).
         img_size: side in pixels at which the teacher sees images, instead of its own.
-        kwargs: more for timm's task.
+        kwargs: more arguments for timm's task.
 
     Returns:
         A module that takes images and labels and returns a dict of "loss", "output", "task_loss" and "kd_loss".

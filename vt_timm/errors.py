@@ -23,7 +23,7 @@ class UserError(Exception):
 
 
 class CommandError(UserError):
-    """What the user of a command has to know."""
+    """What is wrong with a command's options or input, in one line."""
 
 
 def first_line(error: BaseException) -> str:

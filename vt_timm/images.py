@@ -1,4 +1,4 @@
-"""The one reader of images: which files are pictures, and how every command and every training sees them."""
+"""The one reader of images: which files are pictures, and how the commands and the training of segmenters read them."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -13,16 +13,16 @@ from .errors import UserError
 
 __all__ = ["ImageError", "exif_upright", "find_images", "is_picture", "read_channels", "read_image", "sample_photo"]
 
-SAMPLE = "sample"  # stands for a photo that an installed library ships
+SAMPLE = "sample"  # in place of a file: a photo that an installed library ships
 SAMPLES = {  # package, file, and what the package is called to pip
     "photo": ("sklearn", "datasets/images/china.jpg", "scikit-learn"),
     "person": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "matplotlib"),
 }
 NOT_PHOTOS = {".pdf", ".ps", ".eps"}  # Pillow opens them, but a page is not a photo
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by the channels that a network takes
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode by the number of channels that a network takes
 ARRAY = ".npy"
 
-if util.find_spec("pillow_heif") is not None:  # photos of telephones, where the user installed the plug-in
+if util.find_spec("pillow_heif") is not None:  # a plug-in for the photos of telephones
     import pillow_heif
 
     pillow_heif.register_heif_opener()
@@ -33,9 +33,9 @@ class ImageError(UserError):
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file in a folder is one of the user's pictures: by what Pillow can read, and not hidden.
+    """Whether a file in a folder is one of the user's pictures: a kind that can be read, and not hidden.
 
-    Left out in silence: hidden files, the `._*` files of macOS, `Thumbs.db`, documents.
+    Hidden files, the `._*` files of macOS, `Thumbs.db` and documents are left out without a message.
     """
     suffix = path.suffix.lower()
     readable = suffix == ARRAY or (suffix in _readable_suffixes() and suffix not in NOT_PHOTOS)
@@ -99,12 +99,12 @@ def sample_photo(name: str) -> Path:
 def read_image(path: Path, max_side: int | None = None, channels: int = 3) -> Image.Image:
     """An image the right way up, with 8 bits per channel.
 
-    EXIF orientation is applied; 16 bits are divided by 256, whatever mode they come in, and other wide values are
-    spread over their own range; a transparent background becomes white; CMYK and palettes become RGB.
+    EXIF orientation is applied. Values of 16 bits are divided by 256, whatever mode they come in; other wide values are
+    spread over their own range. A transparent background becomes white. CMYK and palettes become RGB.
 
     Args:
-        path: of the file.
-        max_side: pixels that are enough; a large JPEG may come smaller, but not smaller than that.
+        path: the file.
+        max_side: side in pixels that is enough; a large JPEG may be read smaller, but not smaller than this.
         channels: 1 for grey, 3 for RGB, 4 for RGB and one more.
 
     Raises:
@@ -122,8 +122,8 @@ def read_image(path: Path, max_side: int | None = None, channels: int = 3) -> Im
 def read_channels(path: Path, channels: int) -> np.ndarray:
     """The pixels of an image, (H, W, channels) of 8 bits, for any number of channels.
 
-    1, 3 and 4 are read as `read_image` does. For others a TIFF holds one page per channel, as multispectral ones do,
-    or a .npy file the array (H, W, channels).
+    1, 3 and 4 channels are read as `read_image` does. With other numbers of channels the file is a TIFF of one page per
+    channel, as multispectral ones are, or a .npy file of the array (H, W, channels).
 
     Raises:
         ImageError: as `read_image`, and for a file with other channels.

@@ -9,8 +9,10 @@ __all__ = ["Lift", "PointwiseConv2d", "convolve_1x1"]
 
 
 class Lift(nn.Module):
-    """1x1 convolution, batch norm, ReLU, (B, C_in, H, W) -> (B, C, H, W), contiguous also where a channels_last map
-    comes in: the VT modules read channels as rows of pixels, and each would make a copy of its own.
+    """1x1 convolution, batch norm and ReLU, (B, C_in, H, W) -> (B, C, H, W).
+
+    What comes out is contiguous, also where a channels_last map comes in: the VT modules read channels as rows of
+    pixels, and otherwise each of them would make a copy of its own.
     """
 
     def __init__(self, in_chans: int, feature_dim: int, device=None, dtype=None) -> None:
@@ -23,7 +25,7 @@ class Lift(nn.Module):
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """A 1x1 convolution whose output is contiguous; hooks, adapters and pruning find it where they look for any."""
+    """A 1x1 convolution whose output is contiguous. As a `Conv2d` it is found by hooks, adapters and pruning."""
 
     def __init__(self, in_chans: int, out_chans: int, device=None, dtype=None) -> None:
         super().__init__(in_chans, out_chans, kernel_size=1, bias=False, device=device, dtype=dtype)
@@ -34,7 +36,7 @@ class PointwiseConv2d(nn.Conv2d):
 
 @torch.fx.wrap  # a leaf of a traced graph: the layout is known only once there is a map
 def convolve_1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(B, C_in, H, W), (C, C_in, 1, 1) and (C) -> (B, C, H, W), contiguous."""
+    """A map (B, C_in, H, W) by a weight (C, C_in, 1, 1) and a bias (C) -> (B, C, H, W), contiguous."""
     # A compiler makes the copy together with the batch norm; torch.compile cannot order the strides of the product's
     # view where sizes are symbols (pytorch/pytorch issues 172204 and 185510).
     if x.is_contiguous() or torch.compiler.is_compiling():

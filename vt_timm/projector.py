@@ -26,7 +26,7 @@ class Projector(nn.Module):
         token_dim: D, channels of a token.
         num_heads: h. C must be a multiple of it.
         drop_path: probability of dropping the residual branch in training.
-        gain: of the batch norm at the start.
+        gain: gain of the batch norm at the start.
 
     Shapes: X (B, C, H, W) in and out, T (B, L, D), W_Q (h, d, d), W_K and W_V (D, C).
 

@@ -26,9 +26,9 @@ LOGIT_SCALE = 2.0  # standard deviation of normalised logits at the start; at 1 
 
 
 class SpatialAttention(nn.Module):
-    """`A = softmax_HW(logits)`: where each token looks, one map a token, each summing to one over the pixels.
+    """`A = softmax_HW(logits)`: where each token looks, one map per token. Each map sums to one over the pixels.
 
-    A module of its own, so that `vt_timm.record_attention` reads the maps with a forward hook.
+    It is a module of its own, so that `vt_timm.record_attention` reads the maps with a forward hook.
     """
 
     def forward(self, logits_BLHW: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class FilterTokenizer(nn.Module):
         token_dim: D, channels of a token. The embedding `W_E` exists only if it differs from C.
         num_tokens: L.
         norm_logits: whether a batch norm sets the scale of X W_A, so that tokens differ from the start. In inference
-            it is still eq. 1: its shift cancels in the softmax over the pixels, its scale belongs to W_A.
+            this is still eq. 1: the norm's shift cancels in the softmax over the pixels, and its scale belongs to W_A.
 
     Shapes: X (B, C, H, W), W_A (C, L), W_E (C, D), T (B, L, D).
     """
@@ -144,11 +144,11 @@ class GridAttention(nn.Module):
 
 
 def grid_attention(feature_BCHW: Tensor, rows: int, columns: int) -> Tensor:
-    """(B, L, H, W), L = rows * columns: one over the number of its pixels inside a cell, 0 outside; row by row.
+    """Averaging weights (B, L, H, W) of L = rows * columns cells, row by row; 0 outside the cell.
 
     The cells are those of adaptive average pooling: they overlap by a pixel where the grid does not divide the map, and
-    repeat pixels where the map has fewer. As an attention rather than `adaptive_avg_pool2d`, so that an exported model
-    still takes other sizes.
+    repeat pixels where the map has fewer. Unlike `adaptive_avg_pool2d`, these weights let an exported model take other
+    sizes.
     """
     B, _, H, W = feature_BCHW.shape
     rows_rH = cell_weights(H, rows, feature_BCHW)
@@ -209,8 +209,8 @@ class ClusteringTokenizer(nn.Module):
         feature_dim: C, channels of the feature map.
         token_dim: D, channels of a token. The embedding `W_E` exists only if it differs from C.
         num_tokens: L, the number of clusters.
-        iterations: of Lloyd's algorithm. The paper gives no number; 6 cost the 19 M MACs by which Table 3's
-            clustering R34 exceeds its filter R34.
+        iterations: iterations of Lloyd's algorithm. The paper gives no number; 6 cost the 19 M MACs by which Table
+            3's clustering R34 exceeds its filter R34.
 
     Shapes: X (B, C, H, W), W_K (B, L, C), W_E (C, D), T (B, L, D).
 
@@ -252,7 +252,7 @@ def kmeans(pixels_BCP: Tensor, seeds_BLC: Tensor, iterations: int) -> Tensor:
     Args:
         pixels_BCP: pixels, of any length.
         seeds_BLC: the centroids to start from, of any length.
-        iterations: of Lloyd's algorithm.
+        iterations: iterations of Lloyd's algorithm.
     """
     one_over_length_B1P = 1 / nonzero_length(pixels_BCP, dim=1)
     centroids_BLC = seeds_BLC / nonzero_length(seeds_BLC, dim=2)
@@ -269,6 +269,6 @@ def kmeans(pixels_BCP: Tensor, seeds_BLC: Tensor, iterations: int) -> Tensor:
 
 
 def nonzero_length(vectors: Tensor, dim: int) -> Tensor:
-    """Euclidean length along a dimension, 1 for a vector of zeros so that it can be divided by."""
+    """Euclidean length along a dimension; 1 for a vector of zeros, so that one can divide by it."""
     length = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
     return torch.where(length > 0, length, torch.ones_like(length))

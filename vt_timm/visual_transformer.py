@@ -28,9 +28,9 @@ class VTModule(nn.Module):
         num_tokens: L.
         num_heads: heads of transformer and projector.
         tokenizer: "filter" (eq. 1), "cluster" (eq. 6), "pool" (Table 3), or "recurrent" (eq. 2), which needs the
-            tokens of a module before.
-        relation: between the tokens, "transformer" (eqs. 3, 4), "graph" or "none" (Table 5).
-        projector: whether the tokens go back onto the map (eq. 5); without, the map passes unchanged.
+            tokens of the module before.
+        relation: what relates the tokens, "transformer" (eqs. 3, 4), "graph" or "none" (Table 5).
+        projector: whether the tokens go back onto the map (eq. 5); without a projector the map passes unchanged.
         drop_path: probability of dropping a residual branch in training.
 
     Shapes: X (B, C, H, W) in and out, T_in and T (B, L, D).
@@ -84,9 +84,9 @@ class VTStage(nn.Module):
         num_heads: heads of transformer and projector.
         depth: number of VT modules.
         drop_path: probability of dropping a residual branch, one for all or one per module.
-        tokenizer: of the first module, "filter", "cluster" or "pool" (Table 3).
+        tokenizer: tokenizer of the first module, "filter", "cluster" or "pool" (Table 3).
         recurrent: whether the later modules' tokenizers are recurrent, or all are of the first's kind (Table 4).
-        relation: between the tokens, "transformer", "graph" or "none" (Table 5).
+        relation: what relates the tokens, "transformer", "graph" or "none" (Table 5).
         projector: whether tokens go back onto the map (Table 7).
         last_projector: whether they do in the last module too. A classifier reads the tokens alone, so there it
             would be an unused parameter; a backbone hands out the map and has it.
@@ -96,7 +96,7 @@ class VTStage(nn.Module):
     Shapes: (B, in_chans, H, W) -> feature map (B, C, H, W), tokens (B, L, D).
 
     Raises:
-        ValueError: for an option that is none of the above, or two that cannot go together.
+        ValueError: for a value that is none of those named, or two options that cannot go together.
     """
 
     def __init__(

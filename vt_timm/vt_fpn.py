@@ -20,13 +20,13 @@ __all__ = ["FPN", "NECKS", "VTFPN", "Laterals"]
 
 
 class FPN(nn.Module):
-    """Feature pyramid network: 1x1 laterals to C channels, added top-down, then a 3x3 convolution a level.
+    """Feature pyramid network: 1x1 laterals to C channels, added top-down, then one 3x3 convolution per level.
 
     Args:
         in_channels: channels of the backbone's levels, finest first.
         channels: C.
 
-    Shapes: one (B, in_channels[i], H_i, W_i) a level -> one (B, C, H_i, W_i) a level.
+    Shapes: one (B, in_channels[i], H_i, W_i) per level -> one (B, C, H_i, W_i) per level.
     """
 
     def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
@@ -40,7 +40,7 @@ class FPN(nn.Module):
 class Laterals(nn.ModuleList):
     """`X_i = bn(W_i feature_i)`: a 1x1 convolution per level and nothing between the levels, what VT-FPN starts from.
 
-    A neck of its own, as the baseline that says what the tokens add.
+    It is also a neck of its own: the baseline that shows what the tokens add.
 
     Args:
         in_channels: channels of the backbone's levels, finest first.
@@ -69,24 +69,24 @@ class VTFPN(nn.Module):
     what the levels have to tell one another.
 
     The paper trains VT-FPN with synchronised batch norm and does not say where. Ours normalizes what enters a softmax,
-    since the backbone's maps have any scale. With those of EfficientNet-Lite0 and no norms, a new network's softmaxes
-    are saturated: each pixel reads one token alone, and no gradient passes. The norms of the tokens keep what tells
-    tokens and images apart. In inference the first is a scale of W_E and a bias, and the second leaves eq. 5 as it is:
-    its shift cancels in the softmax over the tokens and in the projector's own norm, and its scale folds into W_K and
-    W_V.
+    since a backbone's maps can have any scale. On the maps of EfficientNet-Lite0 and without norms, the softmaxes of a
+    new network are saturated: each pixel reads one token alone, and no gradient passes. The norms of the tokens keep
+    what tells tokens and images apart. In inference the norm after the tokenizer is a scale of W_E and a bias. The one
+    after the transformer leaves eq. 5 as it is: its shift cancels in the softmax over the tokens and in the
+    projector's own norm, and its scale folds into W_K and W_V.
 
     Args:
         in_channels: channels of the backbone's levels, finest first.
         channels: C.
-        tokens: L, of every level, or one number a level.
+        tokens: L of every level, or one number per level.
         token_dim: D.
-        depth: transformer layers.
+        depth: number of transformer layers.
         num_heads: heads of the transformer.
         projector_heads: heads of the projectors; 8 have 32 channels each, as in VT-R18, and half the attention maps
             over the finest level that 16 have.
-        gain: of the projectors' batch norms at the start; 0 starts from the laterals alone.
+        gain: gain of the projectors' batch norms at the start; 0 starts from the laterals alone.
 
-    Shapes: one (B, in_channels[i], H_i, W_i) a level -> one (B, C, H_i, W_i) a level.
+    Shapes: one (B, in_channels[i], H_i, W_i) per level -> one (B, C, H_i, W_i) per level.
 
     Raises:
         ValueError: if there are not as many numbers of tokens as levels, or the heads do not divide the channels.
@@ -134,7 +134,7 @@ class VTFPN(nn.Module):
 
 
 def _normalize(norms: nn.ModuleList, tokens_BLD: Sequence[Tensor]) -> list[Tensor]:
-    """Each level's tokens, by statistics over the level's tokens of the whole batch."""
+    """Each level's tokens, normalized by the statistics of that level's tokens over the batch."""
     return [
         norm(tokens.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)  # as (B, D, L, 1)
         for norm, tokens in zip(norms, tokens_BLD, strict=True)

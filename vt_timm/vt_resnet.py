@@ -46,15 +46,15 @@ class VTResNet(FeatureMaps):
         token_dim: channels of a token (the paper's C_T).
         num_tokens: L, visual tokens (Table 6).
         num_heads: heads of the VT modules' transformers and projectors.
-        tokenizer: of the first VT module, "filter", "cluster" or "pool" (Table 3).
+        tokenizer: tokenizer of the first VT module, "filter", "cluster" or "pool" (Table 3).
         recurrent: whether the later modules' tokenizers are recurrent, or all are of the first's kind (Table 4).
-        relation: between the tokens, "transformer", "graph" or "none" (Table 5).
+        relation: what relates the tokens, "transformer", "graph" or "none" (Table 5).
         projector: whether the VT modules project their tokens onto the map (Table 7).
         last_projector: whether the last VT module does. A classifier does not need it; `features_only=True` turns
             it on.
-        output_stride: of the VT stage's map: 16, as the paper has it; 32, the map averaged to the stride of a ResNet,
-            which `features_only=True` hands out; 8, with stage 3 dilated.
-        num_classes: classes; 0 for no classifier.
+        output_stride: stride of the VT stage's map. 16 is the paper's. At 32 the map is averaged to the stride of a
+            ResNet's last map, as `features_only=True` hands it out. At 8 stage 3 is dilated.
+        num_classes: number of classes; 0 for no classifier.
         in_chans: channels of the image.
         global_pool: pooling over the tokens, "avg", "max", "avgmax" or "" (none).
         drop_rate: dropout before the classifier.
@@ -112,7 +112,7 @@ class VTResNet(FeatureMaps):
         self._add_residual_stages(
             BLOCKS[block], channels, tuple(repeats), output_stride, drop_path[sum(repeats) - 1], dd
         )
-        self.vt_stage: VTStage | None = VTStage(  # None once pruned
+        self.vt_stage: VTStage | None = VTStage(  # None after pruning
             self.feature_info[-1]["num_chs"],
             vt_channels,
             token_dim,
@@ -283,7 +283,7 @@ def _create_vt_resnet(
 
 
 def prepare_features(kwargs: dict[str, Any]) -> None:
-    """What `features_only=True` means where the caller did not say: a map at stride 32 that the tokens reached."""
+    """Fill in the defaults of `features_only=True`: a last map at stride 32, which the tokens have reached."""
     if not kwargs.get("projector", True):
         raise ValueError(
             "features_only=True and projector=False: without projectors the tokens never reach the feature maps"
@@ -320,7 +320,7 @@ def vt_resnet101(pretrained: bool = False, **kwargs: Any) -> VTResNet:
 
 @register_model
 def vt_resnet_micro(pretrained: bool = False, **kwargs: Any) -> VTResNet:
-    """Not of the paper: under a million parameters, for tests."""
+    """A model for tests, with under a million parameters; it is not in the paper."""
     args = dict(
         block="basic", layers=(1, 1, 1, 2), channels=(32, 64, 128), stem_width=32,
         vt_channels=128, token_dim=192, num_heads=8,

@@ -5,6 +5,5 @@ import os
 from vt_timm.photos.explore import serve
 
 if __name__ == "__main__":
-    # Other models than those that ship, such as a repository: in the Space's variable VT_TIMM_SPACE_MODELS, with blanks
-    # between them.
+    # The Space's variable VT_TIMM_SPACE_MODELS names other models than those that ship, with blanks between them.
     serve(os.environ.get("VT_TIMM_SPACE_MODELS", "").split() or None, host="0.0.0.0", port=7860)

@@ -13,7 +13,7 @@ from . import export, models, photos, publishing, segmentation, training
 __all__ = ["main", "parser"]
 
 OK, FAILED, INTERRUPTED = 0, 2, 130  # exit status
-DEBUG = "VT_TIMM_DEBUG"  # set to anything, an error shows where it arose
+DEBUG = "VT_TIMM_DEBUG"  # where this variable is set, an error shows its traceback
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "images" in args:
             args.paths = find_images(
                 args.images, getattr(args, "sample", "photo")
-            )  # a wrong name is said at once, before torch is there
+            )  # a wrong name is said at once, before torch is imported
         _import_package()
         status = args.run(args)
         sys.stdout.flush()

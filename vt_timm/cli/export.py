@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
-BEST, SETTINGS = "best", "settings.yaml"  # of a run of train-segmenter
+BEST, SETTINGS = "best", "settings.yaml"  # a folder and a file in a run of train-segmenter
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -24,15 +24,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE", help=".onnx, .pt2 (torch.export) or .aoti.pt2 (AOTInductor)"
     )
-    parser.add_argument("--int8", action="store_true", help="8 bits, of an .onnx file; needs --calibrate")
-    parser.add_argument("--half", action="store_true", help="16 bits inside")
-    parser.add_argument("--calibrate", metavar="FOLDER", help="photos such as the model will see")
+    parser.add_argument("--int8", action="store_true", help="compute in 8 bits; for .onnx, with --calibrate")
+    parser.add_argument("--half", action="store_true", help="compute in 16 bits")
+    parser.add_argument("--calibrate", metavar="FOLDER", help="for --int8: photos such as the model will see")
     parser.add_argument(
         "--calibrate-images", type=positive, default=256, metavar="N", help="how many of them (default: 256)"
     )
     parser.add_argument(
         "--validate", metavar="FOLDER",
-        help="score model and file: on one folder of photos per class, of a segmenter on a data set's split val",
+        help="score model and file on labelled photos: a folder with one folder per class, or a segmenter's data set",
     )  # fmt: skip
     parser.add_argument(
         "--config", metavar="NAME",
@@ -40,8 +40,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--tolerance", type=float, metavar="SHARE",
-        help="largest difference of the logits, as a share of their size, and of a segmenter's labels (default: by "
-        "precision)",
+        help="largest difference of the logits, as a share of their size, and largest share of a segmenter's pixels "
+        "with another label (default: by precision)",
     )  # fmt: skip
     parser.set_defaults(run=export)
 

@@ -8,7 +8,7 @@ DEFAULT_MODEL = "vt_resnet18"
 
 
 def command(commands: argparse._SubParsersAction, name: str, summary: str, example: str) -> argparse.ArgumentParser:
-    """A command with a line of help and one of example."""
+    """Add a command, with one line of help and an example."""
     return commands.add_parser(
         name,
         help=summary,

@@ -47,7 +47,11 @@ def _add_attention(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or `sample`")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="FILE", help="picture to write (.png, .svg, ...; .pdf pages; .gif)"
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="picture to write: .png, .svg, ..., .pdf (pages) or .gif (frames)",
     )
     parser.add_argument("--module", type=positive, default=1, metavar="N", help="which VT module (default: 1)")
     parser.add_argument(
@@ -66,7 +70,9 @@ def _add_attention(commands: argparse._SubParsersAction) -> None:
         default="weight",
         help="weight: colours cover the photo where a token looks (default); even: everywhere by half, as in the paper",
     )
-    parser.add_argument("--columns", type=positive, metavar="N", help="pictures per row (default: 6, or one photo)")
+    parser.add_argument(
+        "--columns", type=positive, metavar="N", help="pictures per row (default: 6, or one row per photo)"
+    )
     parser.add_argument(
         "--photos", type=positive, metavar="N", help="photos per page (default: 4, or 1 per frame of a .gif)"
     )
@@ -80,16 +86,19 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
         commands, "explore", "open a page in the browser: drop a photo, look at its tokens", "vt-timm explore --open"
     )
     parser.add_argument(
-        "--models", nargs="+", metavar="NAME", help="to choose from, as --model of attention (default: those that ship)"
+        "--models",
+        nargs="+",
+        metavar="NAME",
+        help="models to choose from, named as for --model (default: those that ship)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=positive, default=7860, help="(default: 7860)")
+    parser.add_argument("--port", type=positive, default=7860, help="port to listen on (default: 7860)")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.set_defaults(run=explore)
 
 
 def classify(args: argparse.Namespace) -> int:
-    """Top classes of every image."""
+    """Print the top classes of every image."""
     photos = Photos(args.paths, load_model(args))
     results: list[dict[str, Any]] = []
     waiting: list[tuple[Path, Any]] = []
@@ -186,7 +195,7 @@ def _save_maps(path: Path, maps_LHW: list[Any]) -> None:
 
 
 def explore(args: argparse.Namespace) -> int:
-    """A page on this machine, until it is interrupted."""
+    """Serve a page on this machine until it is interrupted."""
     try:
         from ..photos.explore import serve
     except ImportError as error:

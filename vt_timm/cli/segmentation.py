@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
-INDEXED = 256  # colours that a palette has
+INDEXED = 256  # number of colours in a palette
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -37,10 +37,10 @@ def _add_segment(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--save-labels", metavar="FOLDER", help="also write the labels, as PNG files with a palette")
     parser.add_argument("--json", action="store_true", help="print the share of each class as JSON")
     parser.add_argument(
-        "--short-side", type=positive, metavar="N", help="resize to this many pixels (default: as it was evaluated)"
+        "--short-side", type=positive, metavar="N", help="short side in pixels (default: as it was evaluated)"
     )
     parser.add_argument(
-        "--max-long-side", type=positive, default=1024, metavar="N", help="a longer photo is made this long (1024)"
+        "--max-long-side", type=positive, default=1024, metavar="N", help="long side in pixels, at most (default: 1024)"
     )
     parser.add_argument(
         "--window", type=positive, metavar="N", help="move a window of this side over the photo at its own size instead"

@@ -14,7 +14,8 @@ from ..segmentation.layouts import LAYOUTS
 
 __all__ = ["Difference", "batches", "check_difference", "difference", "photos_below"]
 
-# Of the logits, as a share of their own size; and of the labels, the share of a segmenter's pixels that change.
+# Tolerances by precision: difference of the logits, as a share of their own size, and share of a segmenter's pixels
+# that get another label.
 LOGITS = {"float32": 1e-3, "float16": 3e-2, "int8": 0.5}
 LABELS = {"float32": 1e-3, "float16": 1e-2, "int8": 0.1}
 
@@ -61,8 +62,8 @@ def batches(model: PhotoModel, paths: list[Path], number: int, size: int = 16) -
 
 
 def difference(module: nn.Module, file: nn.Module, images: Iterable[Tensor]) -> Difference:
-    """Root of the mean square difference of the logits, as a share of that of the logits about their mean; and, where
-    there is a label per pixel, the share of those that differ.
+    """The root mean square of the logits' difference, as a share of the logits' own about their mean; and, where there
+    is a label per pixel, the share of labels that differ.
     """
     apart = own = 0.0
     changed = pixels = 0
@@ -82,10 +83,10 @@ def check_difference(path: Path, found: Difference, precision: str, tolerance: f
     """Raise a CommandError for a file that answers differently.
 
     Args:
-        path: of the file.
-        found: how differently.
-        precision: of the file, a key of `LOGITS`.
-        tolerance: of logits and labels; None for those of the precision.
+        path: the file.
+        found: how differently it answers.
+        precision: the file's, a key of `LOGITS`.
+        tolerance: the largest difference of logits and of labels; None for those of the precision.
     """
     logits, labels = (limits[precision] if tolerance is None else tolerance for limits in (LOGITS, LABELS))
     if not found.logits <= logits:

@@ -29,7 +29,7 @@ from .scores import Scores, open_validation, score
 
 __all__ = ["Options", "Result", "export"]
 
-COMPARED = 32  # photos, from the folder to validate or else to calibrate with
+COMPARED = 32  # photos on which model and file are compared, from the folder to validate or else to calibrate with
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Options:
     """How a model is exported.
 
     Args:
-        int8: 8 bits, of an ONNX file; needs `calibrate`.
-        half: 16 bits inside.
-        calibrate: folder of photos, of which the ranges of the activations are taken.
+        int8: whether the file computes in 8 bits; for ONNX, with `calibrate`.
+        half: whether the file computes in 16 bits; it is fed and answers in 32.
+        calibrate: folder of photos, on which the ranges of the activations are measured.
         calibrate_images: how many of them.
-        validate: folder with labels, on which model and file are scored.
-        settings: of a segmenter's training, which say what the masks of `validate` mean.
+        validate: folder of labelled photos, on which model and file are scored.
+        settings: settings of a segmenter's training, which say what the masks of `validate` mean.
         tolerance: largest difference of the logits, as a share of their own size, and largest share of a segmenter's
             pixels with another label; None for those of `compare`.
     """
@@ -86,15 +86,15 @@ def export(model: PhotoModel, name: str, path: Path, options: Options) -> Result
     """Write a model's file, whole or not at all.
 
     Args:
-        model: of either kind, on the CPU.
-        name: that it was loaded by, for the metadata.
-        path: of the file; its ending says the kind.
-        options: see there.
+        model: a classifier or a segmenter, on the CPU.
+        name: the name that it was loaded by, for the metadata.
+        path: the file to write; its ending says the kind.
+        options: how it is exported.
 
     Raises:
         CommandError: in one line, for an unknown ending, a place that cannot be written, photos that are missing, a
             model that cannot be exported, and a file that answers differently.
-        UserError: likewise, for data to validate with that are not complete.
+        UserError: likewise, for data to validate with that is not complete.
     """
     kind = kind_of(path)
     options.check(kind)
@@ -160,7 +160,7 @@ def _without_photos(model: PhotoModel) -> Iterator[Tensor]:
 
 
 def _noise(model: PhotoModel) -> Tensor:
-    """Two images of smooth noise: what a classifier sees of it, at its own size, and of a segmenter any size."""
+    """Two images of smooth noise: at a classifier's own size and as it sees them, for a segmenter at any size."""
     from PIL import Image
 
     generator = torch.Generator().manual_seed(0)

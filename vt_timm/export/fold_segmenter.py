@@ -82,7 +82,7 @@ def _folded_tokenizer(tokenizer: FilterTokenizer, norm: TokenBatchNorm) -> Filte
 
 
 def _folded_projector(source: Projector, norm: TokenBatchNorm) -> FoldedProjector:
-    """With the norm of its tokens inside W_K and W_V; in W_K its shift cancels in the softmax over the tokens."""
+    """The projector with the norm of its tokens inside W_K, where its shift cancels in the softmax, and W_V."""
     projector = FoldedProjector(source)
     with torch.no_grad():
         scale_D, shift_D = affine(norm)
@@ -123,9 +123,9 @@ class FoldedHead(nn.Module):
 
 
 class FixedPadding(nn.Module):
-    """A convolution of TensorFlow's padding over maps that its stride divides, where the padding is always the same.
+    """A convolution with TensorFlow's padding over maps that its stride divides, where the padding is always the same.
 
-    In general it depends on the size, in a form that torch.export does not come to an end over.
+    In general the padding depends on the size, in a form on which torch.export does not finish.
     """
 
     def __init__(self, source: Conv2dSame) -> None:

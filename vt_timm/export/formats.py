@@ -51,10 +51,10 @@ def write(
     Args:
         model: in eval mode, on the CPU.
         example: a batch of at least two images, (B, channels, H, W).
-        path: of the file.
+        path: the file to write.
         kind: ONNX, PT2 or AOTI.
         facts: metadata; a PT2 file keeps it as an extra file, `FACTS`, in JSON.
-        any_size: whether a model that takes one size is refused.
+        any_size: whether to refuse a model that takes only one size.
 
     Raises:
         CommandError: in one line, for a model that cannot be exported.
@@ -66,7 +66,7 @@ def write(
             program = _program(model, example, any_size)
             if kind == PT2:
                 if any_size:
-                    # The tracer guards how maps lie in memory, as that none has one pixel; the graph holds for all.
+                    # The tracer checks how maps lie in memory, such as that none has one pixel; the graph fits all.
                     program._guards_code = []
                 torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
             elif kind == AOTI:
@@ -97,7 +97,7 @@ def _finish(path: Path, facts: dict[str, str]) -> None:
 def _program(model: nn.Module, example: Tensor, any_size: bool) -> ExportedProgram:
     """The model as a graph; a model of one size, such as a ViT, leaves the batch alone free.
 
-    So does one with TensorFlow's padding: torch.export does not come to an end over what it is of any size.
+    So does a model with TensorFlow's padding: torch.export does not finish on a padding that depends on the size.
     """
     batch, every = {0: Dim.AUTO}, {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
     padded = [type(module).__name__ for module in model.modules() if type(module).__name__.endswith("Same")]

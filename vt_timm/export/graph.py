@@ -1,4 +1,4 @@
-"""Small changes of an ONNX graph that leave its results and spare the runtime nodes."""
+"""Small changes of an ONNX graph that keep its results and spare the runtime some nodes."""
 
 import numpy as np
 import onnx
@@ -34,7 +34,7 @@ def with_fixed_reshapes(model: onnx.ModelProto) -> onnx.ModelProto:
         name = f"{node.output[0]}_sizes"
         graph.initializer.append(numpy_helper.from_array(np.array(target, np.int64), name))
         node.input[1] = name
-        del node.attribute[:]  # its only one says that 0 means a size of 0
+        del node.attribute[:]  # its only attribute says that 0 means a size of 0
     remove_unused_nodes(model)
     return model
 

@@ -24,14 +24,14 @@ def describe(model: PhotoModel, name: str, precision: str) -> dict[str, str]:
     """Metadata of a model's file, texts and JSON.
 
     Args:
-        model: as `photos.models.load` gives it.
-        name: that it was loaded by.
+        model: a model as `photos.models.load` gives it.
+        name: the name that it was loaded by.
         precision: "float32", "float16" or "int8".
 
     Returns:
-        kind, class_names, mean, std, in_chans, license, source, weights_sha256, precision, version; of a classifier
-        input_size, crop_pct, crop_mode, interpolation; of a segmenter palette, short_side, least_side, multiple and
-        interpolation; each key with `PREFIX`.
+        kind, class_names, mean, std, in_chans, license, source, weights_sha256, precision, version; for a classifier
+        also input_size, crop_pct, crop_mode, interpolation; for a segmenter also palette, short_side, least_side,
+        multiple and interpolation. Each key begins with `PREFIX`.
     """
     module = model.module
     facts: dict[str, Any] = {
@@ -76,7 +76,7 @@ def _licence(name: str) -> str | None:
 
 
 def short_source(name: str) -> str:
-    """A model's name; of a folder its last part alone, since the rest belongs to the machine."""
+    """A model's name; for a folder its last part alone, since the rest belongs to the machine."""
     prefix, colon, path = name.rpartition(":")
     return f"{prefix}{colon}{Path(path).name}" if Path(path).exists() else name
 

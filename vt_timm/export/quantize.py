@@ -1,8 +1,8 @@
-"""8 bits: static quantisation by onnxruntime, per channel, with the ranges seen on photos of the user's.
+"""8 bits: static quantisation by onnxruntime, per channel, with the ranges seen on the user's photos.
 
-Convolutions, and what stands between two of them, compute in 8 bits; so do products with constant matrices, but their
-results stay in float32. All else is float32: a product of sixteen tokens, a softmax or a transpose costs less than to
-quantise what it reads and writes. `python -m benchmarks.export` records what each choice costs.
+Convolutions, and what stands between two of them, compute in 8 bits. So do products with constant matrices, but their
+results stay in float32. All else is float32: a product of sixteen tokens, a softmax or a transpose costs less than
+quantising what it reads and writes. `python -m benchmarks.export` records what each choice costs.
 """
 
 import tempfile
@@ -37,8 +37,8 @@ def quantize(source: Path, target: Path, batches: Iterable[np.ndarray]) -> None:
     """Write a float32 ONNX file in 8 bits.
 
     Args:
-        source: of one input.
-        target: to write.
+        source: the file to read, which has one input.
+        target: the file to write.
         batches: normalised photos (B, channels, H, W), from which the range of every activation is taken.
     """
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Accuracy and speed of a model and of its file: the same labelled photos, in turn, in one run."""
+"""Accuracy and speed of a model and of its file, in turn on the same labelled photos."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ __all__ = ["Scores", "open_validation", "score"]
 
 @dataclass(frozen=True)
 class Scores:
-    """What the model and its file reach: accuracy in percent, by what it is called, and images per second."""
+    """What the model and its file reach: accuracies in percent by their name, and images per second."""
 
     images: int
     model: dict[str, float]
@@ -38,12 +38,12 @@ class Scores:
 
 
 def score(model: PhotoModel, file: nn.Module, validation: "dict[Path, int] | SegmentationDataset") -> Scores:
-    """Both over all photos, one at a time.
+    """Score both on all photos, one at a time.
 
     Args:
-        model: on the CPU.
-        file: of the same outputs.
-        validation: as `open_validation` gives it.
+        model: the model, on the CPU.
+        file: its file as a module with the same outputs.
+        validation: the photos as `open_validation` gives them.
     """
     clocks = _Timed(model.module), _Timed(file)
     with torch.inference_mode():
@@ -94,10 +94,10 @@ def open_validation(
     """The labelled photos that a model is scored on.
 
     Args:
-        model: of either kind.
-        folder: of a classifier with one folder of photos per class; of a segmenter a data set with a validation split.
-        settings: of a segmenter's training, which say what the masks mean; None for the layout "folder" with the
-            model's own classes.
+        model: a classifier or a segmenter.
+        folder: for a classifier one folder of photos per class; for a segmenter a data set with a validation split.
+        settings: settings of a segmenter's training, which say what the masks mean; None for the layout "folder" with
+            the model's own classes.
 
     Raises:
         CommandError: if the classes are not the model's.
@@ -107,7 +107,7 @@ def open_validation(
         classes = _label_of_folder(model, Path(folder))
         return {path: label for name, label in classes.items() for path in find_images([str(Path(folder) / name)])}
     if util.find_spec("torchmetrics") is None:
-        raise CommandError("to score a segmenter needs torchmetrics: pip install 'vt_timm[segmentation]'")
+        raise CommandError("scoring a segmenter needs torchmetrics: pip install 'vt_timm[segmentation]'")
     transform = evaluation_transform(model.module.short_side, **model.module.normalization)  # type: ignore[arg-type]
     settings = replace(settings or Settings(), data_dir=folder)
     try:

@@ -19,11 +19,12 @@ OPACITY = ("weight", "even")
 SLIDE = 13.33, 7.5  # inches
 COLUMNS, DPI = 6, 200
 PANEL, HEADING, TITLE, BAR = 1.7, 0.25, 0.6, 0.8  # inches: a panel's width, its heading, the title, the colour bar
-POINTS, LETTERS = 72, 130  # per inch: points, and letters of one point
-STRONGEST, EVEN = 0.8, 0.5  # opacity of a map's highest value where it grows with the weight; of all where it does not
-LEGEND, LEGEND_FROM = 20, 0.5  # classes named, the largest first, and from how many percent of the pixels on
+POINTS, LETTERS = 72, 130  # per inch: points, and letters in a font of one point
+STRONGEST, EVEN = 0.8, 0.5  # opacity of a map's highest value with "weight", and of every value with "even"
+LEGEND, LEGEND_FROM = 20, 0.5  # how many classes are named at most, and from how many percent of the pixels on
 PAINT = 0.6  # opacity of a class's colour
-BACKGROUND, BRIGHT, COLOURFUL = 0.25, 0.6, 0.35  # the first class's grey; least highest channel, and least range
+BACKGROUND = 0.25  # grey of the first class
+BRIGHT, COLOURFUL = 0.6, 0.35  # of a colour: least value of its highest channel, least range of its channels
 GRID = 11  # colours per channel to choose from: some hundred more than classes are drawn
 
 
@@ -44,7 +45,7 @@ def draw_attention(
         maps_LHW: for each photo one map per token at feature resolution, (L, H, W); upsampled bicubically, each panel
             scaled to its own range.
         title: headline of the picture.
-        captions: over the plain photos.
+        captions: texts over the plain photos.
         tokens: which tokens, counted from 1; all if None.
         colours: a colour map of matplotlib's; "jet" is the paper's, "cividis" is made for colour-blind readers.
         opacity: "weight", growing with the attention so that the photo stays visible; "even" is the paper's.

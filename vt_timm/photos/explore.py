@@ -28,7 +28,7 @@ __all__ = ["Page", "serve"]
 
 LIMIT_MEGABYTES = 100
 KEEP_SECONDS = 3600
-COLUMNS, COLUMNS_IF_WIDE, WIDE = 4, 2, 2.0  # of the gallery, and how wide a photo is that gets fewer
+COLUMNS, COLUMNS_IF_WIDE, WIDE = 4, 2, 2.0  # columns of the gallery, and for a photo this many times as wide as high
 CSS = Path(__file__).with_name("explore.css")
 
 Shown = dict[Any, Any]  # what changes on the page, by component
@@ -45,7 +45,7 @@ def _model(name: str) -> PhotoModel:
 
 
 def _kindly(handler: Callable[..., Shown]) -> Callable[..., Shown]:
-    """What goes wrong is one message, and the page stays as it was."""
+    """An error becomes one message, and the page stays as it was."""
 
     @wraps(handler)
     def handle(page: "Page", session: Session, *arguments: Any) -> Shown:
@@ -64,7 +64,7 @@ def shipped_models() -> list[str]:
 
 
 def sample_photos() -> dict[str, str]:
-    """The sample photos that are there: each comes with a library, and that of the drawings always is."""
+    """The sample photos that are installed: each comes with a library, and matplotlib's is always there."""
     found = {}
     for name in SAMPLES:
         with suppress(ImageError):
@@ -78,8 +78,8 @@ class Page:
     The page comes with a sample photo that was looked at: `self.first` is where every visitor begins.
 
     Args:
-        models: to choose from: names of timm's with weights, local-dir:FOLDER, hf-hub:ORG/NAME, segmenters' folders, or
-            files of `vt-timm export`.
+        models: models to choose from: names of timm's with weights, local-dir:FOLDER, hf-hub:ORG/NAME, segmenters'
+            folders, or files of `vt-timm export`.
 
     Raises:
         CommandError: if there is none, or the first cannot be loaded.
@@ -167,7 +167,9 @@ class Page:
             )
 
         taken = listen(self.upload.upload, self.take_photo, self.upload)
-        taken.then(lambda: None, None, self.upload, api_visibility="private", show_progress="hidden")  # for the next
+        taken.then(
+            lambda: None, None, self.upload, api_visibility="private", show_progress="hidden"
+        )  # empties the field
         listen(self.sample.click, self.take_sample, self.sample)
         listen(self.model.input, self.take_model, self.model)
         listen(self.tokens.select, self.choose_token)

@@ -21,7 +21,7 @@ class Look:
     modules: int  # VT modules that the model has; the last of a classifier has a tokenizer and no projector
 
     def class_at(self, x: float, y: float) -> str | None:
-        """What a segmenter sees at a place, given in shares of width and height; None of a classifier."""
+        """What a segmenter sees at a place, given in shares of width and height; None for a classifier."""
         labels = self.answer.labels
         if labels is None:
             return None
@@ -34,7 +34,7 @@ def look(model: PhotoModel, photo: Image.Image, of: str = "tokenizer") -> Look:
     """Run a model on a photo and keep its attention.
 
     Args:
-        model: with VT modules.
+        model: a model with VT modules.
         photo: as `images.read_image` gives it.
         of: "tokenizer" or "projector", as in `record_attention`.
 

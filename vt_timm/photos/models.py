@@ -40,7 +40,7 @@ __all__ = ["Answer", "Classifier", "PhotoModel", "SegmenterOnPhotos", "class_nam
 
 DISPLAY_SCALE = 3  # pixels of a picture to draw on, for each pixel that the network sees
 TOP = 5
-SHARE_SHOWN = 0.001  # of a segmented photo; what covers less is not worth a name
+SHARE_SHOWN = 0.001  # a class that covers a smaller share of a photo is not named
 
 
 @dataclass
@@ -48,8 +48,8 @@ class Answer:
     """What a model says of a photo."""
 
     caption: str
-    shares: dict[str, float]  # the most probable classes, or of each class seen its share of the picture
-    labels: Tensor | None = None  # of a segmenter, (height, width) of what it saw
+    shares: dict[str, float]  # the probability of the top classes, or each class's share of the picture
+    labels: Tensor | None = None  # a segmenter's, (height, width) of the view
     class_names: list[str] = field(default_factory=list)
 
 
@@ -59,7 +59,7 @@ class PhotoModel(ABC):
     place = "VT module"  # what one of its attention maps belongs to
     sample = "photo"  # which of `images.SAMPLES` suits it
     class_names: list[str]
-    keeps_attention = True  # whether it can be looked into
+    keeps_attention = True  # whether its attention can be recorded
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -167,7 +167,7 @@ def _apply(steps: Sequence[Any], image: Image.Image) -> Image.Image:
 def class_names(model: nn.Module) -> list[str]:
     """What the classes are called: from the model's own config, or ImageNet's names by class count, or numbers.
 
-    Names of another number than the model has classes are another head's and are left alone.
+    If there are more or fewer names than classes, they belong to another head and are not used.
     """
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
     num_classes: int = model.num_classes  # type: ignore[assignment]
@@ -203,10 +203,10 @@ def load(name: str, device: str = "cpu") -> PhotoModel:
         name: a model of timm's with weights, `local-dir:FOLDER`, `hf-hub:ORG/NAME`, `ORG/NAME`, a folder of either
             kind of model, a training run of `vt-timm run train` or `train-segmenter`, a checkpoint of the former, or
             a file of `vt-timm export`, FILE.onnx.
-        device: where to.
+        device: the device to put it on.
 
     Raises:
-        CommandError: in one line, for every way in which it can fail.
+        CommandError: in one line, for every way in which loading can fail.
     """
     if name.endswith(".onnx"):
         file = OnnxFile(name)
@@ -237,7 +237,7 @@ class ClassifierInFile(Classifier):
 
 
 class SegmenterInFile(SegmenterOnPhotos):
-    """A segmenter in an ONNX file, likewise."""
+    """A segmenter in an ONNX file, which keeps no attention either."""
 
     keeps_attention = False
 
@@ -276,7 +276,11 @@ def _classifier(name: str, create: Any, device: str) -> PhotoModel:
 
 
 def read_mode(model: PhotoModel) -> int:
-    """Channels to read a photo with; more than Pillow has modes for are refused in one line."""
+    """The number of channels to read a photo with.
+
+    Raises:
+        CommandError: for a number that Pillow has no mode for.
+    """
     if model.channels not in MODES:
         raise CommandError(
             f"the model takes {model.channels} channels: the commands read photos of 1, 3 or 4, so use it in Python"

@@ -11,7 +11,7 @@ from ..errors import CommandError, first_line
 
 __all__ = ["PREFIX", "OnnxFile", "read_facts"]
 
-PREFIX = "vt_timm."  # of the keys in a file that others may write into too
+PREFIX = "vt_timm."  # our keys in a file's metadata begin with it; others may write there too
 
 
 def read_facts(metadata: dict[str, str]) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class OnnxFile(nn.Module):
         self.short_side: int | list[int] | None = facts.get("short_side")
         self.normalization = {key: tuple(facts[key]) for key in ("mean", "std")}
         self.pretrained_cfg = {**facts, "label_names": self.class_names, "num_classes": self.num_classes}
-        self.nothing = nn.Parameter(torch.empty(0), requires_grad=False)  # a module's place is that of its parameters
+        self.nothing = nn.Parameter(torch.empty(0), requires_grad=False)  # tells the module's device
 
     def forward(self, images: Tensor) -> Tensor:
         (output,) = self.session.run(None, {self.input_name: images.cpu().numpy()})

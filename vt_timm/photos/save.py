@@ -25,8 +25,8 @@ def save_figures(figures: Iterator["Figure"], path: Path) -> list[Path]:
     Figures are drawn one at a time.
 
     Args:
-        figures: at least one.
-        path: the ending says the format.
+        figures: at least one figure.
+        path: the file, whose ending says the format.
 
     Raises:
         OSError: if the folder is missing or cannot be written to.

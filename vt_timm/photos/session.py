@@ -19,7 +19,7 @@ __all__ = ["KINDS", "NOT_A_PICTURE", "Session", "open_photo"]
 
 LIMIT_MEGAPIXELS, ENOUGH_PIXELS = 150, 1600
 LARGE, THUMBNAIL = 800, 200  # pixels of the long side: of the picture, and of one token in the gallery
-TOP_TOKENS = 4  # that are named for a place
+TOP_TOKENS = 4  # so many are named for a place
 KINDS = ("tokenizer", "projector")
 NOT_A_PICTURE = "This file is not a picture that can be read. Try a JPEG or a PNG."
 
@@ -53,13 +53,13 @@ class Session:
     photo: Image.Image  # in colours, whatever the model takes
     model: str
     seen: float  # share of the photo's area that the model sees
-    looks: dict[str, Look]  # by kind; one without maps, of a model that shows no tokens
+    looks: dict[str, Look]  # by kind of attention; a model that shows no tokens has one look without maps
     kind: str = KINDS[0]
     module: int = 0
     token: int = 0
-    place: tuple[float, float] | None = None  # that was clicked, in shares of width and height
+    place: tuple[float, float] | None = None  # the one that was clicked, in shares of width and height
     show_map: bool = True
-    show_classes: bool = True  # of a segmenter
+    show_classes: bool = True  # only a segmenter has them
     own_photo: bool = True  # whether the visitor chose it
 
     @classmethod
@@ -71,7 +71,7 @@ class Session:
         """
         found = _look(model, photo, KINDS[0])
         sizes = [maps[0].numel() for maps in found.maps]
-        coarsest = sizes.index(min(sizes)) if sizes else 0  # the maps of fine ones are dots that are hard to see
+        coarsest = sizes.index(min(sizes)) if sizes else 0  # fine maps are dots that are hard to see
         looks, classifies = {KINDS[0]: found}, found.answer.labels is None
         return cls(photo, name, _seen(model, photo), looks, module=coarsest, show_map=classifies, own_photo=own_photo)
 
@@ -152,13 +152,13 @@ def _look(model: PhotoModel, photo: Image.Image, kind: str) -> Look:
 def _seen(model: PhotoModel, photo: Image.Image) -> float:
     """The share of the photo that is left by the model's crop, from what it leaves of two ramps of grey."""
     mode = MODES[read_mode(model)]
-    size = [max(1, round(side * LARGE / max(photo.size))) for side in photo.size]  # of fine enough a ramp
+    size = [max(1, round(side * LARGE / max(photo.size))) for side in photo.size]  # large enough for a fine ramp
     down = Image.linear_gradient("L")
     across = down.transpose(Image.Transpose.ROTATE_90)
     kept = 1.0
     for ramp, axis in ((across, 0), (down, 1)):
         view = model.view(ramp.resize(size).convert(mode))
-        span = np.ptp(np.asarray(view.getchannel(0)).astype(float))  # from the middle of the first pixel to the last's
+        span = np.ptp(np.asarray(view.getchannel(0)).astype(float))  # middle of the first pixel to middle of the last
         if view.size[axis] > 1:
             kept *= min(float(span) / 255 * view.size[axis] / (view.size[axis] - 1), 1)
     return kept

@@ -34,16 +34,16 @@ UPLOAD = "Drop your photo, or click"
 INVITATION = "Click a place in the photo to see which tokens look at it"
 HEADLINE = "### The tokens: click one to see it large"
 KIND, KINDS = "Show where tokens", [("take from", TAKEN), ("are used", USED)]
-NAMED, LEAST = 3, 0.005  # classes of an answer, and the least share that is told
-WHOLE = 0.98  # share of a photo from which on nothing is said of a crop
-NAMES_LISTED = 20  # classes of a model, at most
+NAMED, LEAST = 3, 0.005  # how many classes an answer names at most, and the least share that it names
+WHOLE = 0.98  # a model that sees at least this share of a photo is not said to crop it
+NAMES_LISTED = 20  # the classes of a model are listed up to this number
 LEVELS = {2: ["fine", "coarse"], 3: ["fine", "medium", "coarse"], 4: ["finest", "fine", "coarse", "coarsest"]}
 DOES = {"vt_resnet18": "Names what is on the photo", "vt_resnet_micro": "Names it too, small and quick"}
 DOES |= dict.fromkeys(published_segmenters(), "Finds people's clothes")
 
 
 def models(names: Sequence[str]) -> list[tuple[str, str]]:
-    """The list of models: what those that ship do, and others by their name."""
+    """The list of models: those that ship by what they do, and others by their name."""
     return [(f"{DOES[name]} ({name})" if name in DOES else name, name) for name in names]
 
 

@@ -43,11 +43,11 @@ def classifier_card(
     Args:
         config: its config.json.
         settings: args.yaml of its run.
-        metrics: "top1" and "top5" in percent, "images" (of what, in words) and "origin" (who measured, and how).
+        metrics: "top1" and "top5" in percent, "images" (which, in words) and "origin" (who measured, and how).
         repository: ORG/NAME on the Hub.
         source: what `timm.create_model` is given.
         data: name of the data folder.
-        licence: of the weights.
+        licence: licence of the weights.
     """
     options = {k: v for k, v in config.get("model_args", {}).items() if k not in ("in_chans", "global_pool")}
     macs, params = _cost(config["architecture"], num_classes=config["num_classes"], **options)
@@ -94,7 +94,7 @@ def _start(settings: dict[str, Any]) -> str:
 
 
 def _choice(settings: dict[str, Any], metrics: dict[str, Any], data: str) -> str:
-    """What flatters the results, or does not."""
+    """Whether the choice of checkpoint or teacher flatters the results."""
     choice = "No checkpoint was picked by its validation score: these are the weights after the last epoch."
     if metrics.get("checkpoint") == "best":
         choice = "The checkpoint was picked by its score on these images, which flatters it."
@@ -178,7 +178,7 @@ def _size(short_side: int | list[int] | None) -> str:
 
 
 def _learning_rate(settings: dict[str, Any]) -> str:
-    """As it was given: itself, or for a batch of a certain size."""
+    """The learning rate as the run was given it: itself, or one for a batch of some size."""
     if settings.get("lr"):
         return f"lr {settings['lr']}"
     return f"lr {settings.get('lr_base')} per batch of {settings.get('lr_base_size')}"

@@ -95,14 +95,14 @@ def export_classifier(
     """Write config.json and model.safetensors, with the EMA weights if the run kept some.
 
     Args:
-        run: of timm's train.py.
+        run: a run of timm's train.py.
         name: architecture.tag.
-        folder: where to.
+        folder: the folder to write.
         checkpoint: "last" or "best".
         class_folders: folder whose subfolders are the classes; by default the run's own training images.
         test_size: image size for evaluation if it differs from the training's, pixels.
-        half: store 16-bit floats.
-        licence: of the weights.
+        half: whether to store 16-bit floats.
+        licence: licence of the weights.
 
     Returns:
         The model as stored, in eval mode, and the epoch it comes from.
@@ -195,9 +195,9 @@ def export_segmenter(run: Run, folder: Path, half: bool = False) -> nn.Module:
     """Write config.json and model.safetensors of the best evaluation.
 
     Args:
-        run: of `vt-timm train-segmenter`.
-        folder: where to.
-        half: store 16-bit floats.
+        run: a run of `vt-timm train-segmenter`.
+        folder: the folder to write.
+        half: whether to store 16-bit floats.
 
     Returns:
         The segmenter as stored, in eval mode.
@@ -214,7 +214,7 @@ def export_segmenter(run: Run, folder: Path, half: bool = False) -> nn.Module:
 
 
 def same_predictions(model: nn.Module, folder: Path) -> bool:
-    """Whether the folder, loaded as a user would, says bit for bit of a photo what the model says, names included."""
+    """Whether the folder, loaded as a user would load it, gives the model's answer for a photo, bit for bit."""
     kind = SegmenterOnPhotos if isinstance(model, Segmenter) else Classifier
     pixels = torch.rand(12, 16, 3, generator=torch.Generator().manual_seed(0)).mul(255).byte()
     photo = Image.fromarray(pixels.numpy()).resize((320, 240))

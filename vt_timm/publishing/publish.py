@@ -42,11 +42,12 @@ def build(
     """Write the folder, once it is clear that it says what the run says; until then an older one stays.
 
     Args:
-        run: of train.py or train-segmenter.
+        run: a run of train.py or train-segmenter.
         name: MODEL.TAG of a classifier.
-        folder: where to.
+        folder: the folder to write.
         repository: ORG/NAME on the Hub.
-        args: checkpoint, class_folders, test_size, half, license, and `ships` for a folder that comes with vt_timm.
+        args: the command's arguments: checkpoint, class_folders, test_size, half, license, and `ships` for a folder
+            that comes with vt_timm.
         measure: measures a classifier anew; without it the card has what the run measured.
         keep: is called with the metrics before the card is written.
 

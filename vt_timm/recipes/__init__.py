@@ -1,7 +1,7 @@
 """The training recipes that ship with the package, one YAML file each.
 
-Here for classifiers, in the settings of timm's `train.py --config`; under `segmentation/` for segmenters, in those of
-`vt-timm train-segmenter --config`.
+Those for classifiers lie here, with the settings of timm's `train.py --config`. Those for segmenters lie under
+`segmentation/`, with the settings of `vt-timm train-segmenter --config`.
 """
 
 import difflib

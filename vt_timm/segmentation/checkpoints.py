@@ -1,4 +1,4 @@
-"""What a run leaves on disk, each file and folder whole or not at all: killed in between, the old one stays."""
+"""What a run leaves on disk, each file and folder whole or not at all: if the run is killed, the old one stays."""
 
 import csv
 import json
@@ -88,7 +88,7 @@ def check_new(output: Path, advice: str = "go on with it by --resume, or name an
 
 
 def save_best(output: Path, model: Segmenter, metrics: dict[str, Any], settings: Settings) -> None:
-    """`best/`: the model as a Hub folder with its metrics and a card."""
+    """Write `best/`: the model as a Hub folder, with its metrics and a card."""
 
     def save(folder: Path) -> None:
         model.save_pretrained(folder)
@@ -143,7 +143,7 @@ def load_state(accelerator: Any, output: Path) -> None:
 
 
 def save_state(accelerator: Any, output: Path) -> None:
-    """`last/`: the whole state, for --resume."""
+    """Write `last/`: the whole state, for --resume."""
     folder = output / LAST
     new = folder.with_name(f"{folder.name}.new")
     if accelerator.is_main_process:
@@ -173,7 +173,7 @@ def _put_in_place(new: Path, folder: Path) -> None:
 
 
 def append_row(output: Path, row: dict[str, Any]) -> None:
-    """One row per evaluation in summary.csv; rows after the one resumed from are replaced."""
+    """Add the row of an evaluation to summary.csv; a resumed run replaces the rows after the update it went on from."""
     path, rows = output / SUMMARY, []
     if path.is_file():
         with path.open(encoding="utf-8") as file:

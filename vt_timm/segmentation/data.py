@@ -19,7 +19,7 @@ from .layouts import LAYOUTS, DataError
 __all__ = ["SegmentationDataset", "class_shares"]
 
 SPLITS = ("train", "val")
-ENOUGH_MASKS = 200  # that are read to say how frequent each class is
+ENOUGH_MASKS = 200  # so many are read to say how frequent each class is
 JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
@@ -27,15 +27,15 @@ class SegmentationDataset(Dataset):
     """Images with their masks.
 
     An image is read as every command of ours reads it (`images.read_channels`): upright, 16 bits scaled to 8. A mask is
-    read as it is, and turned as its image where it carries the same EXIF flag.
+    read as it is, and turned only if it carries an EXIF flag of its own.
 
     Args:
         layout: a name in `LAYOUTS`: "folder", "lip" or "coco_stuff".
         root: the data set's folder.
         split: "train" or "val".
-        transform: of an image and its mask together; their types are torchvision's `tv_tensors`.
-        label_options: more for `Labels`: groups, rest, reduce_zero, values, ignore, colours, ignore_colour.
-        channels: of the images, as the network takes them: 3 for RGB.
+        transform: a function of an image and its mask; their types are torchvision's `tv_tensors`.
+        label_options: more arguments for `Labels`: groups, rest, reduce_zero, values, ignore, colours, ignore_colour.
+        channels: number of channels that the network takes: 3 for RGB.
         mask_suffix: what a mask's name has after its image's: "_mask" where photo.jpg goes with photo_mask.png.
 
     Shapes: image (channels, H, W) uint8, mask (H, W) int64 of 0 to the number of classes - 1, or `IGNORE`.
@@ -125,7 +125,7 @@ def _pairs(images: Path, masks: Path, mask_suffix: str) -> Iterator[tuple[Path, 
 
 
 def class_shares(dataset: SegmentationDataset) -> dict[str, float]:
-    """Share of the pixels of each class, and of "(ignored)" ones, over up to `ENOUGH_MASKS` masks spread evenly."""
+    """Each class's share of the pixels, and that of "(ignored)" ones, in some `ENOUGH_MASKS` masks, spread evenly."""
     step = max(1, len(dataset) // ENOUGH_MASKS)
     counts = torch.zeros(IGNORE + 1, dtype=torch.long)
     for index in range(0, len(dataset), step):

@@ -16,7 +16,7 @@ class Confusion:
     """How often each class was taken for each other, over the pixels of as many images as are added.
 
     Args:
-        num_classes: classes.
+        num_classes: number of classes.
         device: where the logits are.
     """
 
@@ -51,14 +51,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """mIoU and pixel accuracy in percent over a whole data set, scored at the size of the masks.
 
-    Every image counts once, also where processes hold different numbers of them: each takes its own, and torchmetrics
-    adds up the counts.
+    Every image counts once, also where processes hold different numbers of them: each process counts its own images,
+    and torchmetrics adds up the counts.
 
     Args:
         model: a segmenter, in eval mode.
-        dataset: with a transform that leaves the mask at its size.
+        dataset: a data set whose transform leaves the mask at its size.
         device: where the model is.
-        rank, world: this process and how many there are.
+        rank, world: the number of this process, and how many processes there are.
 
     Returns:
         What `Confusion.summary` does, and "images".

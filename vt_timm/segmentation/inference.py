@@ -52,10 +52,10 @@ def resized(
     """The photo at the size that the network sees.
 
     Args:
-        photo: of the channels that the network takes.
-        short_side: in pixels; best the model's `short_side`. Two numbers are height and width, whatever the photo's
-            shape; None keeps the photo's own size.
-        max_long_side: a longer photo is made this long, so that a large one fits into memory.
+        photo: a photo of the channels that the network takes.
+        short_side: short side in pixels, best the model's `short_side`. Two numbers are height and width, whatever the
+            photo's shape; None keeps the photo's own size.
+        max_long_side: side in pixels to which a longer photo is brought, so that it fits into memory.
     """
     if isinstance(short_side, Sequence):
         return transforms.resize(photo, list(short_side), antialias=True)
@@ -85,9 +85,9 @@ def segment(
 
     Args:
         model: a segmenter.
-        photo: of the channels that the model takes.
-        short_side, max_long_side: of what the network sees, pixels.
-        window: side of the window, pixels, a multiple of 64.
+        photo: a photo of the channels that the model takes.
+        short_side, max_long_side: sides of what the network sees, in pixels, as for `resized`.
+        window: side of the window in pixels, a multiple of 64.
 
     Raises:
         ValueError: for a window that is not such a multiple.
@@ -123,9 +123,9 @@ def _logits(model: Segmenter, view: Image.Image) -> Tensor:
 
 
 def _at_size(logits_1KHW: Tensor, height: int, width: int) -> Tensor:
-    """Argmax of the logits at another size, (height, width): bilinear, a strip of rows at a time.
+    """Argmax of the logits at another size, (height, width): bilinear, one strip of rows at a time.
 
-    All classes at the size of a large photo would take gigabytes, which no one wants to see.
+    The logits of all classes at the size of a large photo would take gigabytes.
     """
     own = logits_1KHW.shape[-2]
     labels = torch.empty(height, width, dtype=torch.long)

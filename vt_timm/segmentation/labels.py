@@ -8,8 +8,8 @@ import numpy as np
 
 __all__ = ["IGNORE", "LabelError", "Labels"]
 
-VALUES = 1 << 16  # that a mask of 16 bits can hold
-IGNORE = VALUES - 1  # of our own masks after reading, the value of a pixel that has no class
+VALUES = 1 << 16  # how many a mask of 16 bits can hold
+IGNORE = VALUES - 1  # in our own masks, after reading, a pixel without a class
 UNKNOWN = -1
 
 

@@ -36,7 +36,7 @@ class Layout:
 
     Args:
         images, masks: folders under the data set's own; {split} stands for "train" or "val".
-        names: the classes in the order of their labels; a text file with one name per line if None, `NAMES_FILE`.
+        names: the classes in the order of their labels; if None, `NAMES_FILE` holds them, one per line.
         values: values of the masks that stand for another class number, see `Labels`.
         mirrored: pairs of labels that swap in a mirrored image.
     """

@@ -16,10 +16,10 @@ def segmentation_loss(
     P_k is the predicted probability of class k and M_k its mask; the mean is over the classes that occur in the batch.
 
     Args:
-        logits_BKHW: of K classes.
-        masks_BHW: labels, `IGNORE` where there is none. A batch without any label counts nothing.
-        class_weights_K: of the cross entropy, relative: it is divided by their sum over the pixels.
-        dice_weight: of the second term.
+        logits_BKHW: logits of K classes.
+        masks_BHW: labels, `IGNORE` where there is none. The loss of a batch without any label is 0.
+        class_weights_K: weights of the classes in the cross entropy, which is divided by their sum over the pixels.
+        dice_weight: weight of the second term.
     """
     logits_BKHW = logits_BKHW.float()
     labelled_BHW = masks_BHW != IGNORE

@@ -23,7 +23,7 @@ from ..weights.download import WEIGHTS, fetch
 __all__ = ["Segmenter", "SemanticHead", "create_segmenter"]
 
 LEVELS = 4
-HEAD_STRIDE = 4  # of the map that the levels are summed on
+HEAD_STRIDE = 4  # the levels are summed on a map of this stride
 
 
 class SemanticHead(nn.Module):
@@ -33,9 +33,9 @@ class SemanticHead(nn.Module):
     by bilinear upsampling by 2 unless it is at stride 4 already.
 
     Args:
-        channels: C, of the levels.
-        strides: of the levels, finest first, powers of two from 4.
-        num_classes: classes.
+        channels: C, channels of the levels.
+        strides: strides of the levels, finest first, powers of two from 4.
+        num_classes: number of classes.
         hidden: channels of the sum.
 
     Shapes: one (B, C, H_i, W_i) per level -> logits (B, num_classes, H_1, W_1).
@@ -58,7 +58,7 @@ class SemanticHead(nn.Module):
         return int(math.log2(stride // HEAD_STRIDE))
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        # By size and not by a factor of 2: an image of 473 px has maps of 119, 60, 30 and 15.
+        # Upsampled to a size and not by a factor of 2: an image of 473 px has maps of 119, 60, 30 and 15.
         size_at = {stride: level.shape[-2:] for stride, level in zip(self.strides, levels, strict=True)}
         total = torch.zeros((), device=levels[0].device, dtype=levels[0].dtype)
         for stride, x, convolutions in zip(self.strides, levels, self.scales, strict=True):
@@ -91,13 +91,13 @@ class Segmenter(
     Args:
         neck: "fpn", "vt_fpn" or "laterals".
         backbone: any timm model with `features_only` whose maps reach four levels from stride 4 on.
-        num_classes: classes.
+        num_classes: number of classes.
         class_names: what the classes are called, kept in config.json.
-        short_side: of the images that it was evaluated on, pixels, or their [height, width], kept likewise; None for
-            their own.
-        neck_options: more for the neck: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`,
+        short_side: short side of the images that it was evaluated on, in pixels, or their [height, width]; None if they
+            kept their own size. Kept in config.json too.
+        neck_options: more arguments for the neck: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`,
             `num_heads`, `projector_heads`.
-        backbone_options: more for `timm.create_model`, such as `in_chans`.
+        backbone_options: more arguments for `timm.create_model`, such as `in_chans`.
         colours: mean and standard deviation of the images, {"mean": ..., "std": ...}; the backbone's own if None.
 
     Shapes: image (B, 3, H, W), normalised -> logits (B, num_classes, H, W).
@@ -152,7 +152,7 @@ class Segmenter(
         strict: bool = True,
         **settings: Any,
     ) -> "Segmenter":
-        """What `from_pretrained` calls: as huggingface_hub's own, but strict, and a pickle is never an alternative."""
+        """What `from_pretrained` calls. Unlike huggingface_hub's own it is strict and never falls back to a pickle."""
         for dropped_in_1_0 in ("proxies", "resume_download"):  # what huggingface_hub 0.x still passes
             settings.pop(dropped_in_1_0, None)
         if Path(model_id).is_dir():
@@ -194,7 +194,7 @@ class Segmenter(
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """The mean of the backbone's values, once per channel, where images have other channels than it was trained on."""
+    """The backbone's values; where images have another number of channels, their mean once per channel."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
@@ -219,7 +219,7 @@ def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[in
 
 
 def _any_size(name: str) -> dict[str, Any]:
-    """The option with which a network that wants one size, as Swin does by default, takes any; none if it has none."""
+    """The option that lets a network take any size where it wants one by default, as Swin does; else no option."""
     wants_one = timm.is_model(name) and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
     return {"strict_img_size": False} if wants_one and _takes(name, "strict_img_size") else {}
 
@@ -254,17 +254,16 @@ def create_segmenter(
 
     Args:
         neck: "fpn", "vt_fpn" or "laterals".
-        backbone: any timm model with `features_only` and four levels, also `local-dir:FOLDER` or `hf-hub:ORG/NAME`,
-            of which the saved segmenter keeps the architecture's name and options, so that it loads without them.
-        num_classes: classes.
+        backbone: any timm model with `features_only` and four levels, also `local-dir:FOLDER` or `hf-hub:ORG/NAME`.
+            Of these two the saved segmenter keeps the architecture's name and options, so that it loads without them.
+        num_classes: number of classes.
         pretrained_backbone: whether the backbone starts from its pretrained weights; those are not looked for again
             when the saved segmenter is loaded.
         class_names: what the classes are called.
-        short_side: of the images that it will be evaluated on, pixels, or their [height, width], which `vt-timm
-            segment` then uses too.
-        backbone_options: more for `timm.create_model`.
-        neck_options: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`,
-            `num_heads`, `projector_heads`.
+        short_side: short side of the images that it will be evaluated on, in pixels, or their [height, width];
+            `vt-timm segment` then uses it too.
+        backbone_options: more arguments for `timm.create_model`.
+        neck_options: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`, `num_heads`, `projector_heads`.
 
     Raises:
         ValueError: for an unknown neck or option, and for a backbone without four levels.

@@ -65,8 +65,9 @@ MAY_BE_NULL = {"classes", "values", "colours", "ignore_colour", "short_sides", "
 class Settings:
     """Every setting of a run, as a recipe's YAML file and `--set` name them.
 
-    Sizes in pixels; `batch_size` is of one process; `recipe` is what a model card calls these settings. The learning
-    rate rises over `warmup_updates`, then falls as (1 - done)^0.9 ("poly") or by 10 at each of `milestones` ("step").
+    Sizes are in pixels; `batch_size` is that of one process; `recipe` is what a model card calls these settings. The
+    learning rate rises over `warmup_updates`, then falls as (1 - done)^0.9 ("poly") or by a factor of 10 at each of
+    `milestones` ("step").
 
     Labels: `classes` merges the data set's classes into groups, {group: [names]}, `rest` names the group of all others
     (without it they are ignored); `reduce_zero_label` takes 0 for "no class"; `values` renames values of the masks,
@@ -131,8 +132,8 @@ class Settings:
         """A recipe with changes.
 
         Raises:
-            SettingsError: for a file that holds no settings, a key that is none, with the closest one, and a value
-                that its setting cannot have.
+            SettingsError: for a file that holds no settings, a key that is no setting (the closest is named), and a
+                value that its setting cannot have.
         """
         try:
             recipe = yaml.safe_load(read_text(path))
@@ -194,11 +195,11 @@ class Settings:
         return options if self.values is None else {**options, "values": self.values}
 
     def learning_rate(self, update: int) -> float:
-        """Before the update of that number, counted from 0."""
+        """The learning rate before an update, counted from 0."""
         return self.lr * self.schedule_factor(update)
 
     def schedule_factor(self, update: int) -> float:
-        """What the learning rates are multiplied with before an update."""
+        """The factor of all learning rates before an update, counted from 0."""
         if update < self.warmup_updates:
             return (update + 1) / self.warmup_updates
         if self.schedule == "poly":

@@ -1,6 +1,6 @@
 """Training of segmenters, for which timm has no script: `vt-timm train-segmenter`.
 
-On Hugging Face accelerate: it leaves the loop to us, runs the same command alone, under torchrun and on several
+Hugging Face accelerate leaves the loop to us, runs the same command in one process, under torchrun and on several
 machines, and saves the whole state. What a step sees depends on the seed and the number of the update alone, so that a
 resumed run goes on as if it had not stopped.
 """
@@ -152,9 +152,9 @@ def train(settings: Settings, output: Path, resume: bool = False) -> dict[str, A
     model.safetensors, metrics.json, README.md), `last/` (the whole state, for `resume`) and `tensorboard/`.
 
     Args:
-        settings: of the run.
-        output: its folder.
-        resume: go on from `last/` if it is there.
+        settings: the run's settings.
+        output: the run's folder.
+        resume: whether to go on from `last/` if it is there.
 
     Returns:
         The metrics of the best evaluation.
@@ -232,7 +232,7 @@ def check_sizes(model: nn.Module, settings: Settings, val_set: SegmentationDatas
 
 
 def _optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
-    """timm's, the backbone with a learning rate of its own; norms and biases are not decayed but by plain SGD."""
+    """timm's optimizer; the backbone may have a learning rate of its own. Only plain SGD decays norms and biases."""
     backbone = {id(p) for p in model.backbone.parameters()}  # type: ignore[union-attr]
     groups = []
     for rate, chosen in ((settings.backbone_lr, True), (settings.lr, False)):
@@ -272,7 +272,7 @@ def _plain(value: Any) -> Any:
 
 
 def run(settings: Settings, output: Path, resume: bool) -> dict[str, Any]:
-    """`train`, with a hint where the packages of the extra are missing."""
+    """`train`, which says what to install where a package is missing, and what is wrong in one line."""
     try:
         import accelerate  # noqa: F401
         import torchmetrics  # noqa: F401
@@ -282,7 +282,7 @@ def run(settings: Settings, output: Path, resume: bool) -> dict[str, Any]:
     try:
         return train(settings, output, resume)
     except (DataError, TypeError, ValueError) as error:
-        # One from a worker of the data loader carries the worker's traceback, and its own line last.
+        # An error from a worker of the data loader carries the worker's traceback; its own line is the last.
         raise SettingsError(
             str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")
         ) from error

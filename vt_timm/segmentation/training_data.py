@@ -26,10 +26,10 @@ def say(text: str) -> None:
 
 
 def open_splits(settings: Settings) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """Both splits. The masks are read, up to a number of them, and what cannot be learnt from them is refused.
+    """Both splits. Some hundred masks are read, and those from which nothing can be learnt are refused.
 
     Raises:
-        DataError: for a file or a folder that is missing or wrong, and for masks in which one class occurs, or none.
+        DataError: for a file or a folder that is missing or wrong, and for masks of fewer than two classes.
         ValueError: for options about labels that do not fit.
     """
     channels = int(settings.backbone_options.get("in_chans", 3))
@@ -89,7 +89,7 @@ def fit_batch(settings: Settings, photos: int, world: int) -> Settings:
 
 
 class UpdateSampler(TorchSampler[list[tuple[int, int]]]):
-    """For each update of this process, (index of a sample, number of its draw); epochs are shuffled one by one."""
+    """For each update, this process's list of (index of a sample, number of its draw); each epoch has its own order."""
 
     def __init__(self, samples: int, settings: Settings, start: int, rank: int, world: int) -> None:
         self.samples, self.settings, self.start, self.rank, self.world = samples, settings, start, rank, world

@@ -46,9 +46,9 @@ def training_transform(
         crop_size: side of the square crop, pixels; what lies outside the image is black and ignored.
         scale: range of the image's size, 1 being the size at which it just fits into the crop.
         short_sides: instead of `scale`, lengths of the short side to choose from, pixels.
-        max_long_side: with `short_sides`, the longest the long side may become.
+        max_long_side: with `short_sides`, the longest that the long side may become.
         mirrored: pairs of labels that name a side, see `Layout`.
-        mean, std: of the backbone's colours.
+        mean, std: mean and standard deviation of the colours that the backbone expects.
     """
     if short_sides:
         resize: v2.Transform = v2.RandomShortestSize(list(short_sides), max_size=max_long_side)
@@ -75,13 +75,13 @@ def evaluation_transform(
 
     Args:
         size: short side in pixels, or height and width, or None for the image's own.
-        mean, std: of the backbone's colours.
+        mean, std: mean and standard deviation of the colours that the backbone expects.
     """
     return v2.Compose([ResizeImage(size, MIN_SIDE), *_to_numbers(mean, std)])
 
 
 class AtLeast:
-    """Stretches image and mask to this many pixels a side where they have fewer."""
+    """Stretches image and mask to this many pixels per side where they have fewer."""
 
     def __init__(self, side: int) -> None:
         self.side = side
@@ -94,9 +94,9 @@ class AtLeast:
 
 
 class ResizeImage:
-    """Resizes the image, to no fewer pixels a side than `least`, and leaves the mask.
+    """Resizes the image, to no fewer pixels per side than `least`, and leaves the mask.
 
-    A class, so that it can be sent to a worker process.
+    A class and not a closure, so that it can be sent to a worker process.
     """
 
     def __init__(self, size: int | Sequence[int] | None, least: int) -> None:

@@ -1,6 +1,6 @@
 """What goes around the functions that timm's train.py calls, so that the script stays as it is.
 
-Added are: a teacher at its own image size; randomness that depends on seed and epoch alone, so that a resumed run goes
+It adds a teacher at its own image size; randomness that depends on seed and epoch alone, so that a resumed run goes
 on as if it had not stopped; arguments that the data decides; a description of the model beside its checkpoints; and
 one clear line for what would otherwise fail late, train nonsense, or overwrite an earlier run.
 """
@@ -54,7 +54,7 @@ def prepare_training(script: ModuleType) -> None:
 
 
 def _add_teacher_options(parser: Any) -> None:
-    """What `train.py` lacks for a teacher of a thousand classes and a student of ten."""
+    """Options that `train.py` lacks, for a teacher of a thousand classes and a student of ten."""
     group = parser.add_argument_group("Teacher (vt_timm)")
     group.add_argument(
         "--kd-classes",
@@ -66,7 +66,7 @@ def _add_teacher_options(parser: Any) -> None:
 
 
 def _check_settings(script: ModuleType) -> None:
-    """timm takes any key from a YAML file, so that a mistyped one would have no effect without a word."""
+    """Refuse a key that train.py does not know: timm takes any from a YAML file, and a mistyped one has no effect."""
     config, _ = script.config_parser.parse_known_args()
     if not config.config:
         return
@@ -89,7 +89,7 @@ def _resume_where_it_stopped(args: Any) -> None:
 
 
 def _check_output(args: Any) -> None:
-    """A second run of the same name would take the place of the first one's best model."""
+    """Refuse an experiment that holds a run already: its best model would be overwritten."""
     if not args.experiment or args.resume:
         return
     folder = Path(args.output or OUTPUT) / args.experiment
@@ -149,7 +149,7 @@ def _checking_classes(student: dict[str, Any], create_dataset: Callable[..., Any
 
 
 def _without_persistent_workers(create_loader: Callable[..., Any]) -> Callable[..., Any]:
-    """Workers that live on carry random state from epoch to epoch that no checkpoint has."""
+    """Start new workers for every epoch: old ones would carry on random state that no checkpoint has."""
     return functools.partial(create_loader, persistent_workers=False)
 
 
@@ -167,7 +167,7 @@ def _describing(student: dict[str, Any], train_one_epoch: Callable[..., Any]) ->
 
     @functools.wraps(train_one_epoch)
     def train(*args: Any, **kwargs: Any) -> Any:
-        folder = kwargs.get("output_dir")  # of the first process only
+        folder = kwargs.get("output_dir")  # None in all processes but the first
         if folder is not None and not student.get("described"):
             classes = student.get("class_to_idx")
             write_description(Path(folder), student["model"], student["data_config"], classes)
@@ -194,7 +194,7 @@ def _names_for_teacher(option: str | None, class_to_idx: dict[str, int] | None) 
 def _with_our_teacher(
     student: dict[str, Any], args: Any, task: Callable[..., Any], by_class: bool = True
 ) -> Callable[..., Any]:
-    """`task` with a teacher at its own size; `by_class` if the student learns its answers, not its features."""
+    """`task` with a teacher at its own size; `by_class` says that the student learns its answers, not its features."""
 
     @functools.wraps(task)
     def create(student_model: nn.Module, teacher_model: str, **kwargs: Any) -> Any:

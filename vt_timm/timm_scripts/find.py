@@ -1,7 +1,7 @@
 """Where timm's own scripts are: in its repository, not in its wheel.
 
-Looked for in this order: a path given, the environment variable VT_TIMM_SCRIPTS, the checkout that an editable timm
-lies in, and a download of the tag that matches the installed timm, kept in a cache.
+They are looked for in this order: a path given, the environment variable VT_TIMM_SCRIPTS, the checkout that an editable
+timm lies in, and a download of the tag that matches the installed timm, kept in a cache.
 """
 
 import base64
@@ -29,7 +29,7 @@ TIMEOUT = 20  # seconds
 
 
 class ScriptError(UserError):
-    """What the user has to know, in one line."""
+    """What keeps a script from running, in one line."""
 
 
 def find_script(name: str, given: str | None = None) -> Path:

@@ -34,11 +34,11 @@ def read_dataset(create_dataset: Callable[..., Any], *args: Any, **kwargs: Any) 
 
 
 def check_same_classes(first: Mapping[str, int], other: Mapping[str, int], names: tuple[str, str]) -> None:
-    """Classes are numbered by their folders' names, so that other folders mean other classes of the same numbers.
+    """Refuse other class folders: timm numbers classes by the folders' names, so that each number would mean another.
 
     Args:
-        first: number of each class.
-        other: those that it is compared with.
+        first: the number of each class.
+        other: the numbers to compare with.
         names: where each comes from, for the message.
     """
     if dict(first) == dict(other):
@@ -52,13 +52,13 @@ def check_same_classes(first: Mapping[str, int], other: Mapping[str, int], names
 
 
 def fit_to_photos(args: Any, create_dataset: Callable[..., Any], processes: int, batch_is_typed: bool) -> list[str]:
-    """Arguments that the data decides and the command leaves open, said as they are found.
+    """Arguments that the data decides and the command leaves open; each is printed.
 
     Args:
-        args: of train.py.
-        create_dataset: timm's.
+        args: train.py's arguments.
+        create_dataset: timm's function of this name.
         processes: number of processes that share the data.
-        batch_is_typed: whether the batch size stands on the command line, which is then only made possible.
+        batch_is_typed: whether the batch size stands on the command line; it then shrinks only if it has to.
 
     Returns:
         What to append to the command line: `--num-classes` if none is given, `--batch-size` if it is too large.
@@ -76,7 +76,7 @@ def fit_to_photos(args: Any, create_dataset: Callable[..., Any], processes: int,
         found += ["--num-classes", str(len(classes))]
     share = len(photos) // processes
     batch = fitted_batch(share, args.batch_size, batch_is_typed)
-    if batch != args.batch_size and not args.train_img_sizes:  # those have batches of their own
+    if batch != args.batch_size and not args.train_img_sizes:  # each of those sizes has a batch of its own
         say(f"{len(photos)} photos: batches of {batch} instead of {args.batch_size}")
         found += ["--batch-size", str(batch)]
     return found

@@ -1,7 +1,8 @@
 """Run timm's own scripts in this process, with our models, recipes and teacher: `vt-timm run train ...`.
 
-The scripts stay as they are; what is added goes around the functions that they call. For all of them: the device that
-there is, and a training run wherever a model is named. For `train`: recipes by name, and what `around_train` adds.
+The scripts stay as they are; what we add goes around the functions that they call. Every script uses the device that
+there is; `validate`, `benchmark` and `inference` also take a training run for a model. `train` takes recipes by name,
+and `around_train` says what else it gets.
 """
 
 import functools
@@ -26,11 +27,11 @@ __all__ = ["run_script"]
 
 
 def run_script(name: str, arguments: list[str], given: str | None = None) -> None:
-    """Run a script of timm's as `python NAME.py ARGUMENTS` would, after the checks above.
+    """Run a script of timm's as `python NAME.py ARGUMENTS` would, with what this module adds.
 
     Args:
-        name: one of `timm_scripts.SCRIPTS`.
-        arguments: its command line.
+        name: one of `find.SCRIPTS`.
+        arguments: the script's command line.
         given: where the script is, if not where `find_script` would look.
 
     Raises:
@@ -85,7 +86,7 @@ def _load(name: str, path: Path) -> ModuleType:
 
 
 def _choose_device(script: ModuleType) -> None:
-    """timm's scripts want CUDA unless told; on a machine without it they get what there is, and it is said."""
+    """timm's scripts want CUDA unless told; on a machine without it they get the device that there is, and say so."""
     parser = script.parser
     if not any(action.dest == "device" for action in parser._actions) or torch.cuda.is_available():
         return
@@ -100,7 +101,7 @@ def _choose_device(script: ModuleType) -> None:
 
 
 def _use_training_run(script: ModuleType) -> None:
-    """`--model RUN` and `--checkpoint RUN/model_best.pth.tar`: the model of the run, prepared as it was evaluated."""
+    """`--model RUN` and `--checkpoint RUN/model_best.pth.tar` mean the run's model, with photos as it was evaluated."""
     args, _ = script.parser.parse_known_args()
     named = [Path(place) for place in (getattr(args, "checkpoint", ""), args.model) if place and is_run(Path(place))]
     if not named:
@@ -116,7 +117,7 @@ def _use_training_run(script: ModuleType) -> None:
 
 
 def _with_the_runs_classes(names: list[str] | None, create_dataset: Callable[..., Any]) -> Callable[..., Any]:
-    """Images in other class folders than the run's would be numbered otherwise, and every score wrong."""
+    """Refuse other class folders than the run's: classes would have other numbers, and every score would be wrong."""
 
     @functools.wraps(create_dataset)
     def create(*args: Any, **kwargs: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Where weights come from: those that ship, the Hub, a ResNet's to start from."""
+"""Where weights come from: what ships, the Hub, a training run, and a ResNet to start from."""

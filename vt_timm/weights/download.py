@@ -34,7 +34,7 @@ __all__ = ["CONFIG", "WEIGHTS", "DownloadError", "check_weights", "fetch", "is_c
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SHA256_DIGITS = 64
-UNREACHABLE = {"ConnectError", "ConnectTimeout", "ConnectionError"}  # of the HTTP clients that the Hub's has had
+UNREACHABLE = {"ConnectError", "ConnectTimeout", "ConnectionError"}  # names, since huggingface_hub's client changes
 
 
 class DownloadError(UserError, RuntimeError):
@@ -46,9 +46,9 @@ def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = N
 
     Args:
         source: "ORG/NAME" or "ORG/NAME@REVISION".
-        filename: of the repository; weights must be safetensors.
+        filename: a file of the repository; weights must be safetensors.
         cache_dir: huggingface_hub's cache if it is not in its usual place.
-        options: more for `hf_hub_download`, such as `token`.
+        options: more arguments for `hf_hub_download`, such as `token`.
 
     Raises:
         DownloadError: if it cannot be had, or the file on the Hub is itself damaged.
@@ -125,7 +125,7 @@ def _damage(path: Path) -> str | None:
 
 
 def _forget(path: Path) -> None:
-    """Take a file out of the cache: what links point to as well, else it would be linked again."""
+    """Take a file out of the cache, and what links point to as well, since it would be linked again."""
     while path.is_symlink():
         target = path.parent / os.readlink(path)
         path.unlink()

@@ -33,7 +33,7 @@ __all__ = [
 
 PACKAGE = Path(__file__).parents[1]
 HUB = PACKAGE / "hub" if (PACKAGE / "hub").is_dir() else PACKAGE.parent / "hub"  # installed wheel, or a checkout
-ORGANISATION = os.environ.get("VT_TIMM_HUB_ORGANISATION", "vt-timm")  # that owns the repositories on the Hub
+ORGANISATION = os.environ.get("VT_TIMM_HUB_ORGANISATION", "vt-timm")  # the owner of the repositories on the Hub
 
 
 def hub_name(name: str) -> str:
@@ -44,7 +44,7 @@ def hub_name(name: str) -> str:
 def published_cfgs() -> dict[str, dict[str, Any]]:
     """timm pretrained cfgs by `architecture.tag`, the name of the folder.
 
-    Each names its repository on the Hub and, where the folder holds them, the weights that ship; timm prefers a file.
+    Each names its repository on the Hub and, where the folder holds one, the file of weights, which timm prefers.
     """
     cfgs = {}
     for config in sorted(HUB.glob("*/config.json")):
@@ -96,13 +96,13 @@ def published_segmenters() -> dict[str, Path]:
 def published_weights(
     variant: str, pretrained: bool, tags: DefaultCfg, kwargs: dict[str, Any], pretrained_backbone: Any = None
 ) -> Iterator[None]:
-    """Choose the tag and fetch its weights; inside, a file that cannot be read is one line.
+    """Choose the tag and fetch its weights; a file that cannot be read inside the block becomes an error of one line.
 
     Args:
         variant: name of the architecture.
         pretrained: whether weights are wanted; nothing is chosen or fetched without.
         tags: the architecture's cfgs.
-        kwargs: of `build_model_with_cfg`; the first tag with weights is put in where the caller named none.
+        kwargs: arguments of `build_model_with_cfg`; the first tag with weights is put in where the caller named none.
         pretrained_backbone: as the model's entry point takes it.
 
     Raises:
@@ -144,8 +144,8 @@ def _names_weights(cfg: str | dict[str, Any] | PretrainedCfg | None) -> bool:
 def matching_weights(state_dict: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     """Refuse weights that do not fit, since timm loads non-strictly when the head changes and would say nothing.
 
-    May differ: classifier and first convolution (timm adapts them), and the last projector (a backbone has one, a
-    classifier has none; a new one starts as the identity).
+    These may differ: the classifier and the first convolution, which timm adapts, and the last projector, which a
+    backbone has and a classifier has not; a new one starts as the identity.
 
     Raises:
         RuntimeError: naming what is missing, has another shape or is left over.

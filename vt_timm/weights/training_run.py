@@ -59,8 +59,8 @@ def data_config(settings: Mapping[str, Any], description: Mapping[str, Any]) -> 
     """The part of a pretrained cfg that says how images were prepared, as the run evaluated them.
 
     Args:
-        settings: args.yaml.
-        description: model.json, empty for a run of a plain train.py.
+        settings: what args.yaml holds.
+        description: what model.json holds; empty for a run of a plain train.py.
     """
     resolved = dict(description.get("data_config") or {})
     size = settings.get("img_size")
@@ -87,10 +87,10 @@ def write_description(
     """Write `model.json`.
 
     Args:
-        folder: of the run.
-        model: that is trained.
-        config: how its validation images are prepared, as `resolve_data_config` has it.
-        class_to_idx: number of each class, None for data without class folders.
+        folder: the run's folder.
+        model: the model that is trained.
+        config: how its validation images are prepared, as `resolve_data_config` returns it.
+        class_to_idx: the number of each class; None for data without class folders.
     """
     own: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     description = {
@@ -103,10 +103,10 @@ def write_description(
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """What `write_description` wrote, empty for a run of a plain train.py.
+    """What `write_description` wrote; empty for a run of a plain train.py.
 
     Raises:
-        RunError: if it was cut off or edited into something else.
+        RunError: if the file is no longer JSON.
     """
     path = folder / DESCRIPTION
     try:
