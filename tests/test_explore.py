@@ -1,30 +1,36 @@
 """The page in a real browser: Debian's Chromium, headless, against a server on the loopback address."""
 
-import io
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from importlib import util
-from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 from timm.data import resolve_data_config
 
 import vt_timm
+from tests.support.page import (
+    box,
+    choose_model,
+    claims,
+    click_a_place,
+    drop,
+    marked,
+    picture,
+    served,
+    shown,
+    source,
+    upload,
+    uploaded,
+    wait_for,
+    wait_for_text,
+)
 from vt_timm.cli import main
 from vt_timm.images import read_image, sample_photo
 from vt_timm.photos.models import load
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-SPACE = Path(__file__).parents[1] / "hub" / "space"
 QUIET = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
@@ -59,27 +65,8 @@ def exported(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(segmenter, exported):
     pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    models = ["vt_resnet_micro", str(segmenter), str(segmenter.with_name("gone.onnx")), *exported]
-    command = [sys.executable, "-m", "vt_timm", "explore", "--port", str(port), "--models", *models]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        assert url in server.stdout.readline().decode()
-        for _ in range(240):
-            assert server.poll() is None, server.stderr.read().decode()
-            try:
-                urllib.request.urlopen(url).close()
-                break
-            except OSError:
-                time.sleep(0.5)
+    with served("vt_resnet_micro", str(segmenter), str(segmenter.with_name("gone.onnx")), *exported) as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @pytest.fixture(scope="module")
@@ -116,92 +103,6 @@ def visit(browser, address):
     assert not elsewhere
 
 
-def picture(path, colour=(200, 40, 40), size=(120, 90)):
-    pixels = np.random.default_rng(0).integers(0, 60, (size[1], size[0], 3))
-    Image.fromarray((pixels + np.array(colour)).clip(0, 255).astype(np.uint8)).save(path)
-    return path
-
-
-def upload(page, path):
-    """As a visitor does; the field is empty again when the photo was taken."""
-    page.set_input_files("#upload input[type=file]", str(path))
-
-
-def drop(page, path):
-    """The photo dragged onto the field."""
-    dragged = page.evaluate_handle(
-        """([bytes, name]) => {
-            const dragged = new DataTransfer();
-            dragged.items.add(new File([new Uint8Array(bytes)], name, {type: "image/png"}));
-            return dragged;
-        }""",
-        [list(path.read_bytes()), path.name],
-    )
-    page.dispatch_event("#upload button[aria-dropeffect]", "drop", {"dataTransfer": dragged})
-
-
-def wait_for_text(page, selector, text):
-    page.wait_for_function(
-        "([selector, text]) => document.querySelector(selector)?.innerText.includes(text)", arg=[selector, text]
-    )
-
-
-def wait_for(page, selector, number):
-    page.wait_for_function(
-        "([selector, number]) => document.querySelectorAll(selector).length === number", arg=[selector, number]
-    )
-
-
-def source(page):
-    return page.locator("#view img").get_attribute("src")
-
-
-def shown(page, after=None):
-    """The large picture as an array; the one that comes in place of an older one, if its address is given."""
-    page.wait_for_function(
-        "old => ![null, undefined, old].includes(document.querySelector('#view img')?.src)", arg=after
-    )
-    with urllib.request.urlopen(source(page)) as response:
-        return np.asarray(Image.open(io.BytesIO(response.read())).convert("RGB")).astype(float)
-
-
-def uploaded(page, path):
-    """The large picture of a photo that was just given."""
-    old = source(page)
-    upload(page, path)
-    return shown(page, after=old)
-
-
-def choose_model(page, number):
-    page.locator("#model input").click()
-    page.locator("[role=option]").nth(number).click()
-
-
-def click_a_place(page):
-    """Click the middle of the photo; again, as a person would, if the picture was just being exchanged."""
-    for _ in range(20):
-        page.locator("#view img").click()
-        for _ in range(10):
-            if "%" in page.locator("#claims").inner_text():
-                return
-            page.wait_for_timeout(300)
-    raise AssertionError("no click on the photo was answered")
-
-
-def marked(page):
-    """The numbers of the tokens that are marked in the gallery."""
-    return page.locator("#tokens .selected").all_inner_texts()
-
-
-def claims(page):
-    """(token, percent) as listed for the clicked place."""
-    return [(a, int(b)) for a, b in re.findall(r"token (\d+): (\d+) %", page.locator("#claims").inner_text())]
-
-
-def box(page, selector):
-    return page.locator(selector).first.bounding_box()
-
-
 @needs_browser
 def test_it_starts_with_a_sample_photo_and_the_answer_on_top(visit):
     page = visit(height=800)
@@ -230,16 +131,6 @@ def test_a_model_comes_with_the_sample_photo_that_suits_it(visit, tmp_path):
     wait_for(page, "#tokens img", 8)
     width, height = Image.open(sample_photo("person")).size
     assert np.isclose(shown(page).shape[1] / shown(page).shape[0], width / height, atol=0.01)
-
-
-def test_what_every_visitor_begins_with_is_not_cleaned_away():
-    gradio = pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
-    from vt_timm.photos.explore import Page
-
-    page = Page(["vt_resnet_micro"])
-    files = [page.view.value["path"], *(one["image"]["path"] for one in page.tokens.value)]
-    gradio.route_utils.delete_files_created_by_app(page.blocks, age=None)
-    assert len(files) == 17 and all(Path(file).is_file() for file in files)
 
 
 @needs_browser
@@ -440,48 +331,3 @@ def test_on_a_phone_what_changes_is_in_sight(visit, tmp_path):
     assert view["y"] >= 0 and view["y"] + view["height"] <= thumbnail["y"]  # the large map above the token that was hit
     assert thumbnail["x"] + thumbnail["width"] <= 390
     assert badge["width"] * badge["height"] < 0.07 * thumbnail["width"] * thumbnail["height"]
-
-
-def test_a_busy_port_is_said_in_our_own_line(capsys):
-    pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        assert main(["explore", "--port", str(port)]) == 2
-    out, err = capsys.readouterr()
-    assert (
-        err
-        == f"vt-timm: port {port} is in use, perhaps by another such page: end that, or choose another with --port\n"
-    )
-    assert out == ""
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [(["--port", "70000"], "1 to 65535"), (["--host", "203.0.113.7"], "no such address")],
-)
-def test_an_address_that_cannot_be_is_said_in_a_line(arguments, said, capsys):
-    pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
-    assert main(["explore", *arguments]) == 2
-    assert said in capsys.readouterr().err
-
-
-def test_the_space_starts_this_page():
-    front = (SPACE / "README.md").read_text().split("---")[1]
-    settings = yaml.safe_load(front)
-    assert settings["sdk"] == "gradio" and (SPACE / settings["app_file"]).is_file()
-    assert (SPACE / "requirements.txt").read_text().strip() == "vt_timm[explore]"
-    compile((SPACE / "app.py").read_text(), "app.py", "exec")
-
-
-def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "vt_timm.photos.explore", raising=False)
-    assert main(["explore"]) == 2
-    assert "pip install 'vt_timm[explore]'" in capsys.readouterr().err
-
-
-def test_grey_values_of_16_bits_are_scaled_and_not_clipped(tmp_path):
-    Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16)).save(tmp_path / "grey.png")
-    assert np.asarray(read_image(tmp_path / "grey.png")).tolist() == np.full((4, 4, 3), 128).tolist()

@@ -1,11 +1,6 @@
-"""From a run folder to a Hub folder, its card, and the Hub."""
+"""From a run folder to a Hub folder and its card."""
 
-import argparse
 import json
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,11 +12,9 @@ from huggingface_hub.repocard import metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 
-import vt_timm
 from benchmarks.common import facts, runs
 from hub import card, publish
-from tests.support.fill import fill
-from tests.support.hub_server import TOKEN, HubServer
+from tests.support.runs import logits, write_segmenter_run, write_train_run
 from vt_timm.publishing import card as publishing_card
 from vt_timm.publishing import export
 from vt_timm.publishing import publish as publishing
@@ -33,67 +26,12 @@ REPOSITORY = f"somebody/{NAME}"
 
 @pytest.fixture
 def run(tmp_path):
-    """What train.py leaves behind, for a model with an option and two classes."""
-    run = tmp_path / "run"
-    run.mkdir()
-    for wordnet_id in ("n02102040", "n01440764"):
-        (tmp_path / "photos" / "train" / wordnet_id).mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "train" / wordnet_id / "1.png")
-    args = {
-        "model": "vt_resnet_micro",
-        "num_classes": 2,
-        "img_size": 128,
-        "crop_pct": 1.0,
-        "amp": False,
-        "amp_dtype": "float16",
-        "model_ema": False,
-        "experiment": "run",
-        "interpolation": "",
-        "train_interpolation": "bilinear",
-        "train_split": "train",
-        "model_kwargs": {"num_tokens": 9},
-        "data_dir": str(tmp_path / "photos"),
-        "output": "/somebody/output",
-        "epochs": 4,
-        "opt": "sgd",
-        "lr": 0.1,
-        "batch_size": 8,
-        "seed": 42,
-    }
-    models = []
-    for file, epoch in (("last.pth.tar", 3), ("model_best.pth.tar", 2)):
-        models.append(fill(timm.create_model("vt_resnet_micro", num_classes=2, num_tokens=9)).eval())
-        with torch.no_grad():
-            models[-1].fc.bias += epoch
-        state = {"state_dict": models[-1].state_dict(), "epoch": epoch, "args": argparse.Namespace(**args)}
-        torch.save(state, run / file)
-    (run / "args.yaml").write_text(yaml.safe_dump(args))
-    (run / "summary.csv").write_text("epoch,train_loss,eval_top1,eval_top5\n2,1.0,75.5,100.0\n3,0.9,50.0,100.0\n")
-    (run / "log").write_text("noise\nTrain: 3 Loss 1\n/somebody/secret\nTest: 3\n")
-    return run, models
+    return write_train_run(tmp_path)
 
 
 @pytest.fixture
 def segmenter_run(tmp_path):
-    """What vt-timm train-segmenter leaves behind."""
-    run = tmp_path / "segmenter"
-    torch.manual_seed(0)
-    model = vt_timm.create_segmenter(
-        "vt_fpn", "vt_resnet_micro", 2, class_names=["ground", "square"], short_side=64, token_dim=64, num_heads=4
-    )
-    model.save_pretrained(run / "best")
-    metrics = {"miou": 61.5, "pixel_accuracy": 80.25, "images": 7, "update": 40}
-    (run / "best" / "metrics.json").write_text(json.dumps(metrics))
-    settings = {"neck": "vt_fpn", "backbone": "vt_resnet_micro", "data_dir": "/somebody/squares", "updates": 50}
-    settings |= {"batch_size": 4, "crop_size": 64, "lr": 0.05, "seed": 1}
-    (run / "settings.yaml").write_text(yaml.safe_dump(settings))
-    (run / "summary.csv").write_text("update,miou\n40,61.5\n50,60.0\n")
-    return run, model.eval()
-
-
-def logits(model, size=64):
-    with torch.inference_mode():
-        return model(torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)))
+    return write_segmenter_run(tmp_path)
 
 
 def load(folder):
@@ -336,89 +274,3 @@ def test_the_record_keeps_the_run_without_this_machines_paths(run, tmp_path, mon
     assert kept.pop("data_dir") == "photos" == Path(args.pop("data_dir")).name
     assert kept.pop("output") == Path(args.pop("output")).name
     assert kept == args
-
-
-# To the Hub and back, in processes of their own
-
-
-def process(arguments, hub, home, cwd=ROOT, **more):
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    env = {**kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", **more}
-    return subprocess.run([sys.executable, *arguments], env=env, cwd=cwd, capture_output=True, text=True)
-
-
-@pytest.mark.parametrize("disable_xet", ["0", "1"])
-def test_published_then_downloaded_elsewhere(disable_xet, run, tmp_path):
-    """Weights go up by the Xet protocol, which the client prefers, and by LFS; the card's snippet runs as printed."""
-    folder, (last, _) = run
-    out = tmp_path / "out"
-    with HubServer() as hub:
-        command = ["-m", "hub.publish", str(folder), NAME, "-o", str(out), "--push", REPOSITORY]
-        done = process(command, hub, tmp_path / "one", HF_TOKEN=TOKEN, HF_HUB_DISABLE_XET=disable_xet)
-        assert done.returncode == 0, done.stderr
-        assert f"{hub.url}/{REPOSITORY}/commit/" in done.stdout
-        assert sorted(hub.repositories[REPOSITORY].files) == ["README.md", "config.json", "model.safetensors"]
-        assert any("/cas/" in path for path in hub.paths("POST")) == (disable_xet == "0")
-
-        code = f"""
-import timm, torch, vt_timm
-model = timm.create_model("hf-hub:{REPOSITORY}", pretrained=True).eval()
-with torch.inference_mode():
-    print(model(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))).tolist())
-"""
-        done = process(["-c", code], hub, tmp_path / "two", cwd=tmp_path, HF_HUB_DISABLE_XET=disable_xet)
-        assert done.returncode == 0, done.stderr
-        with_one_thread = process(
-            ["-c", code.replace(f"hf-hub:{REPOSITORY}", f"local-dir:{out}")], hub, tmp_path, cwd=tmp_path
-        )
-        assert done.stdout == with_one_thread.stdout
-        torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), logits(last))
-        (snippet,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
-        done = process(["-c", snippet], hub, tmp_path / "two", cwd=tmp_path, HF_HUB_DISABLE_XET=disable_xet)
-        assert done.returncode == 0 and "values=tensor" in done.stdout, done.stderr
-
-
-def test_a_segmenters_snippet_runs_as_printed(segmenter_run, tmp_path):
-    with HubServer() as hub:
-        out = tmp_path / "out"
-        command = ["-m", "hub.publish", str(segmenter_run[0]), "-o", str(out), "--push", "somebody/squares"]
-        done = process(command, hub, tmp_path / "one", HF_TOKEN=TOKEN)
-        assert done.returncode == 0, done.stderr
-        (snippet,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
-        done = process(["-c", snippet + "print(labels.shape)"], hub, tmp_path / "two", cwd=tmp_path)
-        assert done.stdout == "torch.Size([240, 320])\n", done.stderr
-
-
-@pytest.mark.parametrize(
-    ("token", "message"),
-    [
-        (None, "log in with `hf auth login`"),
-        ("hf_wrong", "(HTTP 401): log in with `hf auth login` as one who may write there"),
-    ],
-)
-def test_without_permission_nothing_goes_up(token, message, run, tmp_path):
-    with HubServer() as hub:
-        command = ["-m", "hub.publish", str(run[0]), NAME, "-o", str(tmp_path / "out"), "--push", REPOSITORY]
-        done = process(command, hub, tmp_path / "home", **({"HF_TOKEN": token} if token else {}))
-        assert done.returncode == 2
-        assert message in done.stderr.splitlines()[-1] and done.stderr.splitlines()[-1].startswith("hub.publish: ")
-        assert not hub.repositories and (tmp_path / "out" / "model.safetensors").is_file()
-
-
-def test_a_dry_run_asks_the_hub_for_nothing(run, tmp_path):
-    with HubServer() as hub:
-        command = [
-            "-m",
-            "hub.publish",
-            str(run[0]),
-            NAME,
-            "-o",
-            str(tmp_path / "out"),
-            "--push",
-            REPOSITORY,
-            "--dry-run",
-        ]
-        done = process(command, hub, tmp_path / "home")
-        assert done.returncode == 0 and not hub.requests
-        assert f"these would go to {hub.url}/{REPOSITORY}" in done.stdout
-        assert re.search(r"model.safetensors +[\d,]+ bytes", done.stdout)

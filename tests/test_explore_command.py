@@ -1,0 +1,70 @@
+"""The page without a browser: the command that serves it, what it says of bad input, and the Space."""
+
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from vt_timm.cli import main
+from vt_timm.images import read_image
+
+SPACE = Path(__file__).parents[1] / "hub" / "space"
+
+
+def test_what_every_visitor_begins_with_is_not_cleaned_away():
+    gradio = pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
+    from vt_timm.photos.explore import Page
+
+    page = Page(["vt_resnet_micro"])
+    files = [page.view.value["path"], *(one["image"]["path"] for one in page.tokens.value)]
+    gradio.route_utils.delete_files_created_by_app(page.blocks, age=None)
+    assert len(files) == 17 and all(Path(file).is_file() for file in files)
+
+
+def test_a_busy_port_is_said_in_our_own_line(capsys):
+    pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["explore", "--port", str(port)]) == 2
+    out, err = capsys.readouterr()
+    assert (
+        err
+        == f"vt-timm: port {port} is in use, perhaps by another such page: end that, or choose another with --port\n"
+    )
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--port", "70000"], "1 to 65535"), (["--host", "203.0.113.7"], "no such address")],
+)
+def test_an_address_that_cannot_be_is_said_in_a_line(arguments, said, capsys):
+    pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
+    assert main(["explore", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_space_starts_this_page():
+    front = (SPACE / "README.md").read_text().split("---")[1]
+    settings = yaml.safe_load(front)
+    assert settings["sdk"] == "gradio" and (SPACE / settings["app_file"]).is_file()
+    assert (SPACE / "requirements.txt").read_text().strip() == "vt_timm[explore]"
+    compile((SPACE / "app.py").read_text(), "app.py", "exec")
+
+
+def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "vt_timm.photos.explore", raising=False)
+    assert main(["explore"]) == 2
+    assert "pip install 'vt_timm[explore]'" in capsys.readouterr().err
+
+
+def test_grey_values_of_16_bits_are_scaled_and_not_clipped(tmp_path):
+    Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16)).save(tmp_path / "grey.png")
+    assert np.asarray(read_image(tmp_path / "grey.png")).tolist() == np.full((4, 4, 3), 128).tolist()
