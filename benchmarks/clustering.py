@@ -1,7 +1,7 @@
 """The clustering tokenizer's k-means against the paper's Listing 1 taken literally: time and peak memory in one run.
 
     python -m benchmarks.clustering            # print
-    python -m benchmarks.clustering --write    # and record as benchmarks/results/clustering.json
+    python -m benchmarks.clustering --write    # and record in benchmarks/results/records.json
 
 Batch 32, a 14 x 14 x 512 feature map, 16 tokens, one thread, float32. The two take turns; memory is each one's peak
 resident size over what the process had before, each in a process of its own (Linux only).
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from vt_timm.tokenizers import grid_attention, kmeans, pool_pixels
 
-from .common.facts import RESULTS, facts, write_json
-from .common.measure import in_turn, middle_half, peak_memory, peak_of, ratios
+from .common.facts import keep_record
+from .common.measure import in_its_own_process, in_turn, middle_half, peak_of, ratios
 
 __all__ = ["listing_1", "ours"]
 
@@ -74,7 +74,7 @@ def measure(pairs: int) -> dict:
     difference = (ours(x, TOKENS, ITERATIONS) - listing_1(x, TOKENS, ITERATIONS)).abs().max().item()
     seconds = in_turn({way: partial(run, x, TOKENS, ITERATIONS) for way, run in WAYS.items()}, pairs)
     faster = ratios(seconds["listing_1"], seconds["ours"])
-    memory = {way: peak_memory("benchmarks.clustering", "--memory-of", way) for way in WAYS}
+    memory = {way: in_its_own_process(memory_of, way) for way in WAYS}
     return {
         "shape": [BATCH, CHANNELS, SIZE, SIZE],
         "tokens": TOKENS,
@@ -92,16 +92,12 @@ def measure(pairs: int) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=15, help="how often the two take turns")
-    parser.add_argument("--write", action="store_true", help="record under benchmarks/results/")
-    parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--write", action="store_true", help="record in benchmarks/results/records.json")
     args = parser.parse_args()
-    if args.memory_of:
-        print(memory_of(args.memory_of))
-        return 0
     result = measure(args.pairs)
     print(json.dumps(result, indent=2))
     if args.write:
-        write_json(RESULTS / "clustering.json", {**facts(), **result})
+        keep_record("records.json", "clustering", result)
     return 0
 
 

@@ -26,7 +26,7 @@ from vt_timm.distillation import Teacher
 from vt_timm.recipes import find_recipe
 from vt_timm.weights.published import HUB
 
-from .common.facts import RESULTS, facts, write_json
+from .common.facts import keep_record
 from .common.measure import in_turn, middle_half, ratios
 from .common.runs import keep_run, summary_of
 
@@ -92,7 +92,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--batch-size", type=int, default=16, help="of the timed steps")
     parser.add_argument("--pairs", type=int, default=9, help="how often the timed steps take turns")
-    parser.add_argument("--write", action="store_true", help="record as benchmarks/results/distillation.json")
+    parser.add_argument("--write", action="store_true", help="record in benchmarks/results/records.json")
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
     curves = train(args.data, args.runs)
@@ -102,7 +102,7 @@ def main() -> int:
     print(cost)
     if args.write:
         result = {"recipe": RECIPE, "teacher": TEACHER, "curves": curves, "cost": cost}
-        write_json(RESULTS / "distillation.json", {**facts(), **result})
+        keep_record("records.json", "distillation", result)
     return 0
 
 

@@ -1,7 +1,7 @@
 """VT-FPN against the FPN that it replaces: time and peak memory of the necks, and of the whole networks, in one run.
 
     python -m benchmarks.fpn            # print
-    python -m benchmarks.fpn --write    # and record as benchmarks/results/fpn.json
+    python -m benchmarks.fpn --write    # and record in benchmarks/results/records.json
 
 Inference of one image of 800 x 1216 pixels on one CPU thread in float32, ResNet-50, the two in turn. Memory is the peak
 of the resident size over what the process had before, each in a process of its own (Linux only).
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import vt_timm
 
-from .common.facts import RESULTS, facts, write_json
-from .common.measure import in_turn, middle_half, peak_memory, peak_of, ratios
+from .common.facts import keep_record
+from .common.measure import in_its_own_process, in_turn, middle_half, peak_of, ratios
 
 SIZE = (800, 1216)
 CHANNELS, STRIDES = (256, 512, 1024, 2048), (4, 8, 16, 32)
@@ -63,8 +63,7 @@ def memory_of(kind: str, whole: bool) -> int:
 
 
 def compare(whole: bool, pairs: int) -> dict:
-    more = ["--whole"] if whole else []
-    memory = {kind: peak_memory("benchmarks.fpn", "--memory-of", kind, *more) for kind in KINDS}
+    memory = {kind: in_its_own_process(memory_of, kind, whole) for kind in KINDS}
     return {
         **measure_time(whole, pairs),
         "peak_megabytes": {kind: round(value / 2**20, 1) for kind, value in memory.items()},
@@ -75,17 +74,12 @@ def compare(whole: bool, pairs: int) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=9, help="how often the two take turns")
-    parser.add_argument("--write", action="store_true", help="record as benchmarks/results/fpn.json")
-    parser.add_argument("--memory-of", choices=KINDS, help=argparse.SUPPRESS)
-    parser.add_argument("--whole", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--write", action="store_true", help="record in benchmarks/results/records.json")
     args = parser.parse_args()
-    if args.memory_of:
-        print(memory_of(args.memory_of, args.whole))
-        return 0
     result = {"size": list(SIZE), "neck": compare(False, args.pairs), "whole_network": compare(True, args.pairs)}
     print(json.dumps(result, indent=2))
     if args.write:
-        write_json(RESULTS / "fpn.json", {**facts(), **result})
+        keep_record("records.json", "fpn", result)
     return 0
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from timm.models import load_state_dict
 
-from .common.facts import RESULTS, facts, write_json
+from .common.facts import keep_record
 
 EPOCHS = 3
 KILL_IN_EPOCH, KILL_AT_UPDATE = 1, 40
@@ -65,7 +65,7 @@ def largest_difference(one: Path, other: Path, use_ema: bool) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder of train and validation images")
-    parser.add_argument("--write", action="store_true", help="record as benchmarks/results/resume.json")
+    parser.add_argument("--write", action="store_true", help="record in benchmarks/results/records.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as output:
         left_alone, killed = Path(output) / "left_alone", Path(output) / "killed"
@@ -87,7 +87,7 @@ def main() -> int:
     print(f"same metrics: {result['same_metrics']}; largest difference of the weights: ", end="")
     print(f"{result['largest_difference_of_weights']}, EMA {result['largest_difference_of_ema_weights']}")
     if args.write:
-        write_json(RESULTS / "resume.json", {**facts(), **result})
+        keep_record("records.json", "resume", result)
     return 0
 
 

@@ -72,8 +72,7 @@ def weights() -> str:
 def segmentation() -> str:
     """The shipped segmenters, as their training measured them."""
     rows = []
-    for path in sorted((RESULTS / "segmentation").glob("*/metrics.json")):
-        record, name = json.loads(path.read_text()), path.parent.name
+    for name, record in json.loads((RESULTS / "segmentation" / "shipped.json").read_text()).items():
         if (ROOT / "hub" / name / "config.json").is_file():
             scores = (f"{record['miou']:.2f} %", f"{record['pixel_accuracy']:.2f} %")
             classes, card = len(record["iou"]), f"[card](hub/{name}/README.md)"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import vt_timm
 
-from .common.facts import RESULTS, facts, write_json
+from .common.facts import keep_record
 
 __all__ = ["alike", "measure"]
 
@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("folder", help="photos, one folder per class")
     parser.add_argument("--models", nargs="+", default=["vt_resnet18", "vt_resnet_micro"])
     parser.add_argument("--photos", type=int, default=200, help="how many (default: 200)")
-    parser.add_argument("--write", action="store_true", help="record as benchmarks/results/token_diversity.json")
+    parser.add_argument("--write", action="store_true", help="record in benchmarks/results/records.json")
     args = parser.parse_args()
     if not Path(args.folder).is_dir():
         parser.error(f"{args.folder}: no such folder")
@@ -69,7 +69,7 @@ def main() -> int:
         shares = ", ".join(f"module {i + 1} {share:.1%}" for i, share in enumerate(row["share_of_alike_pairs"]))
         print(f"{row['model']}: pairs of tokens alike on {row['photos']} photos: {shares}")
     if args.write:
-        write_json(RESULTS / "token_diversity.json", {**facts(), "data": Path(args.folder).name, "rows": rows})
+        keep_record("records.json", "token_diversity", {"data": Path(args.folder).name, "rows": rows})
     return 0
 
 

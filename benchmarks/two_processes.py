@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import vt_timm  # noqa: F401  registers the models
 
-from .common.facts import RESULTS, facts, write_json
+from .common.facts import keep_record
 
 __all__ = ["train_in_one", "train_in_two"]
 
@@ -106,7 +106,7 @@ def top1(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder of train and validation images")
-    parser.add_argument("--write", action="store_true", help="record as benchmarks/results/two_processes.json")
+    parser.add_argument("--write", action="store_true", help="record in benchmarks/results/records.json")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
@@ -123,9 +123,7 @@ def main() -> int:
         })  # fmt: skip
         print(rows[-1])
     if args.write:
-        write_json(
-            RESULTS / "two_processes.json", {**facts(), "global_batch": GLOBAL_BATCH, "size": SIZE, "rows": rows}
-        )
+        keep_record("records.json", "two_processes", {"global_batch": GLOBAL_BATCH, "size": SIZE, "rows": rows})
     return 0
 
 

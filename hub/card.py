@@ -4,7 +4,7 @@
     python -m hub.card vt_resnet18.distilled_imagenette     # one of them
 
 No number is typed by hand: they come from the lines with the model's name in `shipped.csv` and `runs.csv` of
-`benchmarks/results/accuracy/`, and from `benchmarks/results/segmentation/`.
+`benchmarks/results/accuracy/`, and in `benchmarks/results/segmentation/shipped.json`.
 """
 
 import json
@@ -12,9 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from benchmarks.common.facts import RESULTS
+from benchmarks.common.facts import record_of
 from benchmarks.common.runs import accuracy_of, arguments_of
 from vt_timm.publishing.card import classifier_card, segmenter_card
 from vt_timm.weights.published import hub_name
@@ -28,16 +26,10 @@ def shipped_card(name: str) -> str:
     """The card of a folder under hub/, from its records."""
     config = json.loads((HUB / name / "config.json").read_text())
     if "neck" in config:
-        settings, metrics = segmenter_record(name)
-        return segmenter_card(config, settings, metrics, hub_name(name), settings["data_dir"])
+        record = record_of("segmentation/shipped.json", name)
+        return segmenter_card(config, record["settings"], record, hub_name(name), record["settings"]["data_dir"])
     settings = {"recipe": name.partition(".")[2], **arguments_of(name)}
     return classifier_card(config, settings, measured(accuracy_of(name)), hub_name(name), name, settings["data_dir"])
-
-
-def segmenter_record(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings and metrics of a shipped segmenter's run."""
-    folder = RESULTS / "segmentation" / name
-    return yaml.safe_load((folder / "settings.yaml").read_text()), json.loads((folder / "metrics.json").read_text())
 
 
 def measured(record: dict[str, Any]) -> dict[str, Any]:

@@ -202,16 +202,16 @@ def test_a_segmenters_name_and_card_say_where_its_backbone_is_from(segmenter_run
 
 def test_the_record_of_a_segmenter_renders_its_card_without_this_machines_paths(segmenter_run, tmp_path, monkeypatch):
     folder, _ = segmenter_run
-    for module in (facts, card):
-        monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(facts, "RESULTS", tmp_path / "results")
     for module in (publish, card):
         monkeypatch.setattr(module, "HUB", tmp_path / "hub")
     assert publish.main([str(folder), "--record"]) == 0
     name = "vt_fpn_vt_resnet_micro.squares"
     assert (tmp_path / "hub" / name / "README.md").read_text() == card.shipped_card(name)
-    record = tmp_path / "results" / "segmentation" / name
-    assert sorted(p.name for p in record.iterdir()) == ["metrics.json", "settings.yaml", "summary.csv"]
-    assert "somebody" not in "".join(p.read_text() for p in record.iterdir())
+    text = (tmp_path / "results" / "segmentation" / "shipped.json").read_text()
+    record = json.loads(text)[name]
+    assert record["miou"] == 61.5 and [row["miou"] for row in record["evaluations"]] == [61.5, 60.0]
+    assert record["settings"]["data_dir"] == "squares" and "somebody" not in text
 
 
 # The cards

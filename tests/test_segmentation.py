@@ -15,11 +15,10 @@ from vt_timm import Segmenter, cli
 from vt_timm.photos.draw import palette
 from vt_timm.segmentation import training as segmentation_training
 from vt_timm.segmentation.data import SegmentationDataset
-from vt_timm.segmentation.depthwise import keep_depthwise_in_float32
 from vt_timm.segmentation.evaluation import evaluate
 from vt_timm.segmentation.inference import load_segmenter, segment
 from vt_timm.segmentation.settings import Settings, SettingsError
-from vt_timm.segmentation.training import UpdateSampler
+from vt_timm.segmentation.training import UpdateSampler, keep_depthwise_in_float32
 from vt_timm.segmentation.transforms import evaluation_transform
 
 from .support.segmentation import PLAIN, settings, write_pair, write_small

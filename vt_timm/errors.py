@@ -1,7 +1,9 @@
-"""Errors in one line, and the checks that raise them."""
+"""Lines for the user: errors, the checks that raise them, and remarks on stderr."""
 
 import difflib
 import operator
+import os
+import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ __all__ = [
     "first_line",
     "plain",
     "read_text",
+    "say",
 ]
 
 
@@ -24,6 +27,12 @@ class UserError(Exception):
 
 class CommandError(UserError):
     """What is wrong with a command's options or input, in one line."""
+
+
+def say(text: str) -> None:
+    """Print a remark on stderr, once however many processes run (torchrun sets RANK)."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"vt-timm: {text}", file=sys.stderr)
 
 
 def first_line(error: BaseException) -> str:

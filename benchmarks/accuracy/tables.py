@@ -1,7 +1,8 @@
 """The tables of `benchmarks/results/accuracy/README.md`, and its curves, from the records."""
 
+import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ from ..common.runs import all_runs, arguments_of, epochs_of, run_named
 from . import plan
 from .plan import Experiment
 from .records import CLASSES, best_learning_rates, has_diverged
-from .verdict import standard_error
 
-__all__ = ["TABLES", "at_best_rate", "defaults_of_ingredients", "draw", "recorded"]
+__all__ = ["TABLES", "at_best_rate", "defaults_of_ingredients", "draw", "is_ahead", "recorded", "standard_error"]
 
 COMPARED = (("vt_resnet18", "resnet18"), ("vt_resnet34", "resnet34"))
 
@@ -44,6 +44,17 @@ def matched() -> str:
             rows.append(cells)
     head = ["model", "lr", "top-1", "training top-1", "MACs at 128 px (M)", "parameters (M)", "seconds per epoch"]
     return table(head, rows)
+
+
+def standard_error(ours: Sequence[float], peers: Sequence[float]) -> float:
+    """The standard error of the difference of two means, `sqrt(var_1 / n_1 + var_2 / n_2)`."""
+    return math.sqrt(sum(statistics.variance(values) / len(values) for values in (ours, peers)))
+
+
+def is_ahead(ours: Sequence[float], peers: Sequence[float]) -> bool | None:
+    """Whether ours is; None where the means differ by less than twice the standard error."""
+    gain = statistics.mean(ours) - statistics.mean(peers)
+    return gain > 0 if abs(gain) > 2 * standard_error(ours, peers) else None
 
 
 def differences() -> str:

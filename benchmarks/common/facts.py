@@ -1,5 +1,6 @@
 """What every record under `benchmarks/results/` says of itself: command, commit, versions, machine, date."""
 
+import csv
 import datetime
 import json
 import os
@@ -15,7 +16,7 @@ import yaml
 
 import vt_timm
 
-__all__ = ["RESULTS", "facts", "keep_segmenter_run", "line_of_facts", "without_folders", "write_json"]
+__all__ = ["RESULTS", "facts", "keep_record", "keep_segmenter_run", "line_of_facts", "record_of", "without_folders"]
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -83,27 +84,37 @@ def _model_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def write_json(path: Path, record: dict[str, Any]) -> None:
+def keep_record(file: str, name: str, result: dict[str, Any]) -> None:
+    """Keep a result with its facts as the object `name` of a JSON file under `benchmarks/results/`, in place of an
+    earlier one.
+    """
+    path = RESULTS / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"wrote {path}")
+    records = json.loads(path.read_text()) if path.is_file() else {}
+    records[name] = {**facts(), **result}
+    path.write_text(json.dumps(dict(sorted(records.items())), indent=2, ensure_ascii=False) + "\n")
+    print(f"wrote {name} in {path}")
+
+
+def record_of(file: str, name: str) -> dict[str, Any]:
+    """What `keep_record` kept."""
+    return json.loads((RESULTS / file).read_text())[name]
 
 
 def keep_segmenter_run(run: Path, name: str, metrics: dict[str, Any]) -> None:
-    """Keep a run folder of `vt-timm train-segmenter` as `benchmarks/results/segmentation/NAME`, without paths.
+    """Keep a run of `vt-timm train-segmenter` that ships in `segmentation/shipped.json`, without this machine's paths.
 
     Args:
-        run: its output folder.
+        run: the run's output folder.
         name: what to call it.
-        metrics: of the weights that were published, for metrics.json.
+        metrics: metrics of the weights that were published.
     """
-    record = RESULTS / "segmentation" / name
     settings = yaml.safe_load((run / "settings.yaml").read_text())
     settings["data_dir"] = Path(settings["data_dir"]).name
     settings["backbone"] = without_folders(settings["backbone"])
-    write_json(record / "metrics.json", {**facts(), **metrics})
-    (record / "settings.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True))
-    (record / "summary.csv").write_text((run / "summary.csv").read_text())
+    with (run / "summary.csv").open() as file:
+        evaluations = [{key: json.loads(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    keep_record("segmentation/shipped.json", name, {**metrics, "settings": settings, "evaluations": evaluations})
 
 
 def without_folders(value: str) -> str:

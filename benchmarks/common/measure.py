@@ -2,9 +2,8 @@
 
 import ctypes
 import json
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["allocated_peak_of", "clock_of", "in_turn", "middle_half", "peak_memory", "peak_of", "ratios"]
+__all__ = ["allocated_peak_of", "clock_of", "in_its_own_process", "in_turn", "middle_half", "peak_of", "ratios"]
 
 
 Run = Callable[[], object]
@@ -85,10 +84,10 @@ def allocated_peak_of(run: Run) -> int:
     return max(event["args"]["Total Allocated"] for event in events if event["name"] == "[memory]")
 
 
-def peak_memory(module: str, *arguments: str) -> int:
-    """What `python -m MODULE ARGUMENTS` prints, in a process of its own: bytes, as measured there by `peak_of`."""
-    command = [sys.executable, "-m", module, *arguments]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+def in_its_own_process(measure: Callable[..., int], *arguments: object) -> int:
+    """What a function of a module returns in a fresh process, such as bytes by `peak_of`."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, arguments)
 
 
 def _resident_bytes() -> int:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.accuracy import plan, records, tables, transfer
 from benchmarks.accuracy.__main__ import main, train
-from benchmarks.accuracy.verdict import is_ahead
+from benchmarks.accuracy.tables import is_ahead
 from benchmarks.common import runs
 from vt_timm.recipes import find_recipe
 

@@ -1,15 +1,13 @@
 """What the pages claim in words, one assertion on the records for each claim; no wording is compared."""
 
 import csv
-import json
 import statistics
 
 from benchmarks import tables
 from benchmarks.accuracy import plan
 from benchmarks.accuracy.records import best_learning_rates, has_diverged
-from benchmarks.accuracy.tables import at_best_rate, recorded
-from benchmarks.accuracy.verdict import is_ahead
-from benchmarks.common.facts import RESULTS
+from benchmarks.accuracy.tables import at_best_rate, is_ahead, recorded
+from benchmarks.common.facts import RESULTS, record_of
 from benchmarks.common.runs import accuracy_of, all_runs, arguments_of, epochs_of, read_rows
 from benchmarks.throughput.passes import PEERS
 from benchmarks.throughput.runner import rows_of
@@ -20,7 +18,7 @@ def top1(model):
 
 
 def record(name):
-    return json.loads((RESULTS / f"{name}.json").read_text())
+    return record_of("records.json", name)
 
 
 def test_the_tables_of_every_page_are_what_the_records_give():

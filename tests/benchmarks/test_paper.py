@@ -1,7 +1,6 @@
 """The models against the paper's tables."""
 
 import csv
-import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from benchmarks import clustering, complexity, readings
 from benchmarks.common import runs
 from benchmarks.common.counting import count, count_stage5
+from benchmarks.common.facts import record_of
 from benchmarks.common.paper_tables import FPN_TABLES, TABLE_1, TABLES
 from benchmarks.complexity import ablation_changes, compare
 
@@ -169,6 +169,6 @@ def test_clustering_is_listing_1():
 
 
 def test_the_clustering_benchmark_measures_both_ways():
-    record = json.loads((BENCHMARKS / "results" / "clustering.json").read_text())
+    record = record_of("records.json", "clustering")
     assert record["largest_difference_of_centroids"] < 1e-5
     assert record["shape"] == [32, 512, 14, 14] and record["tokens"] == 16 and "1 torch threads" in record["machine"]

@@ -1,7 +1,6 @@
 """Which pairs of tokens look at the same pixels, against a count in plain loops."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 from PIL import Image
 
 from benchmarks import token_diversity
+from benchmarks.common import facts
 
 
 def test_alike_pairs_are_those_that_correlate():
@@ -31,9 +31,9 @@ def test_the_command_measures_every_module(tmp_path, monkeypatch):
         for i in range(3):
             pixels = np.random.default_rng(i).integers(0, 256, (80, 90, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / label / f"{i}.jpg")
-    monkeypatch.setattr(token_diversity, "RESULTS", tmp_path)
+    monkeypatch.setattr(facts, "RESULTS", tmp_path)
     monkeypatch.setattr("sys.argv", ["x", str(tmp_path), "--models", "vt_resnet_micro", "--photos", "4", "--write"])
     assert token_diversity.main() == 0
-    (row,) = json.loads((tmp_path / "token_diversity.json").read_text())["rows"]
+    (row,) = facts.record_of("records.json", "token_diversity")["rows"]
     assert row["photos"] == 4 and len(row["share_of_alike_pairs"]) == 2
     assert all(0 <= share <= 1 for share in row["share_of_alike_pairs"])

@@ -1,8 +1,6 @@
 """What a segmenter is trained on: both splits, looked at before training, and the samples of each update."""
 
 import dataclasses
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.data import Sampler as TorchSampler
 
+from ..errors import say
 from .data import SegmentationDataset, class_shares
 from .layouts import LAYOUTS, DataError
 from .settings import Settings
 
-__all__ = ["SeededSamples", "UpdateSampler", "fit_batch", "label_options_of", "open_splits", "say"]
-
-
-def say(text: str) -> None:
-    """Tell the user something, once however many processes train."""
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(f"vt-timm: {text}", file=sys.stderr)
+__all__ = ["SeededSamples", "UpdateSampler", "fit_batch", "label_options_of", "open_splits"]
 
 
 def open_splits(settings: Settings) -> tuple[SegmentationDataset, SegmentationDataset]:

@@ -6,6 +6,7 @@ one clear line for what would otherwise fail late, train nonsense, or overwrite 
 """
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +23,12 @@ from ..errors import did_you_mean, first_line, read_text
 from ..weights.training_run import ARGUMENTS, CHECKPOINTS, read_description, write_description
 from .find import ScriptError
 from .photos import check_data_folder, check_same_classes, fit_to_photos, read_dataset
-from .say import RANK, WORLD_SIZE
 
 __all__ = ["prepare_training"]
 
 OUTPUT = "output/train"  # train.py's default
+RANK = int(os.environ.get("RANK", "0"))  # set by torchrun, as the next
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def prepare_training(script: ModuleType) -> None:
@@ -38,7 +40,7 @@ def prepare_training(script: ModuleType) -> None:
     _resume_where_it_stopped(args)
     _check_output(args)
     batch_is_typed = any(a.startswith(("-b", "--batch-size")) for a in sys.argv)
-    sys.argv += fit_to_photos(args, script.create_dataset, WORLD_SIZE, batch_is_typed)
+    sys.argv += fit_to_photos(args, script.create_dataset, PROCESSES, batch_is_typed)
     student: dict[str, Any] = {"resumed": _classes_of(args.resume)}
     vars(script).update(
         create_model=_remembering(student, script.create_model),

@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import first_line
+from ..errors import first_line, say
 from .find import ScriptError
-from .say import say
 
 __all__ = ["check_data_folder", "check_same_classes", "fit_to_photos", "read_dataset"]
 

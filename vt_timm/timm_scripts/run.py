@@ -16,12 +16,12 @@ from typing import Any
 import timm
 import torch
 
+from ..errors import say
 from ..recipes import find_recipe
 from ..weights.training_run import is_run, load_run, read_description
 from .around_train import prepare_training
 from .find import ScriptError, find_script, script_version
 from .photos import check_data_folder, check_same_classes, read_dataset
-from .say import say
 
 __all__ = ["run_script"]
 
