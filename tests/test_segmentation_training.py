@@ -19,7 +19,7 @@ from vt_timm.segmentation import training
 from vt_timm.segmentation.inference import load_segmenter, resized
 from vt_timm.segmentation.labels import IGNORE
 from vt_timm.segmentation.loss import segmentation_loss
-from vt_timm.segmentation.settings import SettingsError
+from vt_timm.segmentation.settings import Settings, SettingsError
 
 from .support.segmentation import settings, write_small
 
@@ -117,6 +117,8 @@ def test_classes_merge_and_the_model_is_called_by_them(small):
     training.run(run, small / "run", resume=False)
     model = load_segmenter(small / "run" / "best")
     assert model.class_names == ["thing", "rest"] and model.num_classes == 2
+    kept = Settings.from_yaml(small / "run" / "settings.yaml", {})  # which may be trained or scored with anew
+    assert kept.label_options() == run.label_options() and list(kept.classes) == ["thing", "rest"]
 
 
 def test_a_run_ends_early_when_it_no_longer_improves(small, monkeypatch):

@@ -110,6 +110,8 @@ def open_validation(
         raise CommandError("scoring a segmenter needs torchmetrics: pip install 'vt_timm[segmentation]'")
     transform = evaluation_transform(model.module.short_side, **model.module.normalization)  # type: ignore[arg-type]
     settings = replace(settings or Settings(), data_dir=folder)
+    if settings.classes and set(settings.classes) == set(model.class_names):  # older runs kept them sorted by name
+        settings = replace(settings, classes={name: settings.classes[name] for name in model.class_names})
     try:
         labels = label_options_of(settings)
         data = SegmentationDataset(

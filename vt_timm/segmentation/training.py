@@ -84,7 +84,7 @@ class Training:
     def write_settings(self) -> None:
         if self.accelerator.is_main_process:
             self.output.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(_plain(dataclasses.asdict(self.settings)), allow_unicode=True)
+            text = yaml.safe_dump(_plain(dataclasses.asdict(self.settings)), allow_unicode=True, sort_keys=False)
             (self.output / "settings.yaml").write_text(text, encoding="utf-8")
         self.accelerator.init_trackers("segmenter")
 
