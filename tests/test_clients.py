@@ -147,15 +147,17 @@ def test_accelerate_offloads_to_the_cpu_and_to_disk(name, tmp_path):
         torch.testing.assert_close(in_memory(x), expected)
 
 
-def test_fx_graph_is_the_model_and_has_all_its_weights():
+@pytest.mark.parametrize("traced_in_training", [False, True])
+def test_fx_graph_is_the_model_and_has_all_its_weights(traced_in_training):
     """What graph-mode quantisation and torchvision's extractor need: torch.fx finds every weight in its graph."""
     from torch.fx import symbolic_trace
 
-    model = fill(timm.create_model("vt_resnet_micro", num_classes=3)).eval()
+    model = fill(timm.create_model("vt_resnet_micro", num_classes=3)).train(traced_in_training)
     graph = symbolic_trace(model)
     x = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(graph(x), model(x))
+    for training in (False, True):
+        with torch.no_grad():
+            torch.testing.assert_close(graph.train(training)(x), model.train(training)(x))
     # A layer of torch.nn is called; one of ours is traced through, and its weights are read.
     used = {node.target for node in graph.graph.nodes if node.op in ("call_module", "get_attr")}
     missing = {
@@ -164,3 +166,35 @@ def test_fx_graph_is_the_model_and_has_all_its_weights():
         if module._parameters.get("weight") is not None and not used & {name, f"{name}.weight"}
     }
     assert not missing
+
+
+def test_torchvision_takes_out_what_any_layer_gives():
+    """Its extractor traces the model twice, in training and in evaluation."""
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    model = fill(timm.create_model("vt_resnet_micro", num_classes=3))
+    nodes = ["layer3", "vt_stage.blocks.0.projector.bn", "fc"]
+    extractor = create_feature_extractor(model, nodes)
+    x = torch.randn(2, 3, 64, 64)
+    for training in (True, False):
+        extractor.train(training)
+        with torch.no_grad():
+            found = extractor(x)
+            torch.testing.assert_close(found["fc"], model.train(training)(x))
+        assert list(found) == nodes and found["layer3"].shape == (2, 128, 4, 4)
+
+
+def test_gradients_of_each_image_at_once():
+    """vmap over grad, as differential privacy and influence functions use it, against one image after the other."""
+    from torch.func import functional_call, grad, vmap
+
+    model = fill(timm.create_model("vt_resnet_micro", num_classes=3)).double().eval()
+    parameters, x = dict(model.named_parameters()), torch.randn(2, 3, 64, 64, dtype=torch.float64)
+
+    def loss(parameters, image):
+        return functional_call(model, parameters, (image[None],)).square().sum()
+
+    at_once = vmap(grad(loss), in_dims=(None, 0))(parameters, x)
+    for i in range(2):
+        alone = grad(loss)(parameters, x[i])
+        torch.testing.assert_close({name: value[i] for name, value in at_once.items()}, alone)

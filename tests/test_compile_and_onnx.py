@@ -46,6 +46,17 @@ def test_torch_compile_finds_no_graph_break(name, train, layout):
         assert all(p.grad is not None for p in model.parameters())
 
 
+def test_a_compiled_stage_trains_on_batches_of_any_size():
+    """The last batch of an epoch is often smaller, and from the second size on sizes are symbols."""
+    stage = VTStage(16, 32, token_dim=32, num_tokens=4, num_heads=2, depth=2).train()
+    compiled = torch.compile(stage, fullgraph=True, backend="eager")
+    for shape in ((2, 16, 4, 4), (3, 16, 4, 4), (1, 16, 6, 4)):
+        x = torch.randn(shape)
+        compiled(x)[1].square().sum().backward()
+        torch.testing.assert_close(compiled(x)[1], stage(x)[1], rtol=1e-4, atol=1e-5)
+    assert all(p.grad is not None for p in stage.parameters())
+
+
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 def test_torch_compile_trains_a_channels_last_stage_at_two_sizes():
     """Compile as `train.py --torchcompile --train-img-sizes` does; the sizes are symbols from the second one on."""

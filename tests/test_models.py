@@ -208,6 +208,16 @@ def test_sync_batchnorm_conversion_reaches_every_norm():
     assert norms and all("Sync" in name for name in norms)
 
 
+@pytest.mark.parametrize("tokenizer", ["filter", "cluster", "pool"])
+def test_script_and_trace_say_nothing_of_our_code(tokenizer, recwarn):
+    """As on timm's ResNet: neither a warning of the tracer nor one of the TorchScript compiler."""
+    model = build(tokenizer=tokenizer)
+    torch.jit.script(model)
+    torch.jit.trace(model.eval(), images(), check_trace=False)
+    said = [str(w.message) for w in recwarn if "deprecated" not in str(w.message)]
+    assert not said
+
+
 def test_trace_and_export_agree():
     model = fill(build(num_classes=5)).eval()
     x = images()

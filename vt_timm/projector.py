@@ -8,8 +8,8 @@ import math
 
 import torch
 from timm.layers import DropPath
-from timm.models import register_notrace_module
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 __all__ = ["Projector", "TokenBatchNorm"]
 
@@ -87,7 +87,6 @@ class Projector(nn.Module):
         return update_NdP.view_as(feature_BCHW)
 
 
-@register_notrace_module  # a leaf of a traced graph: whether there is more than one value is known only then
 class TokenBatchNorm(nn.BatchNorm2d):
     """Batch norm of token values (B, C, L, 1): the kind that timm's tools freeze, convert and synchronise.
 
@@ -95,13 +94,20 @@ class TokenBatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, value_BCL1: Tensor) -> Tensor:
-        by_batch = self.training and value_BCL1.shape[0] * value_BCL1.shape[2] > 1
+        if not torch.jit.is_scripting():
+            if isinstance(value_BCL1, Proxy):  # a leaf of a traced graph, as every layer of torch.nn is
+                tracer = value_BCL1.tracer
+                return tracer.create_proxy("call_module", tracer.path_of_module(self), (value_BCL1,), {})
+        by_batch = False
+        if self.training and value_BCL1.shape[0] * value_BCL1.shape[2] > 1:  # a branch, so that compilers know which
+            by_batch = True
         momentum = self.momentum
         if by_batch and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if momentum is None:  # the plain mean over batches, as torch.optim.swa_utils.update_bn asks for
                 momentum = 1.0 / float(self.num_batches_tracked)
         momentum = 0.0 if momentum is None else momentum
+        value_BCL1 = value_BCL1.contiguous()  # of a transposed tensor, torch's gradients are wrong under vmap
         return nn.functional.batch_norm(
             value_BCL1, self.running_mean, self.running_var, self.weight, self.bias, by_batch, momentum, self.eps
         )

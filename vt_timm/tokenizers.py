@@ -230,10 +230,12 @@ class ClusteringTokenizer(nn.Module):
 
     def forward(self, feature_BCHW: Tensor, previous_BLD: Tensor | None = None) -> Tensor:
         """`previous_BLD` is unused: the clusters come from the image alone."""
-        _assert(
-            feature_BCHW.shape[2] * feature_BCHW.shape[3] >= self.num_tokens,
-            "the feature map has fewer pixels than tokens: a clustering tokenizer needs a larger image or fewer tokens",
-        )
+        if not torch.jit.is_tracing():  # a trace keeps no assertion, and warns of each
+            _assert(
+                feature_BCHW.shape[2] * feature_BCHW.shape[3] >= self.num_tokens,
+                "the feature map has fewer pixels than tokens: a clustering tokenizer needs a larger image or fewer "
+                "tokens",
+            )
         constant_BCHW = feature_BCHW.detach()
         seeds_BLC = pool_pixels(grid_attention(constant_BCHW, self.rows, self.columns), constant_BCHW)
         centroids_BLC = kmeans(constant_BCHW.flatten(2), seeds_BLC, self.iterations)

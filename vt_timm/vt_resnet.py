@@ -107,7 +107,7 @@ class VTResNet(FeatureMaps):
 
         *repeats, num_modules = layers
         drop_path = [drop_path_rate * i / max(sum(layers) - 1, 1) for i in range(sum(layers))]
-        self.feature_info: list[dict[str, Any]] = []
+        self.feature_info = []
         self._add_stem(stem_width, dd)
         self._add_residual_stages(
             BLOCKS[block], channels, tuple(repeats), output_stride, drop_path[sum(repeats) - 1], dd
@@ -227,8 +227,9 @@ class VTResNet(FeatureMaps):
         self.fc.train(self.training)
 
     def _stem(self, x: Tensor) -> Tensor:
-        _assert(x.shape[-2] >= self.min_size, "the image is too small: VT-ResNets need at least 32 x 32 pixels")
-        _assert(x.shape[-1] >= self.min_size, "the image is too small: VT-ResNets need at least 32 x 32 pixels")
+        if not torch.jit.is_tracing():  # a trace keeps no assertion, and warns of each
+            _assert(x.shape[-2] >= self.min_size, "the image is too small: VT-ResNets need at least 32 x 32 pixels")
+            _assert(x.shape[-1] >= self.min_size, "the image is too small: VT-ResNets need at least 32 x 32 pixels")
         return self.act1(self.bn1(self.conv1(x)))
 
     def forward_features(self, x: Tensor) -> Tensor:
