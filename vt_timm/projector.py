@@ -94,7 +94,7 @@ class TokenBatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, value_BCL1: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out this branch, not half a condition
             if isinstance(value_BCL1, Proxy):  # a leaf of a traced graph, as every layer of torch.nn is
                 tracer = value_BCL1.tracer
                 return tracer.create_proxy("call_module", tracer.path_of_module(self), (value_BCL1,), {})
