@@ -4,7 +4,7 @@
     python -m benchmarks.clustering --write    # and record in benchmarks/results/records.json
 
 Batch 32, a 14 x 14 x 512 feature map, 16 tokens, one thread, float32. The two take turns; memory is each one's peak
-resident size over what the process had before, each in a process of its own (Linux only).
+resident size over what its process, which is fresh, had before (Linux only).
 """
 
 import argparse
@@ -55,7 +55,7 @@ WAYS = {"listing_1": listing_1, "ours": ours}
 
 
 def feature_map() -> Tensor:
-    """Smooth in space, as a network's feature maps are, so that the clusters are not all noise; not negative."""
+    """A map that is smooth in space and not negative, as a network's are, so that the clusters are not all noise."""
     coarse = torch.randn(BATCH, CHANNELS, 5, 5, generator=torch.Generator().manual_seed(0))
     return F.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic").relu()
 

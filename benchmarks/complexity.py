@@ -37,7 +37,7 @@ TITLES = {
     9: "Table 9: semantic segmentation, COCO-Stuff, 800 x 1216",
     10: "Table 10: semantic segmentation, Look Into Person, 473 x 473",
 }
-# Our test model, and attention ResNets of timm that Table 8 does not have: options, and pixels, 224 where they take it.
+# Our test model, and attention ResNets of timm that Table 8 does not have: options and size in pixels.
 NOT_IN_THE_PAPER: list[tuple[str, dict[str, Any], int]] = [
     ("vt_resnet_micro", {}, 224),
     ("skresnet18", {}, 224),
@@ -128,7 +128,7 @@ def _compare_segmenter(table: int, row: FPNRow) -> list[Comparison]:
 
 
 def _our_top1(table: int, row: Row) -> float | None:
-    """On ImageNet-1k, from a record of ours of that model, options and recipe; None until there is one."""
+    """Our top-1 on ImageNet-1k, from a record of that model, options and recipe; None until there is one."""
     if table == 8 and "(ours)" not in row.label:
         return None
     recipe = "advanced_in1k" if table == 8 else "basic_in1k"

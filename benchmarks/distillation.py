@@ -90,7 +90,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder of Imagenette's train and validation images")
     parser.add_argument("--runs", type=Path, required=True, help="folder for the runs")
-    parser.add_argument("--batch-size", type=int, default=16, help="of the timed steps")
+    parser.add_argument("--batch-size", type=int, default=16, help="batch size of the timed steps")
     parser.add_argument("--pairs", type=int, default=9, help="how often the timed steps take turns")
     parser.add_argument("--write", action="store_true", help="record in benchmarks/results/records.json")
     args = parser.parse_args()

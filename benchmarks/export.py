@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256, help=f"to calibrate on; 0: {FEW}, and no accuracy")
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, choices=BATCHES)
     parser.add_argument("--files", type=Path, help="folder for the files; those that are there are not written again")
-    parser.add_argument("--rounds", type=int, default=160, help="of batch 1; a sixteenth of them of batch 16")
+    parser.add_argument("--rounds", type=int, default=160, help="rounds at batch 1; at batch 16 a sixteenth of them")
     args = parser.parse_args()
     torch.set_num_threads(1)
     for pair in args.pairs:

@@ -53,7 +53,7 @@ def evaluate(name: str, folder: str, batch_size: int = 64, workers: int = 1) -> 
 
 
 def top1_top5(model: torch.nn.Module, loader: Any) -> tuple[float, float, int]:
-    """In percent, and over how many images."""
+    """Top-1 and top-5 in percent, and the number of images."""
     top1, top5 = AverageMeter(), AverageMeter()
     with torch.inference_mode():
         for images, targets in tqdm(loader, disable=None):

@@ -2,9 +2,9 @@
 
     python -m benchmarks.resume DATA/imagenette2-224 --write
 
-Trains vt_resnet_micro three times with timm's train.py through `vt-timm run train` (which must be at hand, see
-`vt-timm run`): uninterrupted; and killed with SIGKILL in the second epoch, then `--resume auto`. Dropout, drop-path,
-AutoAugment, RMSProp and EMA are on, so that a state that does not come back shows.
+Trains vt_resnet_micro twice with timm's train.py through `vt-timm run train`: once uninterrupted, and once killed with
+SIGKILL in the second epoch, then gone on with by `--resume auto`. Dropout, drop-path, AutoAugment, RMSProp and EMA are
+on, so that a state that does not come back would show.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def run(call: list[str], log: Path, kill: bool = False) -> None:
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
-    """One row an epoch; timm writes the header again after a resume."""
+    """One row per epoch; timm writes the header again after a resume."""
     with (folder / "summary.csv").open() as file:
         return [row for row in csv.DictReader(file) if row["epoch"] != "epoch"]
 

@@ -224,7 +224,7 @@ def test_both_names_of_the_command():
     ],
 )
 def test_what_needs_no_torch_does_not_wait_for_it(arguments, said):
-    """Its import takes seconds; Python lists on stderr what it imports."""
+    """Importing torch takes seconds; Python lists on stderr what it imports."""
     command = [sys.executable, "-X", "importtime", "-m", "vt_timm", *arguments.split()]
     result = subprocess.run(command, capture_output=True, text=True)
     assert said in result.stdout + result.stderr

@@ -52,7 +52,7 @@ def inputs(token_dim):
 
 
 def pixels(feature, b):
-    """X of the paper: one row a pixel, (P, C)."""
+    """X of the paper: one row per pixel, (P, C)."""
     return [[feature[b, c, p // W, p % W].item() for c in range(C)] for p in range(P)]
 
 

@@ -142,7 +142,7 @@ def test_pt2_and_its_facts(tmp_path):
 
 
 def test_tensorflows_padding_is_exported_at_one_size(tmp_path):
-    """At any size torch.export would not come to an end; a segmenter, which needs any, is refused at once."""
+    """At any size torch.export would not finish; a segmenter, which needs any size, is refused at once."""
     model = timm.create_model("tf_mobilenetv3_small_minimal_100", num_classes=3).eval()
     path = tmp_path / "model.pt2"
     write(model, torch.randn(2, 3, 64, 64), path, ".pt2", {})

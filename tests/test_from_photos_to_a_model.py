@@ -19,7 +19,7 @@ SCRIPTS = [STAND_IN, os.environ.get("VT_TIMM_SCRIPTS")]
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Three classes of five and two photos; sorted as numbers, which text is not."""
+    """Three classes, each of five and two photos; timm sorts their names as numbers, not as text."""
     root, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for split, number in (("train", 5), ("val", 2)):
         for low, label in ((0, "1"), (80, "2"), (160, "10")):

@@ -147,7 +147,7 @@ def test_training_on_images_of_other_channels(channels, small):
 
 
 def test_a_backbone_that_wants_one_size_by_default(small):
-    """Swin, which takes any when told so."""
+    """Swin takes any size when told so."""
     options = dict(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
     name = "swin_tiny_patch4_window7_224"
     training.run(settings(small, **FPN, backbone=name, backbone_options=options), small / "run", resume=False)

@@ -1,4 +1,4 @@
-"""Small versions of the paper's accuracy tables on Imagenette, a command each; what is recorded is not run again.
+"""Small versions of the paper's accuracy tables on Imagenette; what is recorded is not run again.
 
     python -m benchmarks.accuracy table2 --data DATA/imagenette2-224 --runs RUNS --jobs 2    # Table 2
     python -m benchmarks.accuracy ablations ...                                              # Tables 3 to 7
@@ -8,9 +8,10 @@
 
 Every run is timm's train.py under `vt-timm run` with the recipe `matched_imagenette`, those of `transfer` with
 `finetune`. A run that was interrupted begins again, since train.py keeps what it evaluates and these recipes evaluate
-little but the end; one that diverges is stopped. Both that and a finished one become lines of runs.csv and epochs.csv
-under `benchmarks/results/accuracy/`, from which `python -m benchmarks.tables` makes the page. `table2` and `transfer`
-first try the learning rates, and then other seeds at the best; the others take their model's best from `table2`.
+little but the end. A run that diverges is stopped. It becomes lines of runs.csv and epochs.csv under
+`benchmarks/results/accuracy/`, as a finished run does, and `python -m benchmarks.tables` makes the page from them.
+`table2` and `transfer` first try the learning rates, and then other seeds at the best; the others take their model's
+best from `table2`.
 """
 
 import argparse
@@ -74,7 +75,7 @@ def train(experiment: Experiment, table: str, data: str, runs: Path, jobs: int, 
 
 
 def run_table(table: str, data: str, runs: Path, jobs: int, threads: int, only: list[str] | None) -> None:
-    """All runs of a table that have no record; those of a search come before those that need its result."""
+    """Make all runs of a table that have no record; those of a search come before those that need its result."""
     while True:
         missing = [e for e in TABLES[table](best_learning_rates()) if run_named(e.name) is None]
         missing = [e for e in missing if only is None or e.model in only]
@@ -93,16 +94,16 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--data", required=True, help="folder with train/ and val/: Imagenette, for transfer CCP")
         command.add_argument("--runs", type=Path, required=True, help="folder for the runs, checkpoints included")
         command.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores")
-        command.add_argument("--threads", type=int, help="threads per run, default the cores divided by --jobs")
+        command.add_argument("--threads", type=int, help="threads per run (default: the cores divided by --jobs)")
         command.add_argument("--only", nargs="+", choices=plan.SEEDS, metavar="MODEL", help="only these models")
     command = commands.add_parser("keep", help="record a run folder of train.py that was made elsewhere")
     command.add_argument("run", type=Path, help="output folder of train.py, with args.yaml and summary.csv")
     command.add_argument("name", help="what to call it; the run of a shipped model is called MODEL.TAG")
     command.add_argument("--log", type=Path, help="what train.py printed: losses and seconds of every epoch")
-    command.add_argument("--table", default="shipped", help="to which table it belongs (default: shipped)")
+    command.add_argument("--table", default="shipped", help="the table that it belongs to (default: shipped)")
     command.add_argument("--data", type=Path, help="folder with train/ and val/: measure the top-1 on train/ as well")
     command.add_argument("--sizes", type=int, nargs="+", default=[], help="with --data: sizes to validate at as well")
-    command.add_argument("--commit", help="that trained it, if it is not the one that is checked out")
+    command.add_argument("--commit", help="the commit that trained it, if it is not the one that is checked out")
     return parser
 
 

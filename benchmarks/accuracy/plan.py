@@ -33,8 +33,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "tokens64": {"num_tokens": 64},
     "no_projector": {"projector": False},
 }
-# Section 5.2: each alone on top of the basic recipe. Values of advanced_in1k; the averaging is shortened as the
-# schedule is, RMSProp's rate is scaled to the batch and falls to 0.7 % in the five epochs after warm-up, there in 395.
+# Section 5.2: each alone on top of the basic recipe, with the values of advanced_in1k. The averaging is shortened as
+# the schedule is. RMSProp's rate is scaled to the batch; it falls to 0.7 % in five epochs after warm-up, there in 395.
 INGREDIENTS: dict[str, dict[str, Any]] = {
     "rmsprop": dict(opt="rmsproptf", opt_eps=0.001, lr=0.005, sched="step", decay_epochs=1, decay_rate=0.37),
     "autoaugment": dict(aa="original"),
@@ -44,11 +44,11 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
     "ema": dict(model_ema=True, model_ema_decay=0.99),
     "distillation": dict(distill_loss_weight=0.8, task_loss_weight=0.2, kd_temperature=1.0),
 }
-# Section 5.2 is run in float32: a CPU without AVX512-BF16 is many times slower in bfloat16. These two were made in
-# bfloat16 before, and stay.
+# Section 5.2 is run in float32: a CPU without AVX512-BF16 is many times slower in bfloat16. Of these two there are
+# earlier runs in bfloat16 too.
 ALSO_BFLOAT16 = ("vt_resnet18_smoothing", "vt_resnet18_ema")
-# The recipe `finetune` on other sets, from the shipped weights and from scratch: what differs for the set. A digit is
-# not to be mirrored, nor cut to a third.
+# What differs from the recipe `finetune` for other sets, from the shipped weights and from scratch. A digit must not be
+# mirrored, nor cut to a third.
 TRANSFER_SETS: dict[str, dict[str, Any]] = {
     "digits": dict(num_classes=10, img_size=64, val_interval=20, hflip=0.0, scale=(0.7, 1.0)),
     "garments": dict(num_classes=11, img_size=96, val_interval=20, epochs=10),
@@ -66,10 +66,10 @@ class Experiment:
     seed: int = SEED
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    ingredient: str = ""  # of `INGREDIENTS`
+    ingredient: str = ""  # a key of `INGREDIENTS`
     recipe: str = "matched_imagenette"
-    dataset: str = ""  # of `TRANSFER_SETS`, where it is not Imagenette
-    dtype: str = "bfloat16"  # of autocast; "float32" goes without
+    dataset: str = ""  # a key of `TRANSFER_SETS`, where the data is not Imagenette
+    dtype: str = "bfloat16"  # autocast's; "float32" goes without autocast
 
     @property
     def is_reference(self) -> bool:

@@ -33,7 +33,7 @@ def finished(run: Path) -> bool:
 
 
 def diverged(log: Path) -> dict[str, Any] | None:
-    """The first epoch, counted from 1, with a mean training loss above `DIVERGED` or of no number, and that loss."""
+    """The first epoch, counted from 1, whose mean training loss is above `DIVERGED` or not a number, and that loss."""
     for epoch, loss in enumerate(training_losses(log.read_text()), start=1):
         if not loss <= DIVERGED:
             return {"epoch": epoch, "train_loss": loss}
@@ -61,8 +61,8 @@ def keep(
     """Record a run that finished, or that was stopped because it diverged.
 
     Args:
-        run: its output folder.
-        name: of the experiment.
+        run: the run's output folder.
+        name: the experiment's name.
         table: the command that runs it.
         log: what train.py printed.
         seconds: how long train.py took.
@@ -82,10 +82,10 @@ def top1_of(run: Path, args: dict[str, Any], folder: str, size: int | None = Non
     """Top-1 of the weights after the last epoch, on the images of a folder seen as validation images are.
 
     Args:
-        run: its output folder.
-        args: of train.py, from its args.yaml.
-        folder: a folder per class.
-        size: side in pixels, None for the run's own.
+        run: the run's output folder.
+        args: train.py's arguments, from the run's args.yaml.
+        folder: images, one folder per class.
+        size: side in pixels; None for the run's own.
     """
     model = timm.create_model(
         args["model"].partition(".")[0], num_classes=args["num_classes"], **(args["model_kwargs"] or {})

@@ -52,13 +52,13 @@ def standard_error(ours: Sequence[float], peers: Sequence[float]) -> float:
 
 
 def is_ahead(ours: Sequence[float], peers: Sequence[float]) -> bool | None:
-    """Whether ours is; None where the means differ by less than twice the standard error."""
+    """Whether ours is ahead; None where the means differ by less than twice the standard error."""
     gain = statistics.mean(ours) - statistics.mean(peers)
     return gain > 0 if abs(gain) > 2 * standard_error(ours, peers) else None
 
 
 def differences() -> str:
-    """VT against ResNet: the difference of the means, beside its standard error, and how far each overfits."""
+    """VT against ResNet: the difference of the means beside its standard error, and how far each overfits."""
     best = best_learning_rates()
     rows = []
     for ours, peer in COMPARED:
@@ -76,7 +76,7 @@ def differences() -> str:
 
 
 def reruns() -> str:
-    """Runs with an average of the weights, before the average: more runs of their model's default."""
+    """Runs that average their weights, scored without the average: so they are more runs of their model's default."""
     runs = [r for r in recorded(plan.ingredients(best_learning_rates())) if r["top1_without_average"] is not None]
     return table(
         ["run", "model", "dtype", "top-1 without the average"],
@@ -123,7 +123,7 @@ def defaults_of_ingredients(runs: list[dict[str, Any]]) -> dict[tuple[str, str],
 
 
 def ingredients() -> str:
-    """Section 5.2, small: each ingredient alone, in brackets the difference to none in the same precision."""
+    """Section 5.2, small: each ingredient alone; in brackets the difference to a run without any, same precision."""
     rows = recorded(plan.ingredients(best_learning_rates()))
     runs = {(r["ingredient"], r["model"], r["dtype"]): r for r in rows}
     default = defaults_of_ingredients(rows)
@@ -179,7 +179,7 @@ def longer() -> str:
 
 
 def _or_diverged(record: dict[str, Any], classes: int = CLASSES) -> str:
-    """Top-1, with a word where it diverged; of a run that was stopped, in which epoch."""
+    """Top-1, with a word where the run diverged; for a run that was stopped, the epoch in which it diverged."""
     if record["val_top1"] is None:
         return f"diverged in epoch {record['diverged']['epoch']}, stopped"
     return f"{record['val_top1']:.2f}" + (" (diverged)" if has_diverged(record, classes) else "")

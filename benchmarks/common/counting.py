@@ -17,7 +17,7 @@ __all__ = ["Cost", "SegmenterCost", "count", "count_segmenter", "count_stage5"]
 
 
 class Cost(NamedTuple):
-    """Both in millions."""
+    """MACs and parameters, both in millions."""
 
     macs: float
     params: float
@@ -29,7 +29,7 @@ def count(name: str, size: int = 224, **options: Any) -> Cost:
 
 
 def count_stage5(name: str, size: int = 224) -> Cost:
-    """The same for a ResNet's last stage alone, or for the VT stage in its place."""
+    """MACs and parameters of a ResNet's last stage alone, or of the VT stage in its place."""
     return _count(name, size, "{}")[1]
 
 
@@ -54,7 +54,7 @@ def _millions(module: torch.nn.Module) -> float:
 
 
 class SegmenterCost(NamedTuple):
-    """MACs in thousand millions: in all, of the neck alone, and in all with a backbone as Detectron2's."""
+    """MACs in thousand millions: of the whole, of the neck alone, and of the whole with a backbone as Detectron2's."""
 
     total: float
     neck: float

@@ -39,7 +39,7 @@ def facts() -> dict[str, Any]:
 
 
 def line_of_facts() -> dict[str, str]:
-    """The same as columns of a CSV file: one per version."""
+    """The same as columns of a CSV file, one column per version."""
     found = facts()
     return {**found.pop("versions"), **found}
 
@@ -59,7 +59,7 @@ def _commit() -> str:
 
 
 def _huge_pages() -> list[str]:
-    """As it was given, if it was: whether torch asks the system for huge pages, which changes times."""
+    """The variable by which torch asks the system for huge pages, if it is set: it changes times."""
     wanted = os.environ.get("THP_MEM_ALLOC_ENABLE")
     return [f"THP_MEM_ALLOC_ENABLE={wanted}"] if wanted else []
 
@@ -71,7 +71,7 @@ def _portable(argument: str) -> str:
 
 
 def _processor() -> str:
-    """Its name, and the widest instructions that torch uses on it."""
+    """The processor's name, and the widest instructions that torch uses on it."""
     return f"{_model_name()} ({torch.backends.cpu.get_cpu_capability()})"
 
 

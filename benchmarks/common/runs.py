@@ -1,8 +1,7 @@
 """The training runs that the pages quote, as lines of CSV files under `benchmarks/results/accuracy/`.
 
-`runs.csv` has a line per run, `epochs.csv` a line per run and epoch, `shipped.csv` a line per shipped model. The
-arguments of a run are those of its recipe in `base_args.yaml`, with the run's own columns and its `settings` put over
-them.
+`runs.csv` has one line per run, `epochs.csv` one per run and epoch, `shipped.csv` one per shipped model. The arguments
+of a run are those of its recipe in `base_args.yaml`, with the run's own columns and its `settings` put over them.
 """
 
 import csv
@@ -71,7 +70,7 @@ TESTED = re.compile(r"^Test: \[.*?Acc@1: *\S+ \( *([\d.]+)\)", re.MULTILINE)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Lines of a CSV file; numbers and JSON as what they are, empty cells as None. None is there: no lines."""
+    """Lines of a CSV file: numbers and JSON as what they are, empty cells as None. A missing file has no lines."""
     if not path.is_file():
         return []
     with path.open(newline="") as file:
@@ -113,7 +112,7 @@ def epochs_of(name: str) -> list[dict[str, Any]]:
 
 
 def accuracy_of(name: str) -> dict[str, Any]:
-    """What `benchmarks.pretrained` measured of a shipped model, MODEL.TAG."""
+    """What `benchmarks.pretrained` measured for a shipped model, MODEL.TAG."""
     return next(row for row in read_rows(ACCURACY / "shipped.csv") if row["model"] == name)
 
 
@@ -126,7 +125,7 @@ def arguments_of(name: str) -> dict[str, Any]:
 
 
 def summary_of(run: Path) -> list[dict[str, float]]:
-    """A run folder's summary.csv: a dictionary per evaluated epoch. None is there: none was evaluated."""
+    """A run folder's summary.csv: one dictionary per evaluated epoch; none where there is no such file yet."""
     if not (run / "summary.csv").is_file():
         return []
     with (run / "summary.csv").open() as file:
@@ -134,7 +133,7 @@ def summary_of(run: Path) -> list[dict[str, float]]:
 
 
 def training_losses(log: str) -> list[float]:
-    """Mean training loss of each epoch, so far as its last line in train.py's log tells."""
+    """Mean training loss of each epoch, from the epoch's last line in train.py's log."""
     return [row["train_loss"] for row in _trained(log).values()]
 
 
@@ -142,10 +141,10 @@ def keep_run(run: Path, name: str, table: str, log: Path | None, **results: Any)
     """Keep a run folder of timm's train.py as lines of runs.csv and epochs.csv, without this machine's paths.
 
     Args:
-        run: its output folder, with args.yaml and, once an epoch was evaluated, summary.csv.
+        run: the run's output folder, with args.yaml and, once an epoch was evaluated, summary.csv.
         name: what to call it; a record of this name is replaced.
-        table: to which table of the pages it belongs.
-        log: what train.py printed; read here once, and not kept; None leaves epochs without evaluation out.
+        table: the table of the pages that it belongs to.
+        log: what train.py printed; it is read once and not kept. None leaves epochs without evaluation out.
         results: more columns of runs.csv.
     """
     args = yaml.safe_load((run / "args.yaml").read_text())
@@ -185,12 +184,12 @@ def keep_run(run: Path, name: str, table: str, log: Path | None, **results: Any)
 
 
 def keep_accuracy(record: Mapping[str, Any]) -> None:
-    """Keep what `benchmarks.pretrained` measured of a shipped model, in place of what was kept of it before."""
+    """Keep what `benchmarks.pretrained` measured for a shipped model, in place of what was kept before."""
     replace_rows(ACCURACY / "shipped.csv", SHIPPED, "model", record["model"], [record])
 
 
 def _trained(log: str) -> dict[int, dict[str, Any]]:
-    """By epoch: the last update that was logged, counted from 0, mean loss up to it, and seconds of a whole epoch."""
+    """By epoch: the last logged update, counted from 0, the mean loss up to it, and the seconds of a whole epoch."""
     found = {}
     for epoch, update, updates, loss, seconds in TRAINED.findall(log):
         found[int(epoch)] = {
@@ -211,7 +210,7 @@ def _bases() -> dict[str, dict[str, Any]]:
 def _base_and_settings(args: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
     """The recipe's base arguments, and what differs from them.
 
-    These arguments become the base where there is none, or where the recipe's has some that another timm had.
+    These arguments become the base where there is none, or where the recipe's has arguments of another timm.
     """
     bases = _bases()
     for base in (recipe := args.get("recipe") or "no_recipe", f"{recipe}_timm{timm.__version__}"):

@@ -54,7 +54,7 @@ def compare_versions(name: str, commit: str, s: Setting, pairs: int) -> list[Row
     for _ in range(PROCESSES):
         with passes_in_processes(name, commit, s) as passes:
             for way, values in in_turn(passes, rounds, warm_up=2, clock=lambda run: run()).items():
-                seconds[way] += values  # they time themselves
+                seconds[way] += values  # the processes time themselves
     return summary(name, [f"{name}@{commit}"], s, seconds)
 
 
@@ -79,7 +79,7 @@ def summary(name: str, peers: list[str], s: Setting, seconds: dict[str, list[flo
 
 
 def measure(name: str, s: Setting, args: argparse.Namespace) -> list[Row]:
-    """Nothing for ONNX Runtime in bfloat16, which has no convolutions for it on a CPU."""
+    """The rows of a setting; none for ONNX Runtime in bfloat16, for which it has no convolutions on a CPU."""
     if s.mode == "onnx" and s.precision != "float32":
         return []
     if args.before:

@@ -50,9 +50,9 @@ class Setting:
     task: str = "inference"  # or "train": forward, backward, SGD
     device: str = "cpu"
     threads: int = 1
-    mode: str = "eager"  # of MODES
-    memory_format: str = "contiguous"  # of FORMATS
-    precision: str = "float32"  # of PRECISIONS
+    mode: str = "eager"  # one of MODES
+    memory_format: str = "contiguous"  # a key of FORMATS
+    precision: str = "float32"  # a key of PRECISIONS
     size: int = 224
     batch_size: int = 1
 
@@ -74,8 +74,8 @@ def build(name: str, s: Setting) -> Callable[[], object]:
     """One pass of a model; all passes of a setting see the same images and start from the same seed.
 
     Args:
-        name: of a timm model, weights as initialised; with "+cbam" and the like, its blocks have that attention.
-        s: how it is run.
+        name: name of a timm model, which is not trained; with "+cbam" and the like, its blocks have that attention.
+        s: how the model is run.
     """
     torch.manual_seed(0)
     dtype, layout = s.dtype, s.layout
@@ -139,12 +139,12 @@ def _onnx_pass(model: nn.Module, images: list[torch.Tensor]) -> Callable[[], obj
 
 
 def base_and_options(name: str) -> tuple[str, dict[str, Any]]:
-    base, _, attention = name.partition("@")[0].partition("+")  # @: of an earlier commit
+    base, _, attention = name.partition("@")[0].partition("+")  # an earlier commit follows the @
     return base, {"block_args": {"attn_layer": attention}} if attention else {}
 
 
 def macs_of(name: str, size: int) -> float:
-    """Millions an image."""
+    """Millions of MACs per image."""
     base, options = base_and_options(name)
     return count(base, size, **options).macs
 

@@ -37,7 +37,7 @@ Row = dict[str, Any]
 class Benchmark:
     """One command: what it measures of a model in a setting, and how it prints and records that."""
 
-    file: str  # of FILES
+    file: str  # a key of FILES
     varied: tuple[str, ...]  # "model" and fields of Setting; the last varies fastest
     measure: Callable[[str, Setting, argparse.Namespace], list[Row]]
     line: Callable[[Row], str]
@@ -59,7 +59,7 @@ def add_choices(
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=precisions)
     parser.add_argument("--memory-formats", nargs="+", choices=FORMATS, default=memory_formats)
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=batch_sizes)
-    parser.add_argument("--sizes", nargs="+", type=int, default=[224], help="of the square images, in pixels")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[224], help="sides of the square images, in pixels")
     if pairs is not None:
         parser.add_argument("--pairs", type=int, default=pairs, help="at batch 1 and 224 px; fewer for longer passes")
         parser.add_argument("--threads", type=int, default=1)

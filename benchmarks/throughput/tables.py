@@ -22,7 +22,7 @@ DRAWN = (
 
 
 def ratios(*columns: Column) -> str:
-    """A line per model, layout and size, a column per title; each comes with a record and what its rows must have."""
+    """One line per model, layout and size, one column per title; each has a record and what its rows must have."""
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for title, record, wanted in columns:
         for row in rows_of("rows", record, **wanted):
@@ -42,7 +42,7 @@ def _by_batch(title: str, record: str, **wanted: Any) -> Iterable[Column]:
 
 
 def quick(*columns: Column, layouts: bool = True) -> str:
-    """For README: the ratios alone, a line per model, and per layout if there are two."""
+    """The ratios alone, in one line per model, and per layout if there are two."""
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for title, record, wanted in columns:
         for row in rows_of("rows", record, **wanted):
@@ -101,7 +101,7 @@ def memory() -> str:
 
 
 def memory_shares() -> str:
-    """For README: peak memory over the ResNet's."""
+    """Peak memory over the ResNet's."""
     shares = {(r["model"], r["task"], r["memory_format"]): f"{r['share']:.2f}" for r in rows_of("memory")}
     columns = [(task, layout) for task in ("inference", "train") for layout in ("contiguous", "channels_last")]
     names = {"inference": "inference", "train": "training step"}

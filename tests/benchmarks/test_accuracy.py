@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def record(folder, *experiments, **changes):
-    """As finished runs leave it: a line of runs.csv each."""
+    """A record as finished runs leave it: one line of runs.csv per run."""
     for e in experiments:
         row = dict(name=e.name, model=e.model, options=dict(e.options), seed=e.seed, lr=e.lr, dtype=e.dtype, epochs=6)
         row |= dict(val_top1=VALUES.get(e.lr, 70.0), train_top1=80.0, val_loss=3.0 if e.lr == 0.4 else 1.0, seconds=60)

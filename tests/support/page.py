@@ -46,12 +46,12 @@ def picture(path, colour=(200, 40, 40), size=(120, 90)):
 
 
 def upload(page, path):
-    """As a visitor does; the field is empty again when the photo was taken."""
+    """Give the page a photo as a visitor does; the field is empty again when the photo was taken."""
     page.set_input_files("#upload input[type=file]", str(path))
 
 
 def drop(page, path):
-    """The photo dragged onto the field."""
+    """Drag a photo onto the field."""
     dragged = page.evaluate_handle(
         """([bytes, name]) => {
             const dragged = new DataTransfer();
@@ -80,7 +80,7 @@ def source(page):
 
 
 def shown(page, after=None):
-    """The large picture as an array; the one that comes in place of an older one, if its address is given."""
+    """The large picture as an array; with `after`, an address, the picture that comes in place of that one."""
     page.wait_for_function(
         "old => ![null, undefined, old].includes(document.querySelector('#view img')?.src)", arg=after
     )

@@ -43,7 +43,7 @@ class Run:
     def name(self) -> str:
         """architecture.tag, if the run's settings say which recipe it followed."""
         if self.segmenter:
-            backbone = Path(self.settings["backbone"].rpartition(":")[2]).name  # of a folder or a repository too
+            backbone = Path(self.settings["backbone"].rpartition(":")[2]).name  # also for a folder or a repository
             return f"{self.settings['neck']}_{backbone.partition('.')[0]}.{self.data}"
         if not self.settings.get("recipe"):
             raise RunError(
@@ -69,13 +69,13 @@ def read_run(folder: Path) -> Run:
     """The records of a run.
 
     Raises:
-        RunError: if the folder is no run, naming the file that is missing.
+        RunError: if the folder is not a run, naming the file that is missing.
     """
     segmenter = (folder / "settings.yaml").is_file()
     needed = ("settings.yaml", "summary.csv", "best/metrics.json") if segmenter else ("args.yaml", "summary.csv")
     for name in needed:
         if not (folder / name).is_file():
-            raise RunError(f"{folder} is no finished run of train.py or vt-timm train-segmenter: it has no {name}")
+            raise RunError(f"{folder} is not a finished run of train.py or vt-timm train-segmenter: it has no {name}")
     with (folder / "summary.csv").open(encoding="utf-8") as file:
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
     settings = yaml.safe_load(read_text(folder / needed[0]))
