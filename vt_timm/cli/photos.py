@@ -32,7 +32,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _add_classify(commands: argparse._SubParsersAction) -> None:
     parser = command(commands, "classify", "name what is on photos", "vt-timm classify holiday/ --topk 3")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or `sample`")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="photos, folders of photos, or `sample`")
     parser.add_argument("--topk", type=positive, default=5, metavar="N", help="classes per image (default: 5)")
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images at a time (default: 16)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -45,7 +45,7 @@ def _add_attention(commands: argparse._SubParsersAction) -> None:
         commands, "attention", "draw where each visual token looks (Figures 5 and 7 of the paper)",
         "vt-timm attention photo.jpg -o attention.png --module 2 --tokens 1 4 7",
     )  # fmt: skip
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or `sample`")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="photos, folders of photos, or `sample`")
     parser.add_argument(
         "-o",
         "--output",

@@ -23,10 +23,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What every way of publishing takes."""
     parser.add_argument("source", type=Path, metavar="RUN", help="output folder of train.py or train-segmenter")
-    parser.add_argument("name", nargs="?", help="MODEL.TAG (default: the model and the recipe of the run)")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="MODEL.TAG (default: the model and the recipe of the run)"
+    )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--dry-run", action="store_true", help="with --push: only say what would go up")
-    parser.add_argument("--checkpoint", choices=("best", "last"), help="which weights of a run of train.py")
+    parser.add_argument(
+        "--checkpoint", choices=("best", "last"), help="which weights of a run of train.py (default: %(default)s)"
+    )
     parser.add_argument("--half", action="store_true", help="store 16-bit floats")
     parser.add_argument(
         "--class-folders", type=Path, metavar="FOLDER", help="one subfolder per class, where the run names none"

@@ -27,23 +27,36 @@ def _add_segment(commands: argparse._SubParsersAction) -> None:
         commands, "segment", "colour photos by the classes that a segmenter sees",
         "vt-timm segment people/ -o out/ --save-labels labels/",
     )  # fmt: skip
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or `sample`")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="photos, folders of photos, or `sample`")
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="picture to write (.png, .pdf, .svg); a folder for several photos"
     )
     parser.add_argument(
-        "--layout", choices=("beside", "overlay"), default="beside", help="with the photo (default) or alone"
+        "--layout",
+        choices=("beside", "overlay"),
+        default="beside",
+        help="beside: with the plain photo (default); overlay: alone",
     )
     parser.add_argument("--save-labels", metavar="FOLDER", help="also write the labels, as PNG files with a palette")
     parser.add_argument("--json", action="store_true", help="print the share of each class as JSON")
     parser.add_argument(
-        "--short-side", type=positive, metavar="N", help="short side in pixels (default: as it was evaluated)"
+        "--short-side",
+        type=positive,
+        metavar="N",
+        help="short side that the model sees, in pixels (default: as evaluated)",
     )
     parser.add_argument(
-        "--max-long-side", type=positive, default=1024, metavar="N", help="long side in pixels, at most (default: 1024)"
+        "--max-long-side",
+        type=positive,
+        default=1024,
+        metavar="N",
+        help="longest side that the model sees (default: 1024)",
     )
     parser.add_argument(
-        "--window", type=positive, metavar="N", help="move a window of this side over the photo at its own size instead"
+        "--window",
+        type=positive,
+        metavar="N",
+        help="move a window of this side over the whole photo at its own size instead",
     )
     add_model(parser, None, "the segmenter that ships")
     parser.set_defaults(run=segment_photos, sample="person")
@@ -56,7 +69,7 @@ def _add_train_segmenter(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     parser.add_argument("--config", required=True, metavar="NAME", help="a recipe, or a YAML file of settings")
     parser.add_argument("--data-dir", metavar="FOLDER", help="the data set")
-    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the run goes")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings that differ from the recipe"
