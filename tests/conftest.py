@@ -6,7 +6,7 @@ import torch
 # Tests never leave this machine, and say so to the Hub client before it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core; more threads would only wait for one another
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core; more threads would only wait for one another
     torch.set_num_threads(1)
 
 

@@ -16,7 +16,7 @@ import timm
 # The lists in timm's tests/test_models.py, and our entry: VT-ResNets return tokens from `forward_features`
 # (NON_STD) and have `forward_intermediates` (FEAT_INTER, by module name).
 FAMILY_LISTS = {"NON_STD_FILTERS = [": "'vt_resnet*'", "FEAT_INTER_FILTERS = [": "'vt_resnet'"}
-# Tests of timm 1.0.31 that name the models that they are of, and ours.
+# Tests of timm 1.0.31 that list their models, and ours to add to the list.
 TESTS_OF_NAMED_MODELS = {
     "test_prune_intermediate_layers_params_used": "'vt_resnet18', 'vt_resnet50', 'vt_resnet_micro'",
     "test_features_only_feature_cls_class": "'vt_resnet18', 'vt_resnet_micro'",

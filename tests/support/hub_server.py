@@ -53,7 +53,7 @@ class HubServer(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.contents: dict[str, bytes] = {}  # sha256 -> bytes, of files that came whole
         self.xorbs: dict[str, bytes] = {}  # Xet: hash -> chunks with their headers
-        self.xet_files: dict[str, list[tuple[str, int, int, int]]] = {}  # hash -> (xorb, first, end, bytes) a term
+        self.xet_files: dict[str, list[tuple[str, int, int, int]]] = {}  # hash -> (xorb, first, end, bytes) per term
         self.xet_hash_of: dict[str, str] = {}  # sha256 -> Xet hash
         self.faults = Faults()
         self.requests: list[tuple[str, str]] = []
