@@ -48,13 +48,15 @@ def compare(name: str, peers: list[str], s: Setting, pairs: int) -> list[Row]:
 
 
 def compare_versions(name: str, commit: str, s: Setting, pairs: int) -> list[Row]:
-    """A row for a model as it is beside itself as it was at a commit, over pairs of `PROCESSES` pairs of processes."""
+    """A row for a model beside itself as it was at a commit, over the passes of `PROCESSES` pairs of processes."""
     rounds = -(-rounds_for(s.batch_size, s.size, pairs) // PROCESSES)
     seconds: dict[str, list[float]] = defaultdict(list)
     for _ in range(PROCESSES):
         with passes_in_processes(name, commit, s) as passes:
-            for way, values in in_turn(passes, rounds, warm_up=2, clock=lambda run: run()).items():
-                seconds[way] += values  # the processes time themselves
+            # The processes time themselves: calling one gives its seconds.
+            found = in_turn(passes, rounds, warm_up=2, clock=lambda run: run())  # type: ignore[arg-type,return-value]
+            for way, values in found.items():
+                seconds[way] += values
     return summary(name, [f"{name}@{commit}"], s, seconds)
 
 
