@@ -309,11 +309,7 @@ def test_every_listed_model_can_be_made():
 
 @pytest.mark.parametrize(
     ("options", "reductions"),
-    [
-        (dict(), [2, 4, 8, 16, 32]),
-        (dict(output_stride=16), [2, 4, 8, 16, 16]),
-        (dict(output_stride=8), [2, 4, 8, 8, 8]),
-    ],
+    [({}, [2, 4, 8, 16, 32]), (dict(output_stride=16), [2, 4, 8, 16, 16]), (dict(output_stride=8), [2, 4, 8, 8, 8])],
 )
 @pytest.mark.parametrize("size", [(64, 96), (33, 95)])
 def test_feature_maps_have_the_sizes_of_timms_resnet(options, reductions, size):
