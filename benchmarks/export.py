@@ -61,7 +61,7 @@ def processor_seconds_of(run: Callable[[], object]) -> float:
 
 
 def model_of(name: str, size: int) -> PhotoModel:
-    """With its weights where it has some; otherwise as it is made, for its time alone."""
+    """A model with its weights where it has some; otherwise untrained, for its time alone."""
     if name in published_segmenters() or (timm.list_pretrained(name) and not name.startswith("resnet")):
         return load(name)
     torch.manual_seed(0)

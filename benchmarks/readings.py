@@ -109,7 +109,7 @@ def _worst(reading: Reading) -> float:
 
 
 def best_readings() -> list[Reading]:
-    """All 300, the one whose worst difference from Table 8 is smallest first."""
+    """All 300 readings, those whose worst difference from Table 8 is smallest first."""
     choices = itertools.product(KEYS_QUERIES, HIDDEN, PROJECTOR_QUERY, (False, True), (False, True))
     return sorted((Reading(*choice) for choice in choices), key=_worst)
 

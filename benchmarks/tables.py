@@ -70,7 +70,7 @@ def weights() -> str:
 
 
 def segmentation() -> str:
-    """The shipped segmenters, as their training measured them."""
+    """The shipped segmenters, as their records say."""
     rows = []
     for name, record in json.loads((RESULTS / "segmentation" / "shipped.json").read_text()).items():
         if (ROOT / "hub" / name / "config.json").is_file():

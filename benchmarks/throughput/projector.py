@@ -20,7 +20,7 @@ from ..common.measure import clock_of, in_turn, middle_half, ratios
 from .passes import Setting, rounds_for
 from .runner import Benchmark, Row, add_choices, run
 
-# channels of the map that the projectors of these models get: basic blocks, bottlenecks
+# Channels of the map that the projectors of these models get, one with basic blocks and one with bottlenecks.
 CHANNELS = {"vt_resnet18": 512, "vt_resnet50": 1024}
 TOKENS, TOKEN_DIM, HEADS, STRIDE = 16, 1024, 16, 16
 VARIED = ("model", "memory_format", "precision", "size", "batch_size")
@@ -44,7 +44,7 @@ def compare(name: str, s: Setting, pairs: int) -> Row:
     dtype, layout = s.dtype, s.layout
     channels, pixels = CHANNELS[name], s.size // STRIDE
     projector = Projector(channels, TOKEN_DIM, HEADS).to(s.device, dtype).eval()
-    torch.nn.init.ones_(projector.bn.weight)  # starts at zero: the map alone
+    torch.nn.init.ones_(projector.bn.weight)  # at its zero of the start, the projector would return the map alone
     feature = torch.randn(s.batch_size, channels, pixels, pixels).to(s.device, dtype).to(memory_format=layout)
     tokens = torch.randn(s.batch_size, TOKENS, TOKEN_DIM).to(s.device, dtype)
     with torch.inference_mode():
