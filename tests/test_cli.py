@@ -13,6 +13,8 @@ from PIL import Image
 
 import vt_timm
 from vt_timm import cli
+from vt_timm.cli.files import check_drawing, names_in
+from vt_timm.errors import CommandError
 from vt_timm.images import read_image
 from vt_timm.photos import models
 from vt_timm.photos.models import Classifier, class_names
@@ -107,11 +109,30 @@ def test_a_sideways_photo_is_turned_upright(tmp_path):
     assert read_image(tmp_path / "a.jpg").size == (40, 60)
 
 
+def test_no_photo_is_written_over(tmp_path, photo):
+    """Pictures and labels are called like the photos: in the photos' own folder they would take their place."""
+    other = tmp_path / "b" / "Photo.png"
+    other.parent.mkdir()
+    other.write_bytes(photo.read_bytes())
+    with pytest.raises(CommandError, match=r"Photo\.png: this is one of the photos"):
+        names_in(str(other.parent), [other])
+    with pytest.raises(CommandError, match="one of the photos"):
+        check_drawing(str(tmp_path / "photo.jpg"), [tmp_path / "photo-2.jpg"], pages=2)
+    names = names_in("out", [photo, other, photo])
+    assert [path.name for path in names.values()] == ["photo.png", "Photo-2.png"]  # two also where case says nothing
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["classify", "nowhere.jpg"], "nowhere.jpg: no such file or folder"),
         (["classify", "EMPTY"], "no images in this folder"),
+        (["classify", ""], "an empty name"),
+        (["classify", "x" * 300], "x: no such file or folder"),
+        (["attention", "PHOTO", "-o", "PHOTO", *MICRO], "photo.jpg: this is one of the photos"),
+        (["attention", "PHOTO", "-o", "EMPTY", *MICRO], "name a file, such as picture.png"),
+        (["attention", "PHOTO", "-o", "", *MICRO], "name a file, such as picture.png"),
+        (["segment", "PHOTO", "-o", "PHOTO"], "photo.jpg: this is one of the photos"),
         (["classify", "PHOTO", "--model", "vt_resnet19"], "Unknown model (vt_resnet19); did you mean vt_resnet18"),
         (["classify", "PHOTO", "--model", "vt_resnet50"], "No pretrained weights exist for vt_resnet50"),
         (["classify", "PHOTO", "--model", "local-dir:nowhere"], "cannot load local-dir:nowhere"),

@@ -59,12 +59,14 @@ def find_images(names: Iterable[str], sample: str = "photo") -> list[Path]:
     paths: list[Path] = []
     for name in names:
         path = Path(name)
-        if path.is_dir():
+        if not name:  # which Path takes for the folder that one is in
+            raise ImageError("an empty name: name a photo or a folder, the one that you are in as .")
+        if os.path.isdir(path):  # unlike the method of Path, false for a name that is too long
             found = sorted(_pictures_below(path))
             if not found:
                 raise ImageError(f"{name}: no images in this folder")
             paths += found
-        elif path.exists():
+        elif os.path.exists(path):
             paths.append(path)
         elif name == SAMPLE:
             paths.append(sample_photo(sample))

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ..photos.models import PhotoModel
 
-__all__ = ["OK", "Photos", "check_drawing", "load_model", "make_folder", "targets", "write"]
+__all__ = ["OK", "Photos", "check_drawing", "load_model", "make_folder", "names_in", "targets", "write"]
 
 OK, SOME_SKIPPED = 0, 1  # exit status
 
@@ -60,13 +60,35 @@ def load_model(args: argparse.Namespace) -> "PhotoModel":
     return load(args.model, args.device)
 
 
-def check_drawing(output: str) -> None:
-    """Before the model runs: whether the picture can be drawn and written."""
+def check_drawing(output: str, photos: Iterable[Path] = (), pages: int = 1) -> None:
+    """Before the model runs: whether the picture can be drawn and written, and takes the place of no photo.
+
+    Args:
+        output: the picture.
+        photos: that are read.
+        pages: of several, picture-1.png is the first.
+    """
+    if not output or Path(output).is_dir():
+        raise CommandError(f"-o {output or repr(output)}: name a file, such as picture.png")
+    numbered = [Path(output).with_stem(f"{Path(output).stem}-{i + 1}") for i in range(pages)] if pages > 1 else []
+    check_apart([Path(output), *numbered], photos)
     if util.find_spec("matplotlib") is None:
         raise CommandError("drawing needs matplotlib: pip install 'vt_timm[plots]'")
     folder = Path(output).parent
     if not folder.is_dir():
         raise CommandError(f"{output}: the folder {folder} does not exist")
+
+
+def check_apart(written: Iterable[Path], photos: Iterable[Path]) -> None:
+    """Refuse to write over a photo that is read.
+
+    Raises:
+        CommandError: naming it.
+    """
+    read = {path.resolve() for path in photos}
+    for path in written:
+        if path.resolve() in read:
+            raise CommandError(f"{path}: this is one of the photos, and would be overwritten; write to another place")
 
 
 def write(figures: Iterator["Figure"], output: str, quiet: bool = False) -> None:
@@ -86,19 +108,27 @@ def targets(paths: list[Path], output: str | None) -> dict[Path, Path]:
         return {}
     several = len(paths) > 1
     if not several and Path(output).suffix and not Path(output).is_dir():
-        check_drawing(output)
+        check_drawing(output, paths)
         return {paths[0]: Path(output)}
     if Path(output).suffix and not Path(output).is_dir():
         raise CommandError(f"-o {output}: {len(paths)} photos need a folder to be written to")
     make_folder(output)
     check_drawing(str(Path(output) / "x.png"))
-    pictures: dict[Path, Path] = {}
-    for path in paths:
+    return names_in(output, paths)
+
+
+def names_in(folder: str, paths: list[Path]) -> dict[Path, Path]:
+    """A .png file in the folder for each photo, by its name; a number tells photos of one name apart."""
+    names: dict[Path, Path] = {}
+    taken = set()
+    for path in dict.fromkeys(paths):
         name, number = path.stem, 2
-        while Path(output) / f"{name}.png" in pictures.values():
+        while name.casefold() in taken:  # on some systems A.png is a.png
             name, number = f"{path.stem}-{number}", number + 1
-        pictures[path] = Path(output) / f"{name}.png"
-    return pictures
+        taken.add(name.casefold())
+        names[path] = Path(folder) / f"{name}.png"
+    check_apart(names.values(), paths)
+    return names
 
 
 def make_folder(name: str) -> None:

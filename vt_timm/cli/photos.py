@@ -136,7 +136,8 @@ def attention(args: argparse.Namespace) -> int:
     """Figures 5 and 7 of the paper: what each token of one VT module looks at, for one photo or many."""
     from ..photos.draw import draw_attention
 
-    check_drawing(args.output)
+    each = args.photos or (1 if args.output.lower().endswith(".gif") else 4)
+    check_drawing(args.output, args.paths, -(-len(args.paths) // each))
     _check_colours(args.colours)
     photos = Photos(args.paths, load_model(args))
     looks = list(_looks(photos, args))
@@ -148,7 +149,6 @@ def attention(args: argparse.Namespace) -> int:
         _save_maps(Path(args.save_maps), chosen)
     place = photos.model.place
     title = f"{_short(args.model)}, {place} {args.module} of {looks[0].modules}: {NOUNS[args.of]}"
-    each = args.photos or (1 if args.output.lower().endswith(".gif") else 4)
 
     def figures() -> Iterator["Figure"]:
         for start in range(0, len(looks), each):

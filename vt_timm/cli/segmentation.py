@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CommandError, first_line
-from .files import Photos, load_model, make_folder, targets, write
+from .files import Photos, load_model, make_folder, names_in, targets, write
 from .options import add_model, command, positive
 
 if TYPE_CHECKING:
@@ -83,8 +83,11 @@ def segment_photos(args: argparse.Namespace) -> int:
         raise CommandError("nothing to write: name a picture or a folder with -o, or say --save-labels or --json")
     photos = Photos(args.paths, _segmenter(args))
     pictures = targets(photos.paths, args.output)
+    labels_of: dict[Path, Path] = {}
     if args.save_labels:
         make_folder(args.save_labels)
+        labels_of = names_in(args.save_labels, photos.paths)
+        _check_two_places(pictures, labels_of)
     shares = []
     from ..segmentation.inference import segment
 
@@ -97,7 +100,7 @@ def segment_photos(args: argparse.Namespace) -> int:
         counts = labels.flatten().bincount(minlength=len(model.class_names)) / labels.numel()
         shares.append({"image": str(path), "shares": dict(zip(model.class_names, counts.tolist(), strict=True))})
         if args.save_labels:
-            _save_labels(Path(args.save_labels) / f"{path.stem}.png", labels, len(model.class_names))
+            _save_labels(labels_of[path], labels, len(model.class_names))
         if args.output:
             from ..photos.draw import draw_segmentation
 
@@ -106,6 +109,12 @@ def segment_photos(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(shares, indent=2))
     return photos.status
+
+
+def _check_two_places(pictures: dict[Path, Path], labels_of: dict[Path, Path]) -> None:
+    both = {path.resolve() for path in pictures.values()} & {path.resolve() for path in labels_of.values()}
+    if both:
+        raise CommandError(f"{min(both)}: -o and --save-labels would both write it; give each a folder of its own")
 
 
 def _segmenter(args: argparse.Namespace) -> "PhotoModel":
