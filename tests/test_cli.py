@@ -109,6 +109,18 @@ def test_a_sideways_photo_is_turned_upright(tmp_path):
     assert read_image(tmp_path / "a.jpg").size == (40, 60)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1)])
+def test_photos_of_any_shape_are_segmented(size, tmp_path, capsys):
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    model = vt_timm.create_segmenter("laterals", "vt_resnet_micro", 2, channels=8)
+    model.save_pretrained(tmp_path / "model")
+    out = tmp_path / "out.png"
+    status, *_ = run(
+        capsys, "segment", tmp_path / "a.png", "-o", out, "--model", tmp_path / "model", "--max-long-side", 64
+    )
+    assert status == 0 and Image.open(out).size > (1, 1)
+
+
 def test_no_photo_is_written_over(tmp_path, photo):
     """Pictures and labels are called like the photos: in the photos' own folder they would take their place."""
     other = tmp_path / "b" / "Photo.png"

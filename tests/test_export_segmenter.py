@@ -17,7 +17,7 @@ from tests.support.fill import fill
 from tests.support.segmentation import write_small
 from vt_timm.cli import main
 from vt_timm.errors import CommandError
-from vt_timm.export.compare import check_difference, difference, photos_below
+from vt_timm.export.compare import batches, check_difference, difference, photos_below
 from vt_timm.export.export import Options, export
 from vt_timm.export.fold_segmenter import folded_segmenter
 from vt_timm.export.formats import load_program
@@ -171,6 +171,15 @@ def test_commands_take_a_file(exported, source, data, tmp_path, capsys):
     for command in (["attention", photo, "-o", tmp_path / "b.png"], ["classify", photo]):
         status, _, err = run(capsys, *command, "--model", exported)
         assert status == 2 and err.count("\n") == 1
+
+
+def test_a_damaged_photo_among_those_to_calibrate_with_is_skipped(exported, tmp_path, capsys):
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(CommandError, match="none of the images"):
+        list(batches(load(str(exported)), [tmp_path / "a.png"], 4))
+    Image.new("RGB", (64, 48)).save(tmp_path / "b.png")
+    (batch,) = batches(load(str(exported)), [tmp_path / "a.png", tmp_path / "b.png"], 4)
+    assert len(batch) == 1 and capsys.readouterr().err.count("skipped") == 2
 
 
 def test_the_page_takes_a_file(exported, data):

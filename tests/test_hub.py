@@ -118,6 +118,16 @@ def test_a_run_that_cannot_be_published_is_one_line(spoil, arguments, message, r
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_that_cannot_be_written_is_one_line(run, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for place in (file, file / "below"):
+        assert publish.main([str(run[0]), NAME, "-o", str(place)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert str(file) in line
+    assert file.read_text() == "mine"
+
+
 def test_what_does_not_give_the_same_outputs_is_not_put_in_place(run, tmp_path, monkeypatch, capsys):
     folder, (last, _) = run
     out = tmp_path / "out"

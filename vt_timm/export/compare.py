@@ -1,5 +1,6 @@
 """A file against the model that it was made from: how far apart their outputs are on the same photos."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CommandError
-from ..images import find_images, read_image
+from ..images import ImageError, find_images, read_image
 from ..photos.models import PhotoModel, read_mode
 from ..segmentation.layouts import LAYOUTS
 
@@ -47,18 +48,29 @@ def photos_below(folder: str) -> list[Path]:
 
 
 def batches(model: PhotoModel, paths: list[Path], number: int, size: int = 16) -> Iterator[Tensor]:
-    """Some of the photos, spread evenly over their names, as normalised batches of one shape each."""
+    """Some of the photos, spread evenly over their names, as normalised batches of one shape each.
+
+    What cannot be read is named on stderr and skipped.
+
+    Raises:
+        CommandError: if none can be read.
+    """
     step = max(1, len(paths) // number)
     channels = read_mode(model)
     waiting: list[Tensor] = []
     for path in paths[::step][:number]:
-        image = model.input(model.view(read_image(path, channels=channels)))
+        try:
+            image = model.input(model.view(read_image(path, channels=channels)))
+        except ImageError as error:
+            print(f"vt-timm: skipped {error}", file=sys.stderr)
+            continue
         if waiting and (len(waiting) == size or waiting[0].shape != image.shape):
             yield torch.cat(waiting)
             waiting = []
         waiting.append(image)
-    if waiting:
-        yield torch.cat(waiting)
+    if not waiting:
+        raise CommandError("none of the images could be read")
+    yield torch.cat(waiting)
 
 
 def difference(module: nn.Module, file: nn.Module, images: Iterable[Tensor]) -> Difference:

@@ -143,7 +143,7 @@ def draw_segmentation(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    legend, tallest = 2.0, SLIDE[1]  # inches
+    legend, tallest, lowest = 2.0, SLIDE[1], 1.0  # inches; the last for the legend beside a very wide photo
     ratio = photo.height / photo.width
     panels = 2 if side_by_side else 1
     panel = min((SLIDE[0] - legend) / panels, tallest / ratio)
@@ -151,11 +151,11 @@ def draw_segmentation(
     counts = labels_HW.flatten().bincount(minlength=len(class_names))
     # No larger than it is drawn: matplotlib makes several copies of what it is given.
     photo = photo.convert("RGB")
-    photo.thumbnail((int(DPI * panel), int(DPI * panel * ratio)))
+    photo.thumbnail((max(int(DPI * panel), 1), max(int(DPI * panel * ratio), 1)))
     step = max(1, labels_HW.shape[1] // photo.width)
     pictures = [photo] if side_by_side else []
     pictures.append(paint_segmentation(photo, labels_HW[::step, ::step], len(class_names)))
-    figure = Figure(figsize=(width, panel * ratio), dpi=DPI)
+    figure = Figure(figsize=(width, max(panel * ratio, lowest)), dpi=DPI)
     for axis, picture in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, strict=True):
         axis.axis("off")
         axis.imshow(picture)

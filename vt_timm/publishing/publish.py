@@ -56,8 +56,7 @@ def build(
     """
     if args.test_size and measure is None and not run.segmenter:
         raise RunError("--test-size changes what the run measured: leave it out, or measure anew")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+    with _place_beside(folder) as temporary:
         new = Path(temporary)
         if run.segmenter:
             model = export_segmenter(run, new, args.half)
@@ -74,6 +73,17 @@ def build(
         for file in FILES:
             os.replace(new / file, folder / file)
             (folder / file).chmod(0o644)  # safetensors writes files that only their owner may read
+
+
+def _place_beside(folder: Path) -> tempfile.TemporaryDirectory:
+    """A folder on the same disk, from which files are moved when all is well."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"-o {folder}: this is a file; name a folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=folder.parent)
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {first_line(error)}") from error
 
 
 def _classifier_card(
