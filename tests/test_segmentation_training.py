@@ -170,6 +170,10 @@ def test_photos_are_seen_at_the_size_of_the_evaluation(small):
         (dict(crop_size=16), r"cannot take batches of 2 x 3 x 16 x 16: the image is too small.*another crop_size"),
         (dict(backbone="resnet10t", batch_size=1), "Expected more than 1 value per channel.*a larger batch_size"),
         (dict(backbone="maxvit_nano_rw_256"), r"made for images of 256 x 256 \(crop_size=256 'eval_size=\[256, 256\]'"),
+        (
+            dict(backbone="vt_resnet50", pretrained_backbone=True),
+            "its weights cannot be loaded.*pretrained_backbone=false",
+        ),
         (dict(class_weights={"moon": 2}), "class_weights: there is no class moon; the classes are ground, square"),
         (dict(opt="adamm"), "opt='adamm' is not an optimizer of timm's; did you mean adam"),
         (dict(opt_kwargs=dict(bogus=1)), "bogus"),
@@ -191,6 +195,11 @@ def test_settings_that_cannot_work(changes, message, small):
 
 
 # --- what is left on disk
+
+
+def test_a_run_is_not_written_to_a_file(small):
+    with pytest.raises(UserError, match=r"classes\.txt is a file: name a folder"):
+        training.run(settings(small, **FPN), small / "classes.txt", resume=False)
 
 
 def test_a_second_run_never_destroys_the_first(small):

@@ -80,8 +80,10 @@ def check_new(output: Path, advice: str = "go on with it by --resume, or name an
     """Refuse a folder in which an earlier run left something, so that its best model is never overwritten.
 
     Raises:
-        UserError: if there is a run in it.
+        UserError: if there is a run in it, or it is a file.
     """
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file: name a folder for the run")
     left = [name for name in (BEST, LAST, SUMMARY) if (output / name).exists()]
     if left:
         raise UserError(f"{output} holds a run already ({', '.join(left)}): {advice}")

@@ -266,7 +266,8 @@ def create_segmenter(
         neck_options: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`, `num_heads`, `projector_heads`.
 
     Raises:
-        ValueError: for an unknown neck or option, and for a backbone without four levels.
+        ValueError: for an unknown neck or option, and for a backbone without four levels, or whose weights cannot be
+            loaded.
     """
     num_classes = check_positive("num_classes", num_classes)
     options, colours, name = dict(backbone_options or {}), None, backbone
@@ -278,12 +279,15 @@ def create_segmenter(
     model = Segmenter(neck, name, num_classes, class_names, short_side, neck_options, options, colours)
     if pretrained_backbone:
         out_indices: Any = model.backbone.feature_info.out_indices  # type: ignore[union-attr]
-        trained = timm.create_model(
-            backbone,
-            pretrained=True,
-            features_only=True,
-            out_indices=out_indices,
-            **{**_stride_option(name), **(backbone_options or {})},
-        )
+        options = {**_stride_option(name), **(backbone_options or {})}
+        try:
+            trained = timm.create_model(
+                backbone, pretrained=True, features_only=True, out_indices=out_indices, **options
+            )
+        except (OSError, RuntimeError) as error:  # no network, no such weights, a damaged file
+            raise ValueError(
+                f"backbone={backbone!r}: its weights cannot be loaded ({first_line(error)}); name weights on this "
+                "machine with backbone=local-dir:FOLDER, or start without by pretrained_backbone=false"
+            ) from error
         model.backbone.load_state_dict(trained.state_dict())
     return model
