@@ -254,6 +254,7 @@ def test_both_names_of_the_command():
         ("classify nowhere.jpg", "nowhere.jpg: no such file or folder"),
         ("clasify x.jpg", "there is no command clasify; did you mean classify?"),
         ("recipes --no", "unrecognized arguments: --no"),
+        ("recipes finetune", "Fine-tuning on your own photos"),
     ],
 )
 def test_what_needs_no_torch_does_not_wait_for_it(arguments, said):

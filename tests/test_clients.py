@@ -34,14 +34,22 @@ def test_segmentation_models_pytorch_trains_one_step(decoder, depth):
     assert any(not torch.equal(p, was) for p, was in zip(model.encoder.parameters(), before, strict=True))
 
 
-@pytest.mark.parametrize("decoder", ["Unet", "FPN", "DeepLabV3Plus"])
-def test_segmentation_models_pytorch_exports_to_onnx(decoder, tmp_path):
+@pytest.mark.parametrize(
+    ("decoder", "dynamo"),
+    [
+        ("Unet", False),
+        ("FPN", False),
+        ("DeepLabV3Plus", False),
+        ("UPerNet", True),
+    ],  # its pooling needs the new exporter
+)
+def test_segmentation_models_pytorch_exports_to_onnx(decoder, dynamo, tmp_path):
     smp = pytest.importorskip("segmentation_models_pytorch", reason=NEEDS)
     onnxruntime = pytest.importorskip("onnxruntime")
     model = fill(getattr(smp, decoder)("tu-vt_resnet_micro", encoder_weights=None, classes=2)).eval()
     x = torch.randn(1, 3, 64, 96)
     path = tmp_path / "model.onnx"
-    torch.onnx.export(model, (x,), path, dynamo=False)
+    torch.onnx.export(model, (x,), path, dynamo=dynamo, verbose=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (actual,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     with torch.no_grad():

@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.paths = find_images(
                 args.images, getattr(args, "sample", "photo")
             )  # a wrong name is said at once, before torch is imported
-        _import_package()
+        if getattr(args, "needs_package", True):
+            _import_package()
         status = args.run(args)
         sys.stdout.flush()
         return status

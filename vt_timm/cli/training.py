@@ -11,7 +11,7 @@ __all__ = ["add_commands"]
 def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = command(commands, "recipes", "list the training recipes, or print one", "vt-timm recipes finetune")
     parser.add_argument("name", nargs="?", metavar="NAME", help="the recipe to print")
-    parser.set_defaults(run=recipes)
+    parser.set_defaults(run=recipes, needs_package=False)
 
     parser = command(
         commands, "run", "run timm's own train.py and other scripts with these models",
