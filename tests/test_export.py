@@ -57,11 +57,21 @@ def run(capsys, *arguments):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"tokenizer": "cluster", "relation": "graph"}, {"projector": False, "num_tokens": 9}]
+    "options",
+    [
+        {},
+        {"num_classes": 70},  # more than a token has channels: F2 stays where it is
+        {"num_classes": 0},
+        {"global_pool": "max"},
+        {"last_projector": True},
+        {"tokenizer": "cluster", "relation": "graph"},
+        {"relation": "none"},
+        {"projector": False, "num_tokens": 9},
+    ],
 )
 @pytest.mark.parametrize("tokens", [64, 32], ids=["", "narrow"])
 def test_folding_leaves_the_function(options, tokens):
-    model = fill(timm.create_model(MICRO, num_classes=3, token_dim=tokens, **options)).eval()
+    model = fill(timm.create_model(MICRO, **{"num_classes": 3, "token_dim": tokens, **options})).eval()
     x = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(folded(model)(x), model(x), rtol=1e-4, atol=1e-5)

@@ -19,6 +19,7 @@ from ..projector import Projector
 from ..tokenizers import FilterTokenizer, RecurrentTokenizer
 from ..transformer import TokenTransformer
 from ..visual_transformer import VTStage
+from ..vt_resnet import VTResNet
 
 __all__ = ["FoldedProjector", "FoldedStage", "FoldedTransformer", "affine", "folded"]
 
@@ -46,11 +47,15 @@ class FoldedTransformer(nn.Module):
         self.relation = nn.Parameter(torch.bmm(key_hdk, query_hdk.transpose(1, 2)) * source.scale)
 
     def forward(self, tokens_BLD: Tensor) -> Tensor:
+        related_BLD = self.related(tokens_BLD)
+        return related_BLD + self.f2(self.f1(related_BLD).relu())
+
+    def related(self, tokens_BLD: Tensor) -> Tensor:
+        """T' of eq. 3."""
         tokens_BhLd = tokens_BLD.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        # (B, h, L, d) x (h, d, d) x (B, h, d, L) -> (B, h, L, L)
-        attention_BhLL = (tokens_BhLd @ self.relation @ tokens_BhLd.transpose(2, 3)).softmax(dim=-1)
-        tokens_BLD = tokens_BLD + (attention_BhLL @ tokens_BhLd).transpose(1, 2).flatten(2)
-        return tokens_BLD + self.f2(self.f1(tokens_BLD).relu())
+        # (B, h, L, d) x ((h, d, d) x (B, h, d, L)) -> (B, h, L, L); this order rearranges less for the products
+        attention_BhLL = (tokens_BhLd @ (self.relation @ tokens_BhLd.transpose(2, 3))).softmax(dim=-1)
+        return tokens_BLD + (attention_BhLL @ tokens_BhLd).transpose(1, 2).flatten(2)
 
 
 class FoldedProjector(nn.Module):
@@ -82,11 +87,12 @@ class FoldedProjector(nn.Module):
     def update(self, feature_BCP: Tensor, key_BLC: Tensor, value_BLC: Tensor) -> Tensor:
         """What is added to the map, (B, C, P), from the tokens' keys and values."""
         heads = (self.num_heads, self.head_dim)
-        key_BhLd = key_BLC.unflatten(2, heads).transpose(1, 2)
+        key_BhdL = key_BLC.unflatten(2, heads).permute(0, 2, 3, 1)
         value_BhdL = value_BLC.unflatten(2, heads).permute(0, 2, 3, 1)
-        # (B, h, L, d) x (B, h, d, P) -> (B, h, L, P), then (B, h, d, L) x (B, h, L, P) -> (B, h, d, P)
-        update_BhdP = value_BhdL @ (key_BhLd @ feature_BCP.unflatten(1, heads)).softmax(dim=2)
-        return update_BhdP.flatten(1, 2)
+        # (B, h, P, d) x (B, h, d, L) -> (B, h, P, L): tokens last, since a runtime transposes around other softmaxes
+        attention_BhPL = (feature_BCP.unflatten(1, heads).transpose(2, 3) @ key_BhdL).softmax(dim=3)
+        # (B, h, d, L) x (B, h, L, P) -> (B, h, d, P)
+        return (value_BhdL @ attention_BhPL.transpose(2, 3)).flatten(1, 2)
 
 
 class FoldedStage(nn.Module):
@@ -95,11 +101,17 @@ class FoldedStage(nn.Module):
     What is linear in the tokens of a module is one product: the keys and values of its projector and the filters of the
     next module's tokenizer.
 
+    Args:
+        source: what to fold.
+        averaged: return, in place of the tokens, the means over them of what eq. 4 adds up, T' and `relu(T' F1)`, side
+            by side: (B, 2 D). A mean commutes with F2, which then belongs into the classifier.
+
     Shapes: (B, in_chans, H, W) -> feature map (B, C, H, W), tokens (B, L, D).
     """
 
-    def __init__(self, source: VTStage) -> None:
+    def __init__(self, source: VTStage, averaged: bool = False) -> None:
         super().__init__()
+        self.averaged = averaged
         self.pool = source.pool
         self.lift = _folded_lift(source.lift) if isinstance(source.lift, Lift) else source.lift
         first: FilterTokenizer = source.blocks[0].tokenizer  # type: ignore[assignment]
@@ -107,6 +119,8 @@ class FoldedStage(nn.Module):
         if isinstance(first.norm, nn.BatchNorm2d):  # its shift cancels in the softmax over the pixels
             filters_LC = affine(first.norm)[0][:, None] * filters_LC
         self.filters = nn.Parameter(filters_LC.detach().clone())
+        # The mean over tokens as a product: ONNX Runtime has it in a tenth of the time of its ReduceMean.
+        self.mean = nn.Parameter(filters_LC.new_full((1, len(filters_LC)), 1 / len(filters_LC)), requires_grad=False)
         self.embed, self.transformers, self.projectors = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         self.products, self.widths = nn.ModuleList(), []
         blocks: list[Any] = list(source.blocks)
@@ -132,7 +146,10 @@ class FoldedStage(nn.Module):
         for i, embed in enumerate(self.embed):
             attention_BLP = (filters_BLC @ feature_BCP).softmax(dim=-1)
             # (B, L, P) x (B, P, C) -> (B, L, C)
-            tokens_BLD = self.transformers[i](embed(attention_BLP @ feature_BCP.transpose(1, 2)))
+            tokens_BLD = embed(attention_BLP @ feature_BCP.transpose(1, 2))
+            if self.averaged and i == len(self.embed) - 1:
+                return feature_BCHW, self.averages(self.transformers[i], tokens_BLD)
+            tokens_BLD = self.transformers[i](tokens_BLD)
             read = list(self.products[i](tokens_BLD).split(self.widths[i], dim=2)) if self.widths[i] else []
             projector = self.projectors[i]
             if isinstance(projector, FoldedProjector):
@@ -140,6 +157,12 @@ class FoldedStage(nn.Module):
             if read:
                 filters_BLC = read.pop()
         return self.pool(feature_BCP.reshape(feature_BCHW.shape)), tokens_BLD
+
+    def averages(self, transformer: FoldedTransformer, tokens_BLD: Tensor) -> Tensor:
+        related_BLD = transformer.related(tokens_BLD)
+        # Not relu(): behind a product in 8 bits whose result stays in float32, ONNX Runtime would compute in float32.
+        hidden_BLD = transformer.f1(related_BLD).clamp(min=0)
+        return torch.cat([self.mean @ related_BLD, self.mean @ hidden_BLD], dim=2).squeeze(1)
 
 
 def _folded_filters(tokenizer: RecurrentTokenizer) -> nn.Linear:
@@ -165,6 +188,27 @@ def _side_by_side(layers: list[nn.Linear]) -> nn.Linear:
     return joined
 
 
+def _averages_first(model: VTResNet) -> bool:
+    """Whether the classifier alone reads the last tokens, their mean, and has fewer classes than F2 has rows."""
+    stage = model.vt_stage
+    return (
+        stage is not None
+        and _in_rows(stage)
+        and isinstance(stage.blocks[-1].transformer, TokenTransformer)
+        and stage.blocks[-1].projector is None
+        and model.global_pool == "avg"
+        and 0 < model.num_classes < model.num_features
+    )
+
+
+def _classifier_behind(f2: nn.Linear, classifier: nn.Linear) -> nn.Linear:
+    """`classifier(T' + hidden F2)` as one layer of (T', hidden) side by side."""
+    weight = torch.cat([classifier.weight, classifier.weight @ f2.weight], dim=1).detach()
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
+    layer.weight, layer.bias = nn.Parameter(weight), classifier.bias
+    return layer
+
+
 def _in_rows(stage: VTStage) -> bool:
     """Whether `FoldedStage` can express a stage: a filter tokenizer and, after it, recurrent ones."""
     first, *others = (block.tokenizer for block in stage.blocks)
@@ -185,6 +229,10 @@ def _folded_lift(lift: Lift) -> nn.Module:
 def folded(model: nn.Module) -> nn.Module:
     """A copy of a model for inference in which every VT module is folded; other modules stay as they are."""
     model = copy.deepcopy(model).eval()
+    if isinstance(model, VTResNet) and _averages_first(model):
+        f2 = model.vt_stage.blocks[-1].transformer.f2  # type: ignore[union-attr]
+        model.vt_stage = FoldedStage(model.vt_stage, averaged=True)  # type: ignore[arg-type,assignment]
+        model.fc, model.global_pool = _classifier_behind(f2, model.fc), ""  # type: ignore[arg-type]
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, VTStage) and _in_rows(child):
