@@ -148,7 +148,7 @@ class FoldedStage(nn.Module):
             # (B, L, P) x (B, P, C) -> (B, L, C)
             tokens_BLD = embed(attention_BLP @ feature_BCP.transpose(1, 2))
             if self.averaged and i == len(self.embed) - 1:
-                return feature_BCHW, self.averages(self.transformers[i], tokens_BLD)
+                return feature_BCHW, self.averages(self.transformers[i], tokens_BLD)  # type: ignore[arg-type]
             tokens_BLD = self.transformers[i](tokens_BLD)
             read = list(self.products[i](tokens_BLD).split(self.widths[i], dim=2)) if self.widths[i] else []
             projector = self.projectors[i]
