@@ -109,11 +109,13 @@ def files() -> str:
             if r.get(column)
         ]
         photos = f" ({r['photos']} photos)" if accuracy else ""
-        times = (r["ms_batch1"], r["over_float32_batch1"], r["ms_batch16"], r["over_float32_batch16"])
+        times = (r[f"{what}_batch{batch}"] for batch in (1, 16) for what in ("ms", "over_float32", "over_peer"))
         cells.append(
             [f"`{r['model']}`", r["precision"], r["size"], r["megabytes"], *times, ", ".join(accuracy) + photos]
         )
-    head = ["model", "precision", "px", "MB", "ms, batch 1", "over float32", "ms per image, batch 16", "over float32"]
+    head = ["model", "precision", "px", "MB"]
+    for of_time in ("ms, batch 1", "ms per image, batch 16"):
+        head += [of_time, "over float32", "over its ResNet"]
     return table([*head, "model -> file"], cells)
 
 

@@ -172,6 +172,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed_sizes": sizes,
     "speed_bfloat16": partial(ratios, *BFLOAT16),
     "speed_others": partial(ratios, ("float32, batch 1", "others", {})),
+    "speed_before": partial(ratios, *_by_batch("float32", "before")),
     "speed_memory": memory,
     "speed_bounds": bounds,
     "speed_projector": projector,

@@ -178,6 +178,10 @@ def test_shipped_weights_have_a_run_and_a_measurement():
         assert all_runs()[row["model"]]["table"] == "shipped" and row["images"] == 3925
 
 
+def test_no_model_became_slower_than_before():
+    assert all(row["low"] <= 1 <= row["high"] for row in rows_of("rows", "before"))
+
+
 def test_in_8_bits_vt_is_a_little_behind_and_in_32_ahead():
     with (RESULTS / "export.csv").open() as file:
         ours = {row["precision"]: row for row in csv.DictReader(file) if row["model"] == "vt_resnet18"}
