@@ -89,9 +89,17 @@ def shown(page, after=None):
 
 
 def uploaded(page, path):
-    """The large picture of a photo that was just given."""
+    """The large picture of a photo that was just given; again, as a person would, if the field was being emptied."""
+    from playwright.sync_api import TimeoutError  # not everyone who runs the tests has it
+
     old = source(page)
-    upload(page, path)
+    for _ in range(2):
+        upload(page, path)
+        try:
+            page.wait_for_function("old => document.querySelector('#view img')?.src !== old", arg=old, timeout=15_000)
+            break
+        except TimeoutError:
+            page.wait_for_selector("#upload input[type=file]", state="attached")
     return shown(page, after=old)
 
 
