@@ -13,3 +13,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core; more threads wo
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of train.py, as `write_train_run` leaves it."""
+    from tests.support.runs import write_train_run  # after the environment is set
+
+    return write_train_run(tmp_path)
+
+
+@pytest.fixture
+def segmenter_run(tmp_path):
+    from tests.support.runs import write_segmenter_run
+
+    return write_segmenter_run(tmp_path)

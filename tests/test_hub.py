@@ -14,24 +14,12 @@ from PIL import Image
 
 from benchmarks.common import facts, runs
 from hub import card, publish
-from tests.support.runs import logits, write_segmenter_run, write_train_run
+from tests.support.runs import NAME, REPOSITORY, logits
 from vt_timm.publishing import card as publishing_card
 from vt_timm.publishing import export
 from vt_timm.publishing import publish as publishing
 
 ROOT = Path(__file__).parents[1]
-NAME = "vt_resnet_micro.trial_two"
-REPOSITORY = f"somebody/{NAME}"
-
-
-@pytest.fixture
-def run(tmp_path):
-    return write_train_run(tmp_path)
-
-
-@pytest.fixture
-def segmenter_run(tmp_path):
-    return write_segmenter_run(tmp_path)
 
 
 def load(folder):

@@ -11,21 +11,9 @@ import pytest
 import torch
 
 from tests.support.hub_server import TOKEN, HubServer
-from tests.support.runs import logits, write_segmenter_run, write_train_run
+from tests.support.runs import NAME, REPOSITORY, logits
 
 ROOT = Path(__file__).parents[1]
-NAME = "vt_resnet_micro.trial_two"
-REPOSITORY = f"somebody/{NAME}"
-
-
-@pytest.fixture
-def run(tmp_path):
-    return write_train_run(tmp_path)
-
-
-@pytest.fixture
-def segmenter_run(tmp_path):
-    return write_segmenter_run(tmp_path)
 
 
 def process(arguments, hub, home, cwd=ROOT, **more):

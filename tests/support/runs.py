@@ -11,6 +11,9 @@ from PIL import Image
 import vt_timm
 from tests.support.fill import fill
 
+NAME = "vt_resnet_micro.trial_two"
+REPOSITORY = f"somebody/{NAME}"
+
 
 def write_train_run(tmp_path):
     """What train.py leaves behind, for a model with an option and two classes."""
