@@ -77,6 +77,15 @@ def test_folding_leaves_the_function(options, tokens):
         torch.testing.assert_close(folded(model)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+def test_the_classifier_takes_the_last_f2_in():
+    """Nothing is left of the 192 x 192 numbers of F2 but one more row of 192 for each of the 3 classes."""
+    model = fill(timm.create_model(MICRO, num_classes=3)).eval()
+    kept = folded(model)
+    assert kept.fc.weight.shape == (3, 2 * model.num_features)
+    model.vt_stage.blocks[-1].transformer.f2.weight.data.zero_()
+    assert not folded(model).fc.weight[:, model.num_features :].any()
+
+
 @pytest.mark.parametrize("options", [{}, {"norm_logits": True}])
 def test_folding_a_stage_leaves_map_and_tokens(options):
     """A stage whose last module has a projector, on the way that a backbone goes."""
