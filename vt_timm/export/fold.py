@@ -148,7 +148,7 @@ class FoldedStage(nn.Module):
             # (B, L, P) x (B, P, C) -> (B, L, C)
             tokens_BLD = embed(attention_BLP @ feature_BCP.transpose(1, 2))
             if self.mean is not None and i == len(self.embed) - 1:
-                return feature_BCHW, self.averages(self.transformers[i], tokens_BLD)  # type: ignore[arg-type]
+                return feature_BCHW, _averages(self.mean, self.transformers[i], tokens_BLD)  # type: ignore[arg-type]
             tokens_BLD = self.transformers[i](tokens_BLD)
             read = list(self.products[i](tokens_BLD).split(self.widths[i], dim=2)) if self.widths[i] else []
             projector = self.projectors[i]
@@ -158,12 +158,13 @@ class FoldedStage(nn.Module):
                 filters_BLC = read.pop()
         return self.pool(feature_BCP.reshape(feature_BCHW.shape)), tokens_BLD
 
-    def averages(self, transformer: FoldedTransformer, tokens_BLD: Tensor) -> Tensor:
-        """Means of T' and `relu(T' F1)` over the tokens, side by side."""
-        related_BLD = transformer.related(tokens_BLD)
-        # Not relu(): behind a product in 8 bits whose result stays in float32, ONNX Runtime would compute in float32.
-        hidden_BLD = transformer.f1(related_BLD).clamp(min=0)
-        return torch.cat([self.mean @ related_BLD, self.mean @ hidden_BLD], dim=2).squeeze(1)
+
+def _averages(mean_1L: Tensor, transformer: FoldedTransformer, tokens_BLD: Tensor) -> Tensor:
+    """Means of T' and `relu(T' F1)` over the tokens, side by side: (B, 2 D)."""
+    related_BLD = transformer.related(tokens_BLD)
+    # Not relu(): behind a product in 8 bits whose result stays in float32, ONNX Runtime would compute in float32.
+    hidden_BLD = transformer.f1(related_BLD).clamp(min=0)
+    return torch.cat([mean_1L @ related_BLD, mean_1L @ hidden_BLD], dim=2).squeeze(1)
 
 
 def _folded_filters(tokenizer: RecurrentTokenizer) -> nn.Linear:
