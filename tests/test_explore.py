@@ -134,6 +134,35 @@ def test_a_model_comes_with_the_sample_photo_that_suits_it(visit, tmp_path):
 
 
 @needs_browser
+def test_a_choice_of_a_model_is_asked_once_by_mouse_and_by_keyboard(visit):
+    page, asked = visit(), []
+    page.on("request", lambda request: "/queue/join" in request.url and asked.append(request.url))
+    before = source(page)
+    choose_model(page, SEGMENTER)
+    shown(page, after=before)
+    page.wait_for_timeout(1000)
+    assert len(asked) == 1
+    before = source(page)
+    page.locator("#model input").click()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    shown(page, after=before)
+    assert len(asked) == 2
+
+
+@needs_browser
+def test_equal_pictures_of_two_visitors_are_two_files(visit):
+    first, second = visit(), visit()
+    addresses = set()
+    for page in (first, second):
+        old = source(page)
+        page.locator("#tokens button").nth(4).click()
+        shown(page, after=old)
+        addresses.add(source(page))
+    assert len(addresses) == 2
+
+
+@needs_browser
 def test_a_photo_is_dropped_and_then_a_token_clicked(visit, tmp_path):
     page = visit()
     old = source(page)

@@ -13,9 +13,11 @@ from functools import cache, wraps
 from html import escape
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import gradio as gr
 from gradio.data_classes import ImageData
+from PIL import Image
 
 from ..errors import CommandError, UserError
 from ..images import SAMPLES, ImageError, sample_photo
@@ -37,6 +39,13 @@ Shown = dict[Any, Any]  # what changes on the page, by component
 def _path(payload: ImageData | None) -> str | None:
     """An upload handed over unread: gradio would open it, and answer a broken file with a traceback."""
     return payload.path if payload else None
+
+
+def _of_its_own(picture: Image.Image) -> Image.Image:
+    """A copy with a comment that no other has: gradio writes equal pictures into one file, while others load it."""
+    picture = picture.copy()
+    picture.info["comment"] = uuid4().bytes
+    return picture
 
 
 @cache
@@ -171,7 +180,7 @@ class Page:
             lambda: None, None, self.upload, api_visibility="private", show_progress="hidden"
         )  # empties the field
         listen(self.sample.click, self.take_sample, self.sample)
-        listen(self.model.input, self.take_model, self.model)
+        listen(self.model.change, self.take_model, self.model)  # its `input` comes twice per click
         listen(self.tokens.select, self.choose_token)
         listen(self.claims.input, self.choose_claim, self.claims)
         listen(self.view.select, self.choose_place)
@@ -193,6 +202,8 @@ class Page:
 
     @_kindly
     def take_model(self, session: Session, name: str) -> Shown:
+        if name == session.model:  # put back after one that could not be loaded
+            return {}
         if session.own_photo:
             return self._all(Session.begin(session.photo, name, _model(name)))
         return self._all(self._with_sample(name))
@@ -260,7 +271,7 @@ class Page:
 
     def _picture(self, session: Session) -> Shown:
         return {
-            self.view: session.picture(),
+            self.view: _of_its_own(session.picture()),
             self.caption: words.caption(session),
             self.claims: gr.Radio(**self._claims(session)),
         }
@@ -276,7 +287,7 @@ class Page:
     def _gallery(self, session: Session) -> dict[str, Any]:
         width, height = session.look.view.size
         return dict(
-            value=[(picture, str(i)) for i, picture in enumerate(session.thumbnails(), start=1)],
+            value=[(_of_its_own(picture), str(i)) for i, picture in enumerate(session.thumbnails(), start=1)],
             selected_index=session.token if session.has_tokens else None,
             columns=COLUMNS_IF_WIDE if width > WIDE * height else COLUMNS,
             visible=session.has_tokens,
