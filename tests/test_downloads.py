@@ -16,6 +16,8 @@ import torch
 import vt_timm
 from tests.support.hub_server import HubServer
 from vt_timm import cli
+from vt_timm.export.metadata import describe
+from vt_timm.photos.models import load
 from vt_timm.segmentation.inference import load_segmenter
 from vt_timm.weights.download import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
 from vt_timm.weights.published import HUB
@@ -185,13 +187,28 @@ def test_names_that_need_no_download_and_names_that_do_not_exist(capsys):
     assert "there are no weights called vt_resne18; did you mean vt_resnet18" in capsys.readouterr().err
 
 
+def test_an_export_takes_the_licence_from_the_card_on_the_hub(hub, monkeypatch):
+    def licence():
+        return describe(load(f"hf-hub:{NAME}"), f"hf-hub:{NAME}", "float32")["vt_timm.license"]
+
+    config = json.loads((SHIPPED / CONFIG).read_text())
+    assert licence() == json.dumps(config["pretrained_cfg"]["license"])
+    del config["pretrained_cfg"]["license"]
+    hub.put(NAME, CONFIG, json.dumps(config).encode())
+    assert licence() == "null"  # there is no card
+    hub.put(NAME, "README.md", b"---\nlicense: cc-by-4.0\n---\n")
+    assert licence() == '"cc-by-4.0"'
+    unplug(monkeypatch)
+    assert licence() == '"cc-by-4.0"'  # from the cache
+
+
 def test_segmenters_come_the_same_way(hub, tmp_path, capsys):
     model = vt_timm.create_segmenter("vt_fpn", "vt_resnet_micro", num_classes=3, token_dim=64, num_heads=4)
     model.save_pretrained(tmp_path / "model")
     for name in (CONFIG, WEIGHTS):
         hub.put("somebody/segmenter", name, (tmp_path / "model" / name).read_bytes())
-    for load in (load_segmenter, vt_timm.Segmenter.from_pretrained):
-        assert torch.equal(logits(load("somebody/segmenter")), logits(model))
+    for way in (load_segmenter, vt_timm.Segmenter.from_pretrained):
+        assert torch.equal(logits(way("somebody/segmenter")), logits(model))
     assert cli.main(["download", "somebody/segmenter"]) == 0
     hub.put("somebody/segmenter", CONFIG, b'{"neck": "vt_fpn", "backbone": "no_such_model"}')
     assert cli.main(["download", "somebody/segmenter"]) == 2
@@ -203,9 +220,9 @@ def test_segmenters_come_the_same_way(hub, tmp_path, capsys):
     del repository.files[WEIGHTS]
     repository.commits += 1
     hub.put("somebody/segmenter", "pytorch_model.bin", b"cos\nsystem\n(S'touch owned'\ntR.")
-    for load in (load_segmenter, vt_timm.Segmenter.from_pretrained):
+    for way in (load_segmenter, vt_timm.Segmenter.from_pretrained):
         with pytest.raises(RuntimeError, match="loads safetensors only, never a pickle"):
-            load("somebody/segmenter")
+            way("somebody/segmenter")
 
 
 # In processes of their own, as users have them.

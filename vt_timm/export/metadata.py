@@ -15,6 +15,7 @@ from ..photos.models import PhotoModel
 from ..photos.onnx_file import PREFIX
 from ..segmentation.model import Segmenter
 from ..segmentation.transforms import MIN_SIDE
+from ..weights.download import CARD, fetch_card
 from ..weights.published import published_segmenters
 
 __all__ = ["describe", "short_source"]
@@ -37,25 +38,24 @@ def describe(model: PhotoModel, name: str, precision: str) -> dict[str, str]:
     facts: dict[str, Any] = {
         "class_names": model.class_names,
         "in_chans": model.channels,
+        "license": getattr(module, "pretrained_cfg", {}).get("license") or _licence(name),
         "source": short_source(name),
         "weights_sha256": _checksum(module),
         "precision": precision,
         "version": __version__,
     }
-    facts |= _of_segmenter(module, name) if isinstance(module, Segmenter) else _of_classifier(model)
+    facts |= _of_segmenter(module) if isinstance(module, Segmenter) else _of_classifier(model)
     return {PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
 
 
 def _of_classifier(model: Any) -> dict[str, Any]:
     keys = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
-    licence = getattr(model.module, "pretrained_cfg", {}).get("license")
-    return {"kind": "classifier", "license": licence, **{key: model.config[key] for key in keys}}
+    return {"kind": "classifier", **{key: model.config[key] for key in keys}}
 
 
-def _of_segmenter(module: Segmenter, name: str) -> dict[str, Any]:
+def _of_segmenter(module: Segmenter) -> dict[str, Any]:
     return {
         "kind": "segmenter",
-        "license": _licence(name),
         **module.normalization,
         "palette": palette(module.num_classes).tolist(),
         "short_side": module.short_side,
@@ -66,9 +66,12 @@ def _of_segmenter(module: Segmenter, name: str) -> dict[str, Any]:
 
 
 def _licence(name: str) -> str | None:
-    """The licence of a segmenter from the card beside its weights, if that is on this machine: config.json has none."""
+    """The licence on the card beside the weights, here or on the Hub: config.json has none for segmenters."""
     folder = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
-    cards = [path for path in (folder / "README.md", folder / "best" / "README.md") if path.is_file()]
+    cards = [path for path in (folder / CARD, folder / "best" / CARD) if path.is_file()]
+    repository = name.removeprefix("hf-hub:")
+    if not folder.exists() and "/" in repository:
+        cards = [path for path in [fetch_card(repository)] if path]
     try:
         return (metadata_load(cards[0]) or {}).get("license") if cards else None
     except (ValueError, yaml.YAMLError):  # a person wrote the card

@@ -30,9 +30,9 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError, first_line
 
-__all__ = ["CONFIG", "WEIGHTS", "DownloadError", "check_weights", "fetch", "is_cached"]
+__all__ = ["CARD", "CONFIG", "WEIGHTS", "DownloadError", "check_weights", "fetch", "fetch_card", "is_cached"]
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CARD, CONFIG, WEIGHTS = "README.md", "config.json", "model.safetensors"
 SHA256_DIGITS = 64
 UNREACHABLE = {"ConnectError", "ConnectTimeout", "ConnectionError"}  # names, since huggingface_hub's client changes
 
@@ -71,6 +71,15 @@ def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = N
             return path
         _forget(path)
     raise DownloadError(f"{source}: {filename} {damage}, also when fetched anew: tell its owner to upload it again")
+
+
+def fetch_card(source: str) -> Path | None:
+    """The card of a model repository, "ORG/NAME" or "ORG/NAME@REVISION"; None if it cannot be had."""
+    repository, _, revision = source.partition("@")
+    try:
+        return Path(hf_hub_download(repository, CARD, revision=revision or None))
+    except Exception:  # a model is as good without its card
+        return None
 
 
 def _in_cache(repository: str, filename: str, revision: str, cache_dir: str | Path | None) -> bool:
