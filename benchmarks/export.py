@@ -2,11 +2,13 @@
 
     python -m benchmarks.export --data-dir imagenette2-224                          # R18, with top-1 of the weights
     python -m benchmarks.export --data-dir imagenette2-224 --pairs vt_resnet50,resnet50 --images 0
-    python -m benchmarks.export --data-dir ccp --pairs vt_fpn_tf_efficientnet_lite0.ccp --batches 1 --rounds 20
+    python -m benchmarks.export --data-dir imagenette2-224 --format .aoti.pt2        # AOTInductor
+    python -m benchmarks.export --data-dir ccp --batches 1 --rounds 20 --pairs vt_fpn_tf_efficientnet_lite0.ccp,RUNS/fpn
 
-One thread, ONNX Runtime; the ways take turns, and a time is the median of its rounds, in seconds of the processor: what
-else runs on the machine is not counted. Rows are added to `benchmarks/results/export.csv` in place of those of the same
-model, precision and size. A segmenter is timed at two sizes, and scored at its own.
+One thread, ONNX Runtime or AOTInductor; the files take turns, and a time is the median of its rounds, in seconds of the
+processor: what else runs on the machine is not counted. Rows are added to `benchmarks/results/export.csv` in place of
+those of the same model, format, precision and size. A segmenter is timed at two sizes, and scored at its own; a folder
+of another one gives its row the name.
 """
 
 import argparse
@@ -16,17 +18,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
+from torch import nn
 
 import vt_timm
 from benchmarks.common.facts import RESULTS, facts
 from benchmarks.common.measure import in_turn, ratios
 from vt_timm.export.export import Options, export
+from vt_timm.export.formats import AOTI, ONNX, load_program
+from vt_timm.export.metadata import short_source
 from vt_timm.export.scores import open_validation, score
 from vt_timm.photos.models import Classifier, PhotoModel, SegmenterOnPhotos, load
 from vt_timm.photos.onnx_file import OnnxFile
@@ -38,6 +44,10 @@ __all__ = ["main"]
 
 RECORD = RESULTS / "export.csv"
 PRECISIONS: dict[str, dict[str, Any]] = {"float32": {}, "float16": {"half": True}, "int8": {"int8": True}}
+RUNTIMES = {
+    ONNX: lambda: f"onnxruntime {metadata.version('onnxruntime')}",
+    AOTI: lambda: f"torch {torch.__version__}, torchao {metadata.version('torchao')}",
+}
 BATCHES = (1, 16)
 FEW = 64  # images to calibrate on where the accuracy is not asked for
 PHOTOS = [
@@ -46,10 +56,10 @@ PHOTOS = [
 ]  # pixels: half of Clothing Co-Parsing's photos, and as the shipped segmenter sees them
 MEASURES = {"top-1": "top1", "mIoU": "miou", "pixel accuracy": "pixel_accuracy"}  # what `score` calls them
 COLUMNS = [
-    "model", "precision", "weights", "size", "megabytes", "top1_model", "top1", "miou_model", "miou",
+    "model", "format", "precision", "weights", "size", "megabytes", "top1_model", "top1", "miou_model", "miou",
     "pixel_accuracy_model", "pixel_accuracy", "photos",
     *(f"{what}_batch{batch}" for batch in BATCHES for what in ("ms", "over_float32", "over_peer")),
-    "calibrated_on", "command", "date", "onnxruntime", "machine",
+    "calibrated_on", "command", "date", "runtime", "machine",
 ]  # fmt: skip
 
 
@@ -62,7 +72,11 @@ def processor_seconds_of(run: Callable[[], object]) -> float:
 
 def model_of(name: str, size: int) -> PhotoModel:
     """A model with its weights where it has some; otherwise untrained, for its time alone."""
-    if name in published_segmenters() or (timm.list_pretrained(name) and not name.startswith("resnet")):
+    if (
+        name in published_segmenters()
+        or Path(name).is_dir()
+        or (timm.list_pretrained(name) and not name.startswith("resnet"))
+    ):
         return load(name)
     torch.manual_seed(0)
     module = timm.create_model(name, num_classes=10).eval()
@@ -73,22 +87,21 @@ def model_of(name: str, size: int) -> PhotoModel:
 
 def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row per model, precision and size: exported, timed in turn with all the others of its pair, then scored."""
-    import onnxruntime
-
     found = facts()
-    said = {key: found[key] for key in ("command", "date", "machine")} | {"onnxruntime": onnxruntime.__version__}
+    said = {key: found[key] for key in ("command", "date", "machine")} | {"runtime": RUNTIMES[args.format]()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.files or Path(temporary)
         models = {name: model_of(name, args.size) for name in pair}
-        paths = {(name, p): folder / f"{name}-{p}.onnx" for name in pair for p in args.precisions}
+        paths = {(n, p): folder / f"{short_source(n)}-{p}{args.format}" for n in pair for p in args.precisions}
         for (name, precision), path in paths.items():
             if not path.is_file():
                 _export(models[name], name, precision, path, args)
-        files = {key: OnnxFile(path) for key, path in paths.items()}
+        files = {key: _opened(path, args) for key, path in paths.items()}
         for shape in _shapes(models[pair[0]], args):
             rows = {}
             for key, path in paths.items():
-                row = {"model": key[0], "precision": key[1], "weights": _weights(models[key[0]]), **said}
+                row = {"model": short_source(key[0]), "format": args.format, "precision": key[1], **said}
+                row["weights"] = _weights(models[key[0]], key[0])
                 row["size"] = shape[1] if shape[0] == shape[1] else f"{shape[0]}x{shape[1]}"
                 row["megabytes"] = round(path.stat().st_size / 1e6, 2)
                 row["calibrated_on"] = _calibrate_images(args) if key[1] == "int8" else ""
@@ -97,13 +110,19 @@ def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any
                 _time(rows, files, pair, batch, shape, args)
             for key, row in rows.items():
                 print(*key, {column: row[column] for column in row if column[:2] in ("ms", "ov", "me")}, flush=True)
-                scored = row["weights"] == "shipped" and args.images and key[1] != "float32"
+                scored = row["weights"] != "none" and args.images and key[1] != "float32"
                 if scored and shape == _shapes(models[key[0]], args)[-1]:
                     row |= _scores(models[key[0]], files[key], args)
             yield from rows.values()
 
 
-def _weights(model: PhotoModel) -> str:
+def _opened(path: Path, args: argparse.Namespace) -> nn.Module:
+    return OnnxFile(path) if args.format == ONNX else load_program(path, args.format)
+
+
+def _weights(model: PhotoModel, name: str) -> str:
+    if Path(name).is_dir():
+        return "of a run"
     trained = isinstance(model, SegmenterOnPhotos) or bool(model.module.pretrained_cfg.get("file"))  # type: ignore[operator,union-attr]
     return "shipped" if trained else "none"
 
@@ -125,7 +144,7 @@ def _export(model: PhotoModel, name: str, precision: str, path: Path, args: argp
     export(model, name, path, options)
 
 
-def _scores(model: PhotoModel, file: OnnxFile, args: argparse.Namespace) -> dict[str, Any]:
+def _scores(model: PhotoModel, file: nn.Module, args: argparse.Namespace) -> dict[str, Any]:
     if isinstance(model, SegmenterOnPhotos):
         data = str(args.data_dir)
         validation = open_validation(
@@ -144,14 +163,14 @@ def _scores(model: PhotoModel, file: OnnxFile, args: argparse.Namespace) -> dict
 
 def _time(
     rows: dict[tuple[str, str], dict[str, Any]],
-    files: dict[tuple[str, str], OnnxFile],
+    files: dict[tuple[str, str], nn.Module],
     pair: list[str],
     batch: int,
     shape: tuple[int, int],
     args: argparse.Namespace,
 ) -> None:
     images = torch.from_numpy(np.random.default_rng(0).standard_normal((batch, 3, *shape), np.float32))
-    ways: dict[str, Callable[[], object]] = {"/".join(key): partial(file, images) for key, file in files.items()}
+    ways: dict[str, Callable[[], object]] = {f"{n}/{p}": partial(file, images) for (n, p), file in files.items()}
     seconds = in_turn(ways, max(5, args.rounds // batch), warm_up=3, clock=processor_seconds_of)
     for (name, precision), row in rows.items():
         own = seconds[f"{name}/{precision}"]
@@ -164,7 +183,7 @@ def _time(
 
 def keep(new: list[dict[str, Any]]) -> None:
     """Put rows into the record in place of those of the same models, precisions and sizes."""
-    key = ("model", "precision", "size")
+    key = ("model", "format", "precision", "size")
     written = {tuple(str(row[k]) for k in key) for row in new}
     old = list(csv.DictReader(RECORD.read_text(encoding="utf-8").splitlines())) if RECORD.is_file() else []
     kept = [row for row in old if tuple(row[k] for k in key) not in written]
@@ -179,6 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True, help="Imagenette or CCP, with train/ and val/")
     parser.add_argument("--pairs", nargs="+", default=["vt_resnet18,resnet18"], metavar="OURS,PEER")
+    parser.add_argument("--format", default=ONNX, choices=RUNTIMES, help="of the files (default: .onnx)")
     parser.add_argument("--precisions", nargs="+", default=["float32", "int8"], choices=PRECISIONS)
     parser.add_argument("--size", type=int, default=192, help="pixels (default: 192, the shipped weights' own)")
     parser.add_argument("--images", type=int, default=256, help=f"to calibrate on; 0: {FEW}, and no accuracy")
@@ -190,7 +210,7 @@ def main() -> None:
     for pair in args.pairs:
         rows = list(measure(pair.split(","), args))
         for row in rows:
-            print(*(row.get(column, "") for column in COLUMNS[:18]))
+            print(*(row.get(column, "") for column in COLUMNS[:19]))
         keep(rows)
 
 

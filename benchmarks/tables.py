@@ -82,7 +82,7 @@ def segmentation() -> str:
 
 def exported() -> str:
     """What 8 bits do to the shipped models, each at its own size."""
-    rows = {(r["model"], r["size"], r["precision"]): r for r in _files()}
+    rows = {(r["model"], r["size"], r["precision"]): r for r in _files() if r["format"] == ".onnx"}
     cells = []
     for (model, size, precision), small in rows.items():
         if precision == "int8" and small["photos"]:
@@ -100,7 +100,7 @@ def _files() -> list[dict[str, str]]:
 
 
 def files() -> str:
-    """Exported files in ONNX Runtime."""
+    """Exported files in ONNX Runtime and AOTInductor."""
     cells = []
     for r in _files():
         accuracy = [
@@ -111,9 +111,17 @@ def files() -> str:
         photos = f" ({r['photos']} photos)" if accuracy else ""
         times = (r[f"{what}_batch{batch}"] for batch in (1, 16) for what in ("ms", "over_float32", "over_peer"))
         cells.append(
-            [f"`{r['model']}`", r["precision"], r["size"], r["megabytes"], *times, ", ".join(accuracy) + photos]
+            [
+                f"`{r['model']}`",
+                r["format"],
+                r["precision"],
+                r["size"],
+                r["megabytes"],
+                *times,
+                ", ".join(accuracy) + photos,
+            ]
         )
-    head = ["model", "precision", "px", "MB"]
+    head = ["model", "file", "precision", "px", "MB"]
     for of_time in ("ms, batch 1", "ms per image, batch 16"):
         head += [of_time, "over float32", "over its ResNet"]
     return table([*head, "model -> file"], cells)

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +192,33 @@ def test_int8_by_the_command(tmp_path, photos, capsys, exported):
     assert {"QuantizeLinear", "DequantizeLinear"} <= types and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++")
+def test_int8_of_aotinductor_by_the_command(tmp_path, photos, capsys):
+    pytest.importorskip("torchao", reason="needs torchao: pip install '.[int8]'")
+    path, model = tmp_path / "model.aoti.pt2", load(MICRO)
+    status, out, _ = run(capsys, "export", MICRO, "-o", path, "--int8", "--calibrate", photos)
+    assert status == 0 and "logits within 0.0" in out
+    program = load_program(path, ".aoti.pt2")
+    facts = program.runner.get_metadata()
+    assert facts["vt_timm.precision"] == '"int8"' and facts["vt_timm.kind"] == '"classifier"'
+    with zipfile.ZipFile(path) as package:
+        (source,) = (package.read(name).decode() for name in package.namelist() if name.endswith(".wrapper.cpp"))
+    assert source.count("qconv") >= 5 and "qlinear" in source  # the compiler found what to compute in 8 bits
+    for shape in ((1, 3, 128, 128), (5, 3, 96, 160)):  # it is of any size and batch
+        x = torch.nn.functional.interpolate(torch.randn(shape[0], 3, 8, 8), shape[2:], mode="bicubic")
+        with torch.inference_mode():
+            expected, actual = model.run(x), program(x)
+        assert actual.dtype == torch.float32 and actual.shape == expected.shape
+        error = (actual - expected).square().mean().sqrt() / expected.std()
+        assert 0 < error < 0.2
+
+
+def test_without_torchao_the_line_says_what_to_install(tmp_path, photos, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    status, _, err = run(capsys, "export", MICRO, "-o", tmp_path / "model.aoti.pt2", "--int8", "--calibrate", photos)
+    assert status == 2 and "8 bits in .aoti.pt2 files need torchao: pip install 'vt_timm[int8]'" in err
+
+
 def test_commands_take_a_file(exported, photos, tmp_path, capsys):
     (photo,) = next(photos.iterdir()).iterdir()
     answers = [run(capsys, "classify", photo, "--model", model, "--json") for model in (MICRO, exported)]
@@ -205,7 +234,7 @@ def test_commands_take_a_file(exported, photos, tmp_path, capsys):
     [
         (["-o", "model.tflite"], "name a file that ends in .onnx"),
         (["-o", "a.onnx", "--int8"], "--calibrate FOLDER"),
-        (["-o", "a.pt2", "--int8", "--calibrate", "."], "--int8 writes .onnx files"),
+        (["-o", "a.pt2", "--int8", "--calibrate", "."], "--int8 writes .onnx and .aoti.pt2 files"),
         (["-o", "a.onnx", "--int8", "--calibrate", "empty"], "no images in this folder"),
         (["-o", "a.onnx", "--half", "--int8", "--calibrate", "."], "choose one"),
         (["-o", "missing/a.onnx"], "cannot write missing/a.onnx"),

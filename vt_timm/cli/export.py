@@ -24,7 +24,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE", help=".onnx, .pt2 (torch.export) or .aoti.pt2 (AOTInductor)"
     )
-    parser.add_argument("--int8", action="store_true", help="compute in 8 bits; for .onnx, with --calibrate")
+    parser.add_argument(
+        "--int8", action="store_true", help="compute in 8 bits; with --calibrate, for .onnx and .aoti.pt2"
+    )
     parser.add_argument("--half", action="store_true", help="compute in 16 bits")
     parser.add_argument("--calibrate", metavar="FOLDER", help="for --int8: photos such as the model will see")
     parser.add_argument(

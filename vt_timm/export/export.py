@@ -23,8 +23,9 @@ from ..segmentation.settings import Settings
 from .compare import Difference, batches, check_difference, difference, photos_below
 from .fold import folded
 from .fold_segmenter import folded_segmenter
-from .formats import ONNX, HalfInside, kind_of, load_program, write
+from .formats import AOTI, ONNX, PT2, HalfInside, capture, kind_of, load_program, write
 from .metadata import describe
+from .quantize_program import quantized
 from .scores import Scores, open_validation, score
 
 __all__ = ["Options", "Result", "export"]
@@ -37,7 +38,7 @@ class Options:
     """How a model is exported.
 
     Args:
-        int8: whether the file computes in 8 bits; for ONNX, with `calibrate`.
+        int8: whether the file computes in 8 bits; for ONNX and AOTInductor, with `calibrate`.
         half: whether the file computes in 16 bits; it is fed and answers in 32.
         calibrate: folder of photos, on which the ranges of the activations are measured.
         calibrate_images: how many of them.
@@ -63,14 +64,16 @@ class Options:
         """Raise a CommandError for options that do not go together."""
         if self.int8 and self.half:
             raise CommandError("--int8 and --half: choose one")
-        if self.int8 and kind != ONNX:
-            raise CommandError(f"--int8 writes {ONNX} files: name one")
+        if self.int8 and kind == PT2:
+            raise CommandError(f"--int8 writes {ONNX} and {AOTI} files: name one")
         if self.int8 and not self.calibrate:
             raise CommandError("--int8 needs photos to measure the activations on: --calibrate FOLDER")
         if self.calibrate and not self.int8:
             raise CommandError("--calibrate belongs to --int8")
         if kind == ONNX and any(util.find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")):
             raise CommandError("ONNX files need more packages: pip install 'vt_timm[onnx]'")
+        if self.int8 and kind == AOTI and util.find_spec("torchao") is None:
+            raise CommandError(f"8 bits in {AOTI} files need torchao: pip install 'vt_timm[int8]'")
 
 
 @dataclass(frozen=True)
@@ -128,24 +131,23 @@ def _photos_of(validation: dict[Path, int] | SegmentationDataset) -> list[Path]:
 def _write(
     model: PhotoModel, path: Path, kind: str, options: Options, facts: dict[str, str], calibration: list[Path]
 ) -> None:
+    segmenter = isinstance(model, SegmenterOnPhotos)
+    example = _noise(model)
     module: nn.Module
     if isinstance(model.module, Segmenter):
         module = folded_segmenter(model.module)
     else:
-        module = folded(model.module) if kind == ONNX else copy.deepcopy(model.module)
+        module = folded(model.module) if kind == ONNX or options.int8 else copy.deepcopy(model.module)
     module.requires_grad_(False)
-    write(
-        HalfInside(module) if options.half else module,
-        _noise(model),
-        path,
-        kind,
-        facts,
-        any_size=isinstance(model, SegmenterOnPhotos),
-    )
-    if options.int8:
+    photos = batches(model, calibration, options.calibrate_images) if options.int8 else iter(())
+    if options.half:
+        module = HalfInside(module)
+    if options.int8 and kind == AOTI:
+        module = quantized(capture(module, example, any_size=segmenter), photos)
+    write(module, example, path, kind, facts, any_size=segmenter, quantized=options.int8 and kind == AOTI)
+    if options.int8 and kind == ONNX:
         from .quantize import quantize
 
-        photos = batches(model, calibration, options.calibrate_images)
         quantize(path, path, (batch.numpy() for batch in photos))
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..errors import CommandError, first_line
+from .quantize_program import mixed_precision
 
-__all__ = ["AOTI", "FACTS", "ONNX", "PT2", "HalfInside", "kind_of", "load_program", "write"]
+__all__ = ["AOTI", "FACTS", "ONNX", "PT2", "HalfInside", "capture", "kind_of", "load_program", "write"]
 
 ONNX, PT2, AOTI = ".onnx", ".pt2", ".aoti.pt2"
 FACTS = "vt_timm.json"
@@ -44,7 +46,13 @@ def kind_of(path: Path) -> str:
 
 
 def write(
-    model: nn.Module, example: Tensor, path: Path, kind: str, facts: dict[str, str], any_size: bool = False
+    model: nn.Module,
+    example: Tensor,
+    path: Path,
+    kind: str,
+    facts: dict[str, str],
+    any_size: bool = False,
+    quantized: bool = False,
 ) -> None:
     """Write a model for any batch, and any image size where it takes one.
 
@@ -55,22 +63,22 @@ def write(
         kind: ONNX, PT2 or AOTI.
         facts: metadata; a PT2 file keeps it as an extra file, `FACTS`, in JSON.
         any_size: whether to refuse a model that takes only one size.
+        quantized: whether the model was made by `quantize_program.quantized`.
 
     Raises:
         CommandError: in one line, for a model that cannot be exported.
     """
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), mixed_precision() if quantized else nullcontext():
             warnings.simplefilter("ignore")
-            program = _program(model, example, any_size)
+            program = capture(model, example, any_size)
             if kind == PT2:
                 if any_size:
                     # The tracer checks how maps lie in memory, such as that none has one pixel; the graph fits all.
                     program._guards_code = []
                 torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
             elif kind == AOTI:
-                settings = {"aot_inductor.metadata": facts}
+                settings = {"aot_inductor.metadata": facts, "freezing": quantized}  # 8 bits need constant weights
                 torch._inductor.aoti_compile_and_package(
                     program, package_path=os.fspath(path), inductor_configs=settings
                 )
@@ -94,11 +102,13 @@ def _finish(path: Path, facts: dict[str, str]) -> None:
     onnx.save(file, path)
 
 
-def _program(model: nn.Module, example: Tensor, any_size: bool) -> ExportedProgram:
+def capture(model: nn.Module, example: Tensor, any_size: bool) -> ExportedProgram:
     """The model as a graph; a model of one size, such as a ViT, leaves the batch alone free.
 
     So does a model with TensorFlow's padding: torch.export does not finish on a padding that depends on the size.
     """
+    for name in ("torch.onnx", "torch.utils"):  # what they say of themselves helps nobody who exports a model
+        logging.getLogger(name).setLevel(logging.ERROR)
     batch, every = {0: Dim.AUTO}, {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
     padded = [type(module).__name__ for module in model.modules() if type(module).__name__.endswith("Same")]
     if padded and any_size:
