@@ -193,7 +193,7 @@ def test_int8_by_the_command(tmp_path, photos, capsys, exported):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++")
-def test_int8_of_aotinductor_by_the_command(tmp_path, photos, capsys):
+def test_int8_of_aotinductor_by_the_command(tmp_path, photos, capsys, monkeypatch):
     pytest.importorskip("torchao", reason="needs torchao: pip install '.[int8]'")
     path, model = tmp_path / "model.aoti.pt2", load(MICRO)
     status, out, _ = run(capsys, "export", MICRO, "-o", path, "--int8", "--calibrate", photos)
@@ -211,6 +211,12 @@ def test_int8_of_aotinductor_by_the_command(tmp_path, photos, capsys):
         assert actual.dtype == torch.float32 and actual.shape == expected.shape
         error = (actual - expected).square().mean().sqrt() / expected.std()
         assert 0 < error < 0.2
+    page = Path(vt_timm.__file__).with_name("export") / "deploy.md"
+    *_, code = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {"images": x}
+    exec(code, names)
+    assert torch.equal(names["logits"], actual)
 
 
 def test_without_torchao_the_line_says_what_to_install(tmp_path, photos, monkeypatch, capsys):
@@ -271,7 +277,7 @@ def test_a_file_that_is_no_model(content, tmp_path):
 def test_the_page_on_deployment_runs_without_torch(exported, photos, tmp_path):
     """Its code, as it stands, where nothing of torch, timm or ours can be imported."""
     page = Path(vt_timm.__file__).with_name("export") / "deploy.md"
-    code, _ = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     banned = "import sys\nfor name in ('torch', 'torchvision', 'timm', 'vt_timm'): sys.modules[name] = None\n"
     script = tmp_path / "classify.py"
     script.write_text(banned + code)

@@ -245,7 +245,7 @@ def test_masks_are_not_photos(data):
 
 def test_the_page_on_deployment_runs_without_torch(exported, source, data, tmp_path):
     page = Path(vt_timm.__file__).with_name("export") / "deploy.md"
-    _, code = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    _, code, *_ = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     banned = "import sys\nfor name in ('torch', 'torchvision', 'timm', 'vt_timm'): sys.modules[name] = None\n"
     script = tmp_path / "segment.py"
     script.write_text(banned + code)

@@ -178,6 +178,20 @@ def test_shipped_weights_have_a_run_and_a_measurement():
         assert all_runs()[row["model"]]["table"] == "shipped" and row["images"] == 3925
 
 
+def test_fpn_is_ahead_of_vt_fpn_whose_tokens_add_little():
+    with (RESULTS / "segmentation" / "runs.csv").open() as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    miou = {name: float(row["miou"]) for name, row in rows.items()}
+    mean = {n: (miou[f"half_{n}_seed42"] + miou[f"half_{n}_seed43"]) / 2 for n in ("fpn", "vt_fpn", "laterals")}
+    assert 1.95 < mean["fpn"] - mean["vt_fpn"] < 2.05 and 0.35 < mean["laterals"] - mean["vt_fpn"] < 0.45
+    assert 1.7 < miou["full_fpn_seed42"] - miou["full_vt_fpn_seed42"] < 1.8
+    assert 0.55 < miou["full_vt_fpn_seed42"] - miou["full_laterals_seed42"] < 0.65
+    assert 1.05 < miou["full_vt_fpn_seed42"] - miou["full_vt_fpn_seed43"] < 1.15
+    added = {name: miou[name] - float(row["miou_without_tokens"]) for name, row in rows.items() if "vt_fpn" in name}
+    assert 1.75 < added.pop("full_vt_fpn_seed42_shipped") < 1.85
+    assert len(added) == 4 and min(added.values()) > -0.35 and max(added.values()) < 0.65
+
+
 def test_no_model_became_slower_than_before():
     assert all(row["low"] <= 1 <= row["high"] for row in rows_of("rows", "before"))
 
