@@ -159,6 +159,9 @@ def transfer() -> str:
     return table(["set", "from", "lr", "top-1", "search, one seed"], rows)
 
 
+REGULARISERS = {"aa": "AutoAugment", "drop_path": "drop-path", "drop": "dropout", "model_ema": "EMA"}
+
+
 def longer() -> str:
     """Runs of more epochs than those of the other tables, and those that learn from a teacher."""
     rows = []
@@ -174,8 +177,10 @@ def longer() -> str:
         model, _, start = r["model"].partition(".")
         train = "" if r["train_top1"] is None else f"{r['train_top1']:.2f}"
         minutes = sum(e["seconds"] or 0 for e in epochs_of(r["name"])) / 60
-        rows.append([model, start if args["pretrained"] else "", teacher, r["epochs"], top1, train, f"{minutes:.0f}"])
-    return table(["model", "went on from", "teacher", "epochs", "top-1", "training top-1", "minutes"], rows)
+        also = ", ".join(name for key, name in REGULARISERS.items() if args.get(key))
+        started = start if args["pretrained"] else ""
+        rows.append([model, started, teacher, also, r["epochs"], top1, train, f"{minutes:.0f}"])
+    return table(["model", "went on from", "teacher", "also", "epochs", "top-1", "training top-1", "minutes"], rows)
 
 
 def _or_diverged(record: dict[str, Any], classes: int = CLASSES) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import timm
 import yaml
 
+from vt_timm.publishing.export import read_evaluations
+
 from .facts import RESULTS, line_of_facts, without_folders
 
 __all__ = [
@@ -126,10 +128,8 @@ def arguments_of(name: str) -> dict[str, Any]:
 
 def summary_of(run: Path) -> list[dict[str, float]]:
     """A run folder's summary.csv: one dictionary per evaluated epoch; none where there is no such file yet."""
-    if not (run / "summary.csv").is_file():
-        return []
-    with (run / "summary.csv").open() as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    path = run / "summary.csv"
+    return read_evaluations(path) if path.is_file() else []
 
 
 def training_losses(log: str) -> list[float]:

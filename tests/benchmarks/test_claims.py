@@ -207,10 +207,15 @@ def test_exported_vt_is_level_in_8_bits_at_192_px_and_ahead_at_224():
     assert 0 <= float(rows["int8", "192"]["top1_model"]) - float(rows["int8", "192"]["top1"]) < 0.5
 
 
-def test_a_teachers_features_add_two_points_in_twenty_epochs():
+def test_a_teachers_features_add_more_to_resnet18_and_regularisation_takes_some_away():
     runs = all_runs()
-    taught, alone = runs["vt_resnet18_teacher_seed42"], runs["vt_resnet18.muon_imagenette"]
-    assert 2.5 < taught["val_top1"] - alone["val_top1"] < 2.6
+    top1 = {name: run["val_top1"] for name, run in runs.items()}
+    ours, peer = top1["vt_resnet18_teacher_seed42"], top1["resnet18_teacher_seed42"]
+    assert 2.5 < ours - top1["vt_resnet18.muon_imagenette"] < 2.6
+    assert 3.7 < peer - top1["resnet18.muon_imagenette"] < 3.8 and 1.85 < peer - ours < 1.95
+    regularised, plain = runs["vt_resnet18_all_seed42"], runs["vt_resnet18_teacher_seed42"]
+    assert 0.5 < plain["val_top1"] - regularised["val_top1"] < 0.6
+    assert 5.9 < plain["train_top1"] - regularised["train_top1"] < 6.1
 
 
 def test_resnet18_ended_ahead_after_twenty_epochs():

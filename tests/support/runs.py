@@ -51,7 +51,8 @@ def write_train_run(tmp_path):
         state = {"state_dict": models[-1].state_dict(), "epoch": epoch, "args": argparse.Namespace(**args)}
         torch.save(state, run / file)
     (run / "args.yaml").write_text(yaml.safe_dump(args))
-    (run / "summary.csv").write_text("epoch,train_loss,eval_top1,eval_top5\n2,1.0,75.5,100.0\n3,0.9,50.0,100.0\n")
+    header = "epoch,train_loss,eval_top1,eval_top5"  # timm writes it again where a run was resumed
+    (run / "summary.csv").write_text(f"{header}\n2,1.0,75.5,100.0\n{header}\n3,0.9,50.0,100.0\n")
     (run / "log").write_text("noise\nTrain: 3 Loss 1\n/somebody/secret\nTest: 3\n")
     return run, models
 

@@ -27,7 +27,16 @@ from ..segmentation.model import Segmenter
 from ..weights.download import CONFIG
 from ..weights.training_run import CHECKPOINTS, RunError, describe_classes, load_run, read_description
 
-__all__ = ["CHECKPOINTS", "Run", "RunError", "export_classifier", "export_segmenter", "read_run", "same_predictions"]
+__all__ = [
+    "CHECKPOINTS",
+    "Run",
+    "RunError",
+    "export_classifier",
+    "export_segmenter",
+    "read_evaluations",
+    "read_run",
+    "same_predictions",
+]
 
 
 @dataclass
@@ -76,10 +85,15 @@ def read_run(folder: Path) -> Run:
     for name in needed:
         if not (folder / name).is_file():
             raise RunError(f"{folder} is not a finished run of train.py or vt-timm train-segmenter: it has no {name}")
-    with (folder / "summary.csv").open(encoding="utf-8") as file:
-        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
     settings = yaml.safe_load(read_text(folder / needed[0]))
-    return Run(folder, settings, rows, segmenter)
+    return Run(folder, settings, read_evaluations(folder / "summary.csv"), segmenter)
+
+
+def read_evaluations(path: Path) -> list[dict[str, float]]:
+    """The rows of a run's summary.csv; timm writes the header once more where a run was resumed."""
+    with path.open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if any(key != value for key, value in row.items())]
+    return [{key: float(value) for key, value in row.items() if value} for row in rows]
 
 
 def export_classifier(
