@@ -68,12 +68,12 @@ def _of_segmenter(module: Segmenter) -> dict[str, Any]:
 def _licence(name: str) -> str | None:
     """The licence on the card beside the weights, here or on the Hub: config.json has none for segmenters."""
     folder = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
-    cards = [path for path in (folder / CARD, folder / "best" / CARD) if path.is_file()]
+    card = next((path for path in (folder / CARD, folder / "best" / CARD) if path.is_file()), None)
     repository = name.removeprefix("hf-hub:")
     if not folder.exists() and "/" in repository:
-        cards = [path for path in [fetch_card(repository)] if path]
+        card = fetch_card(repository)
     try:
-        return (metadata_load(cards[0]) or {}).get("license") if cards else None
+        return (metadata_load(card) or {}).get("license") if card else None
     except (ValueError, yaml.YAMLError):  # a person wrote the card
         return None
 

@@ -77,6 +77,8 @@ def fetch_card(source: str) -> Path | None:
     """The card of a model repository, "ORG/NAME" or "ORG/NAME@REVISION"; None if it cannot be had."""
     repository, _, revision = source.partition("@")
     try:
+        if not (constants.HF_HUB_OFFLINE or _in_cache(repository, CARD, revision, None)):
+            _reach(hf_hub_url(repository, CARD, revision=revision or None), None)
         return Path(hf_hub_download(repository, CARD, revision=revision or None))
     except Exception:  # a model is as good without its card
         return None
