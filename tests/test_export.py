@@ -219,6 +219,25 @@ def test_int8_of_aotinductor_by_the_command(tmp_path, photos, capsys, monkeypatc
     assert torch.equal(names["logits"], actual)
 
 
+class Untraceable(nn.Module):
+    def forward(self, images):
+        return images.mean((2, 3)) if images.sum().item() > 0 else images.amax((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [(".pt2", []), (".aoti.pt2", []), (".aoti.pt2", ["--int8", "--calibrate"])]
+)
+def test_a_model_that_cannot_be_traced_is_one_line(kind, options, tmp_path, photos, monkeypatch, capsys):
+    if options:
+        pytest.importorskip("torchao", reason="needs torchao: pip install '.[int8]'")
+    model = load(MICRO)
+    monkeypatch.setattr(model, "module", Untraceable())
+    monkeypatch.setattr("vt_timm.photos.models.load", lambda name: model)
+    status, _, err = run(capsys, "export", MICRO, "-o", tmp_path / f"m{kind}", *options, *[photos] * bool(options))
+    assert status == 2 and len(err.splitlines()) == 1 and f"this model cannot be exported to {kind}: " in err
+    assert not list(tmp_path.glob("m*"))
+
+
 def test_without_torchao_the_line_says_what_to_install(tmp_path, photos, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torchao", None)
     status, _, err = run(capsys, "export", MICRO, "-o", tmp_path / "model.aoti.pt2", "--int8", "--calibrate", photos)

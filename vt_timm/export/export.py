@@ -23,7 +23,7 @@ from ..segmentation.settings import Settings
 from .compare import Difference, batches, check_difference, difference, photos_below
 from .fold import folded
 from .fold_segmenter import folded_segmenter
-from .formats import AOTI, ONNX, PT2, HalfInside, capture, kind_of, load_program, write
+from .formats import AOTI, ONNX, PT2, HalfInside, capture, exporting, kind_of, load_program, write
 from .metadata import describe
 from .quantize_program import quantized
 from .scores import Scores, open_validation, score
@@ -143,7 +143,8 @@ def _write(
     if options.half:
         module = HalfInside(module)
     if options.int8 and kind == AOTI:
-        module = quantized(capture(module, example, any_size=segmenter), photos)
+        with exporting(kind):
+            module = quantized(capture(module, example, any_size=segmenter), photos)
     write(module, example, path, kind, facts, any_size=segmenter, quantized=options.int8 and kind == AOTI)
     if options.int8 and kind == ONNX:
         from .quantize import quantize

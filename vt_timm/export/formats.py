@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ..errors import CommandError, first_line
+from ..errors import CommandError, UserError, first_line
 from .quantize_program import mixed_precision
 
-__all__ = ["AOTI", "FACTS", "ONNX", "PT2", "HalfInside", "capture", "kind_of", "load_program", "write"]
+__all__ = ["AOTI", "FACTS", "ONNX", "PT2", "HalfInside", "capture", "exporting", "kind_of", "load_program", "write"]
 
 ONNX, PT2, AOTI = ".onnx", ".pt2", ".aoti.pt2"
 FACTS = "vt_timm.json"
@@ -68,25 +70,36 @@ def write(
     Raises:
         CommandError: in one line, for a model that cannot be exported.
     """
+    with exporting(kind), mixed_precision() if quantized else nullcontext():
+        program = capture(model, example, any_size)
+        if kind == PT2:
+            if any_size:
+                # The tracer checks how maps lie in memory, such as that none has one pixel; the graph fits all.
+                program._guards_code = []
+            torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
+        elif kind == AOTI:
+            settings = {"aot_inductor.metadata": facts, "freezing": quantized}  # 8 bits need constant weights
+            torch._inductor.aoti_compile_and_package(program, package_path=os.fspath(path), inductor_configs=settings)
+        else:
+            names: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT]}
+            torch.onnx.export(program, (), path, dynamo=True, verbose=False, external_data=False, **names)
+            _finish(path, facts)
+
+
+@contextmanager
+def exporting(kind: str) -> Iterator[None]:
+    """Exporters are silent, and what they raise is one line.
+
+    Raises:
+        CommandError: for a model that cannot be exported.
+    """
+    for name in ("torch.onnx", "torch.utils"):  # what they say of themselves helps nobody who exports a model
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), mixed_precision() if quantized else nullcontext():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = capture(model, example, any_size)
-            if kind == PT2:
-                if any_size:
-                    # The tracer checks how maps lie in memory, such as that none has one pixel; the graph fits all.
-                    program._guards_code = []
-                torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
-            elif kind == AOTI:
-                settings = {"aot_inductor.metadata": facts, "freezing": quantized}  # 8 bits need constant weights
-                torch._inductor.aoti_compile_and_package(
-                    program, package_path=os.fspath(path), inductor_configs=settings
-                )
-            else:
-                names: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT]}
-                torch.onnx.export(program, (), path, dynamo=True, verbose=False, external_data=False, **names)
-                _finish(path, facts)
-    except OSError:
+            yield
+    except (OSError, UserError):
         raise
     except Exception as error:  # the exporters raise kinds of their own for what they cannot express
         raise CommandError(f"this model cannot be exported to {kind}: {first_line(error)}") from error
@@ -107,18 +120,17 @@ def capture(model: nn.Module, example: Tensor, any_size: bool) -> ExportedProgra
 
     So does a model with TensorFlow's padding: torch.export does not finish on a padding that depends on the size.
     """
-    for name in ("torch.onnx", "torch.utils"):  # what they say of themselves helps nobody who exports a model
-        logging.getLogger(name).setLevel(logging.ERROR)
     batch, every = {0: Dim.AUTO}, {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
     padded = [type(module).__name__ for module in model.modules() if type(module).__name__.endswith("Same")]
     if padded and any_size:
         raise ValueError(f"the padding of its {padded[0]} depends on the size of the image")
-    try:
-        return torch.export.export(model, (example,), dynamic_shapes=(batch if padded else every,))
-    except Exception:  # whatever the tracer meets; the second try raises it
-        if any_size or padded:
-            raise
-    return torch.export.export(model, (example,), dynamic_shapes=(batch,))
+    with redirect_stderr(StringIO()):  # the tracer prints the graph that it had got to
+        try:
+            return torch.export.export(model, (example,), dynamic_shapes=(batch if padded else every,))
+        except Exception:  # whatever the tracer meets; the second try raises it
+            if any_size or padded:
+                raise
+        return torch.export.export(model, (example,), dynamic_shapes=(batch,))
 
 
 def load_program(path: Path, kind: str) -> nn.Module:
