@@ -117,11 +117,14 @@ def page(rows: list[dict[str, str]]) -> str:
         "**FPN is ahead, and tokens add little.** At half size, two seeds each, FPN is 2.0 points of mIoU ahead of "
         "VT-FPN, and VT-FPN 0.4 behind its laterals alone. At full size FPN is 1.8 points ahead and the tokens add "
         "0.6 to the laterals, at the one seed that all three have; the two seeds of VT-FPN are 1.1 apart. What the "
-        "tokens add in a trained VT-FPN is between -0.3 and 0.6 points, and 1.8 in the one that ships. So 804 photos "
-        "and three times through them show no use of tokens beyond what laterals and the backbone see; whether more "
-        "data or a longer schedule do is not known. VT-FPN takes a sixth of FPN's MACs ([Table 9](../complexity.md)). "
-        "The run at b4f2de3 is the VT-FPN that ships; it was trained before commit 32e6ff6, which pads what a "
-        "backbone with TensorFlow's padding sees to whole strides, and scored after it.",
+        "tokens add in a trained VT-FPN is between -0.3 and 0.6 points, and 1.8 in the one that ships.",
+        "",
+        "So training three times on 804 photos shows no use of tokens beyond what laterals and backbone see. Whether "
+        "more data or a longer schedule shows one is not known. VT-FPN takes a sixth of FPN's MACs "
+        "([Table 9](../complexity.md)).",
+        "",
+        "The run at b4f2de3 is the VT-FPN that ships. It was trained before commit 32e6ff6, which pads what a backbone "
+        "with TensorFlow's padding sees to whole strides, and scored after it.",
         "",
         "| neck | seed | crops (px) | updates | mIoU (%) | pixel accuracy (%) | mIoU with the tokens cut off (%) "
         "| trained at |",
