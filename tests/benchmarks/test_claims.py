@@ -179,6 +179,7 @@ def test_shipped_weights_have_a_run_and_a_measurement():
 
 
 def test_fpn_is_ahead_of_vt_fpn_whose_tokens_add_little():
+    """Also README's line on segmentation."""
     with (RESULTS / "segmentation" / "runs.csv").open() as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
     miou = {name: float(row["miou"]) for name, row in rows.items()}
@@ -208,6 +209,7 @@ def test_exported_vt_is_level_in_8_bits_at_192_px_and_ahead_at_224():
 
 
 def test_a_teachers_features_add_more_to_resnet18_and_regularisation_takes_some_away():
+    """Also README's line on accuracy."""
     runs = all_runs()
     top1 = {name: run["val_top1"] for name, run in runs.items()}
     ours, peer = top1["vt_resnet18_teacher_seed42"], top1["resnet18_teacher_seed42"]
