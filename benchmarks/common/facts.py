@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,9 +66,8 @@ def _huge_pages() -> list[str]:
 
 
 def _portable(argument: str) -> str:
-    """An absolute path names a folder of this machine: keep its last two parts."""
-    path = Path(argument)
-    return "/".join(["DATA", *path.parts[-2:]]) if path.is_absolute() else argument
+    """An absolute path names a folder of this machine: keep its last two parts, also within `A,PATH` or `KEY=PATH`."""
+    return re.sub(r"(?<![^,=:])/[^,=:]*", lambda path: "/".join(["DATA", *Path(path[0]).parts[1:][-2:]]), argument)
 
 
 def _processor() -> str:

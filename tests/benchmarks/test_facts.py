@@ -54,3 +54,17 @@ def test_facts_name_the_command_with_huge_pages_and_without_folders(monkeypatch)
     assert facts.facts()["command"].startswith("THP_MEM_ALLOC_ENABLE=1 python -m x ")
     if (Path(facts.__file__).parents[2] / ".git").exists():
         assert re.fullmatch(r"[0-9a-f]{7,}\+?", facts.facts()["commit"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "recorded"),
+    [
+        ("/home/me/data/ccp", "DATA/data/ccp"),
+        ("vt_fpn.ccp,/home/me/runs/fpn", "vt_fpn.ccp,DATA/runs/fpn"),
+        ("backbone=local-dir:/home/me/teachers/lite0", "backbone=local-dir:DATA/teachers/lite0"),
+        ("data/ccp", "data/ccp"),
+        ("vt_resnet50,resnet50", "vt_resnet50,resnet50"),
+    ],
+)
+def test_a_command_keeps_no_folder_of_this_machine(argument, recorded):
+    assert facts._portable(argument) == recorded
