@@ -85,7 +85,7 @@ def exported() -> str:
     rows = {(r["model"], r["size"], r["precision"]): r for r in _files() if r["format"] == ".onnx"}
     cells = []
     for (model, size, precision), small in rows.items():
-        if precision == "int8" and small["photos"]:
+        if precision == "int8" and small["photos"] and small["weights"] == "shipped":
             full = rows[model, size, "float32"]
             name, column = ("mIoU", "miou") if small["miou"] else ("top-1", "top1")
             accuracy = f"{name} {float(small[f'{column}_model']):.2f} -> {float(small[column]):.2f} %"
@@ -123,7 +123,7 @@ def files() -> str:
         )
     head = ["model", "file", "precision", "px", "MB"]
     for of_time in ("ms, batch 1", "ms per image, batch 16"):
-        head += [of_time, "over float32", "over its ResNet"]
+        head += [of_time, "over float32", "over its peer"]
     return table([*head, "model -> file"], cells)
 
 

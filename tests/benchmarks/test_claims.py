@@ -197,6 +197,24 @@ def test_no_model_became_slower_than_before():
     assert all(row["low"] <= 1 <= row["high"] for row in rows_of("rows", "before"))
 
 
+def test_aotinductor_gains_more_in_8_bits_and_gives_resnet18_more():
+    with (RESULTS / "export.csv").open() as file:
+        rows = {(row["model"], row["format"]): row for row in csv.DictReader(file) if row["precision"] == "int8"
+                and row["size"] == "192"}  # fmt: skip
+    ours, onnx = rows["vt_resnet18", ".aoti.pt2"], rows["vt_resnet18", ".onnx"]
+    for batch in (1, 16):
+        assert float(ours[f"over_float32_batch{batch}"]) > 5 and float(ours[f"over_peer_batch{batch}"]) < 0.8
+        assert float(ours[f"ms_batch{batch}"]) < float(onnx[f"ms_batch{batch}"])
+
+
+def test_an_exported_vt_fpn_is_ahead_of_fpn_and_little_in_8_bits():
+    with (RESULTS / "export.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["model"].startswith("vt_fpn")]
+    over = {precision: [float(r["over_peer_batch1"]) for r in rows if r["precision"] == precision]
+            for precision in ("float32", "int8")}  # fmt: skip
+    assert all(1.65 < ratio < 1.75 for ratio in over["float32"]) and all(1 < ratio < 1.1 for ratio in over["int8"])
+
+
 def test_exported_vt_is_level_in_8_bits_at_192_px_and_ahead_at_224():
     with (RESULTS / "export.csv").open() as file:
         ours = [row for row in csv.DictReader(file) if (row["model"], row["format"]) == ("vt_resnet18", ".onnx")]
