@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,8 @@ def test_folding_leaves_the_function(options, tokens):
     model = fill(timm.create_model(MICRO, **{"num_classes": 3, "token_dim": tokens, **options})).eval()
     x = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
-        torch.testing.assert_close(folded(model)(x), model(x), rtol=1e-4, atol=1e-5)
+        for rows in (False, True):
+            torch.testing.assert_close(folded(model, rows=rows)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 def test_the_classifier_takes_the_last_f2_in():
@@ -88,8 +90,9 @@ def test_the_classifier_takes_the_last_f2_in():
     assert not folded(model).fc.weight[:, model.num_features :].any()
 
 
+@pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("options", [{}, {"norm_logits": True}])
-def test_folding_a_stage_leaves_map_and_tokens(options):
+def test_folding_a_stage_leaves_map_and_tokens(options, rows):
     """A stage whose last module has a projector, on the way that a backbone goes."""
     stage = VTStage(6, 16, 24, num_tokens=5, num_heads=4, depth=3, last_projector=True)
     if options:
@@ -97,8 +100,10 @@ def test_folding_a_stage_leaves_map_and_tokens(options):
     stage = fill(stage).eval()
     x = torch.randn(2, 6, 5, 7)
     with torch.no_grad():
-        for actual, expected in zip(folded(nn.Sequential(stage))(x), stage(x), strict=True):
+        kept = folded(nn.Sequential(stage), rows=rows)
+        for actual, expected in zip(kept(x), stage(x), strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    assert any(isinstance(module, nn.Conv2d) for module in kept.modules()) != rows
 
 
 def test_reshapes_need_no_sizes_of_the_image(exported):
@@ -203,7 +208,11 @@ def test_int8_of_aotinductor_by_the_command(tmp_path, photos, capsys, monkeypatc
     assert facts["vt_timm.precision"] == '"int8"' and facts["vt_timm.kind"] == '"classifier"'
     with zipfile.ZipFile(path) as package:
         (source,) = (package.read(name).decode() for name in package.namelist() if name.endswith(".wrapper.cpp"))
-    assert source.count("qconv") >= 5 and "qlinear" in source  # the compiler found what to compute in 8 bits
+    # The compiler found what to compute in 8 bits: the convolutions, and of the tokens two embeddings, F1 twice, F2,
+    # what the first projector and the second tokenizer read, and the classifier.
+    calls = Counter(re.findall(r"aoti_torch_cpu__(\w*(?:conv|linear))\w*\(", source))
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in folded(model.module).modules())
+    assert calls == {"qconv": convolutions, "qlinear": 7}, calls
     for shape in ((1, 3, 128, 128), (5, 3, 96, 160)):  # it is of any size and batch
         x = torch.nn.functional.interpolate(torch.randn(shape[0], 3, 8, 8), shape[2:], mode="bicubic")
         with torch.inference_mode():

@@ -137,7 +137,8 @@ def _write(
     if isinstance(model.module, Segmenter):
         module = folded_segmenter(model.module)
     else:
-        module = folded(model.module) if kind == ONNX or options.int8 else copy.deepcopy(model.module)
+        fold = kind == ONNX or options.int8
+        module = folded(model.module, rows=kind == AOTI) if fold else copy.deepcopy(model.module)
     module.requires_grad_(False)
     photos = batches(model, calibration, options.calibrate_images) if options.int8 else iter(())
     if options.half:

@@ -21,7 +21,7 @@ from ..transformer import TokenTransformer
 from ..visual_transformer import VTStage
 from ..vt_resnet import VTResNet
 
-__all__ = ["FoldedProjector", "FoldedStage", "FoldedTransformer", "affine", "folded"]
+__all__ = ["FoldedProjector", "FoldedStage", "FoldedTransformer", "RowsOfMap", "affine", "folded"]
 
 
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -105,14 +105,17 @@ class FoldedStage(nn.Module):
         source: what to fold.
         averaged: return, in place of the tokens, the means over them of what eq. 4 adds up, T' and `relu(T' F1)`, side
             by side: (B, 2 D). A mean commutes with F2, which then belongs into the classifier.
+        rows: compute the lift as `RowsOfMap` does, for AOTInductor in 8 bits.
 
     Shapes: (B, in_chans, H, W) -> feature map (B, C, H, W), tokens (B, L, D).
     """
 
-    def __init__(self, source: VTStage, averaged: bool = False) -> None:
+    def __init__(self, source: VTStage, averaged: bool = False, rows: bool = False) -> None:
         super().__init__()
         self.pool = source.pool
-        self.lift = _folded_lift(source.lift) if isinstance(source.lift, Lift) else source.lift
+        self.lift: nn.Module = source.lift
+        if isinstance(source.lift, Lift):
+            self.lift = RowsOfMap(*_folded_lift(source.lift)) if rows else _folded_lift(source.lift)
         first: FilterTokenizer = source.blocks[0].tokenizer  # type: ignore[assignment]
         filters_LC = first.filters.weight.flatten(1)
         if isinstance(first.norm, nn.BatchNorm2d):  # its shift cancels in the softmax over the pixels
@@ -125,7 +128,9 @@ class FoldedStage(nn.Module):
         self.products, self.widths = nn.ModuleList(), []
         blocks: list[Any] = list(source.blocks)
         for block, following in zip(blocks, [*blocks[1:], None], strict=True):
-            self.embed.append(block.tokenizer.embed)
+            embed = block.tokenizer.embed
+            # A plain nn.Linear: torchao finds the layers that it computes in 8 bits by their class itself.
+            self.embed.append(_side_by_side([embed]) if isinstance(embed, nn.Linear) else embed)
             relate = block.transformer
             self.transformers.append(FoldedTransformer(relate) if isinstance(relate, TokenTransformer) else relate)
             projector = None if block.projector is None else FoldedProjector(block.projector)
@@ -157,6 +162,25 @@ class FoldedStage(nn.Module):
             if read:
                 filters_BLC = read.pop()
         return self.pool(feature_BCP.reshape(feature_BCHW.shape)), tokens_BLD
+
+
+class RowsOfMap(nn.Module):
+    """A 1x1 convolution of a map (B, C, H, W), and what follows it, as one product of B H W rows.
+
+    In 8 bits oneDNN orders the weights of a 1x1 convolution for the batch that it will see. Where that is free,
+    AOTInductor guesses, and orders them again at every call: for the lift of R18 this took longer than all else.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, act: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.act = nn.Linear(convolution.in_channels, convolution.out_channels), act
+        self.layer.weight = nn.Parameter(convolution.weight.flatten(1))
+        self.layer.bias = convolution.bias  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        rows_NC = self.act(self.layer(x.permute(0, 2, 3, 1).reshape(B * H * W, C)))
+        return rows_NC.reshape(B, H, W, self.layer.out_features).permute(0, 3, 1, 2)
 
 
 def _averages(mean_1L: Tensor, transformer: FoldedTransformer, tokens_BLD: Tensor) -> Tensor:
@@ -217,7 +241,7 @@ def _in_rows(stage: VTStage) -> bool:
     return isinstance(first, FilterTokenizer) and all(isinstance(t, RecurrentTokenizer) for t in others)
 
 
-def _folded_lift(lift: Lift) -> nn.Module:
+def _folded_lift(lift: Lift) -> nn.Sequential:
     """Convolution and norm as one: an exporter sees the map's size asked for between them and leaves them apart."""
     weight, bias = fuse_conv_bn_weights(
         lift.conv.weight, lift.conv.bias, lift.bn.running_mean, lift.bn.running_var, lift.bn.eps,  # type: ignore[arg-type]
@@ -228,17 +252,22 @@ def _folded_lift(lift: Lift) -> nn.Module:
     return nn.Sequential(convolution, copy.deepcopy(lift.bn.act))
 
 
-def folded(model: nn.Module) -> nn.Module:
-    """A copy of a model for inference in which every VT module is folded; other modules stay as they are."""
+def folded(model: nn.Module, rows: bool = False) -> nn.Module:
+    """A copy of a model for inference in which every VT module is folded; other modules stay as they are.
+
+    Args:
+        model: any model.
+        rows: as `FoldedStage` takes it.
+    """
     model = copy.deepcopy(model).eval()
     if isinstance(model, VTResNet) and _averages_first(model):
         f2 = model.vt_stage.blocks[-1].transformer.f2  # type: ignore[union-attr]
-        model.vt_stage = FoldedStage(model.vt_stage, averaged=True)  # type: ignore[arg-type,assignment]
+        model.vt_stage = FoldedStage(model.vt_stage, True, rows)  # type: ignore[arg-type,assignment]
         model.fc, model.global_pool = _classifier_behind(f2, model.fc), ""  # type: ignore[arg-type]
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, VTStage) and _in_rows(child):
-                setattr(module, name, FoldedStage(child))
+                setattr(module, name, FoldedStage(child, rows=rows))
             elif isinstance(child, TokenTransformer):
                 setattr(module, name, FoldedTransformer(child))
             elif isinstance(child, Projector):
