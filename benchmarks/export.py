@@ -2,7 +2,7 @@
 
     python -m benchmarks.export --data-dir imagenette2-224                          # R18, with top-1 of the weights
     python -m benchmarks.export --data-dir imagenette2-224 --pairs vt_resnet50,resnet50 --images 0
-    python -m benchmarks.export --data-dir imagenette2-224 --format .aoti.pt2        # AOTInductor
+    python -m benchmarks.export --data-dir imagenette2-224 --format .aoti.pt2 --precisions float32 bfloat16 int8
     python -m benchmarks.export --data-dir ccp --batches 1 --rounds 20 --pairs vt_fpn_tf_efficientnet_lite0.ccp,RUNS/fpn
 
 One thread, ONNX Runtime or AOTInductor; the files take turns, and a time is the median of its rounds, in seconds of the
@@ -43,7 +43,9 @@ from vt_timm.weights.published import published_segmenters
 __all__ = ["main"]
 
 RECORD = RESULTS / "export.csv"
-PRECISIONS: dict[str, dict[str, Any]] = {"float32": {}, "float16": {"half": True}, "int8": {"int8": True}}
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "float32": {}, "float16": {"half": True}, "bfloat16": {"half": True}, "int8": {"int8": True}
+}  # fmt: skip
 RUNTIMES = {
     ONNX: lambda: f"onnxruntime {metadata.version('onnxruntime')}",
     AOTI: lambda: f"torch {torch.__version__}, torchao {metadata.version('torchao')}",
@@ -59,7 +61,7 @@ COLUMNS = [
     "model", "format", "precision", "weights", "size", "megabytes", "top1_model", "top1", "miou_model", "miou",
     "pixel_accuracy_model", "pixel_accuracy", "photos",
     *(f"{what}_batch{batch}" for batch in BATCHES for what in ("ms", "over_float32", "over_peer")),
-    "calibrated_on", "command", "date", "runtime", "machine",
+    "calibrated_on", "command", "commit", "date", "runtime", "machine",
 ]  # fmt: skip
 
 
@@ -88,7 +90,7 @@ def model_of(name: str, size: int) -> PhotoModel:
 def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row per model, precision and size: exported, timed in turn with all the others of its pair, then scored."""
     found = facts()
-    said = {key: found[key] for key in ("command", "date", "machine")} | {"runtime": RUNTIMES[args.format]()}
+    said = {key: found[key] for key in ("command", "commit", "date", "machine")} | {"runtime": RUNTIMES[args.format]()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.files or Path(temporary)
         models = {name: model_of(name, args.size) for name in pair}
@@ -206,6 +208,8 @@ def main() -> None:
     parser.add_argument("--files", type=Path, help="folder for the files; those that are there are not written again")
     parser.add_argument("--rounds", type=int, default=160, help="rounds at batch 1; at batch 16 a sixteenth of them")
     args = parser.parse_args()
+    if ("bfloat16" if args.format == ONNX else "float16") in args.precisions:
+        parser.error(f"the 16 bits of {args.format} files are float16 in {ONNX} and bfloat16 in {AOTI}")
     torch.set_num_threads(1)
     for pair in args.pairs:
         rows = list(measure(pair.split(","), args))

@@ -24,6 +24,7 @@ from vt_timm.export.export import Options, export
 from vt_timm.export.fold import folded
 from vt_timm.export.formats import load_program, write
 from vt_timm.export.graph import read_before_rounding
+from vt_timm.export.quantize_program import has_bfloat16
 from vt_timm.photos.models import load
 from vt_timm.tokenizers import FilterTokenizer
 from vt_timm.visual_transformer import VTStage
@@ -226,6 +227,29 @@ def test_int8_of_aotinductor_by_the_command(tmp_path, photos, capsys, monkeypatc
     names = {"images": x}
     exec(code, names)
     assert torch.equal(names["logits"], actual)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++")
+def test_aotinductor_in_16_bits_where_the_processor_multiplies_them(tmp_path):
+    path, model, half = tmp_path / "model.aoti.pt2", load(MICRO), has_bfloat16()
+    result = export(model, MICRO, path, Options(half=half))
+    program = load_program(path, ".aoti.pt2")
+    precision, least, most = ("bfloat16", 1e-4, 0.05) if half else ("float32", 0, 1e-4)
+    assert program.runner.get_metadata()["vt_timm.precision"] == f'"{precision}"'
+    assert least <= result.difference.logits < most
+    for shape in ((1, 3, 128, 128), (5, 3, 96, 160)):
+        x = torch.randn(shape)
+        with torch.inference_mode():
+            expected, actual = model.run(x), program(x)
+        assert actual.dtype == torch.float32
+        assert least <= (actual - expected).norm() / expected.norm() < most
+
+
+def test_bfloat16_is_refused_where_the_processor_does_not_multiply_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("vt_timm.export.export.has_bfloat16", lambda: False)
+    status, _, err = run(capsys, "export", MICRO, "-o", tmp_path / "model.aoti.pt2", "--half")
+    assert status == 2 and err.count("\n") == 1 and "bfloat16, which this processor does not multiply" in err
+    assert not list(tmp_path.iterdir())
 
 
 class Untraceable(nn.Module):

@@ -27,7 +27,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--int8", action="store_true", help="compute in 8 bits; with --calibrate, for .onnx and .aoti.pt2"
     )
-    parser.add_argument("--half", action="store_true", help="compute in 16 bits")
+    parser.add_argument("--half", action="store_true", help="compute in 16 bits: float16, in .aoti.pt2 bfloat16")
     parser.add_argument("--calibrate", metavar="FOLDER", help="for --int8: photos such as the model will see")
     parser.add_argument(
         "--calibrate-images", type=positive, default=256, metavar="N", help="how many of them (default: 256)"

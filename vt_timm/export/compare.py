@@ -17,8 +17,8 @@ __all__ = ["Difference", "batches", "check_difference", "difference", "photos_be
 
 # Tolerances by precision: difference of the logits, as a share of their own size, and share of a segmenter's pixels
 # that get another label.
-LOGITS = {"float32": 1e-3, "float16": 3e-2, "int8": 0.5}
-LABELS = {"float32": 1e-3, "float16": 1e-2, "int8": 0.1}
+LOGITS = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 0.1, "int8": 0.5}
+LABELS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2, "int8": 0.1}
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from .fold import folded
 from .fold_segmenter import folded_segmenter
 from .formats import AOTI, ONNX, PT2, HalfInside, capture, exporting, kind_of, load_program, write
 from .metadata import describe
-from .quantize_program import quantized
+from .quantize_program import InFloat32, has_bfloat16, quantized
 from .scores import Scores, open_validation, score
 
 __all__ = ["Options", "Result", "export"]
@@ -39,7 +39,7 @@ class Options:
 
     Args:
         int8: whether the file computes in 8 bits; for ONNX and AOTInductor, with `calibrate`.
-        half: whether the file computes in 16 bits; it is fed and answers in 32.
+        half: whether the file computes in 16 bits, float16 or in AOTInductor bfloat16; it is fed and answers in 32.
         calibrate: folder of photos, on which the ranges of the activations are measured.
         calibrate_images: how many of them.
         validate: folder of labelled photos, on which model and file are scored.
@@ -56,9 +56,9 @@ class Options:
     settings: Settings | None = None
     tolerance: float | None = None
 
-    @property
-    def precision(self) -> str:
-        return "int8" if self.int8 else "float16" if self.half else "float32"
+    def precision(self, kind: str) -> str:
+        """What a file of this kind computes in: float32, float16, bfloat16 or int8."""
+        return "int8" if self.int8 else "float32" if not self.half else "bfloat16" if kind == AOTI else "float16"
 
     def check(self, kind: str) -> None:
         """Raise a CommandError for options that do not go together."""
@@ -68,6 +68,10 @@ class Options:
             raise CommandError(f"--int8 writes {ONNX} and {AOTI} files: name one")
         if self.int8 and not self.calibrate:
             raise CommandError("--int8 needs photos to measure the activations on: --calibrate FOLDER")
+        if self.half and kind == AOTI and not has_bfloat16():
+            raise CommandError(
+                f"--half: {AOTI} files compute in bfloat16, which this processor does not multiply; leave it out"
+            )
         if self.calibrate and not self.int8:
             raise CommandError("--calibrate belongs to --int8")
         if kind == ONNX and any(util.find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")):
@@ -108,14 +112,15 @@ def export(model: PhotoModel, name: str, path: Path, options: Options) -> Result
     calibration = photos_below(options.calibrate) if options.calibrate else []
     validation = open_validation(model, options.validate, options.settings) if options.validate else None
     photos = _photos_of(validation) if validation else calibration
-    facts = describe(model, name, options.precision)
+    precision = options.precision(kind)
+    facts = describe(model, name, precision)
     try:
         with whole_file(path) as temporary:
             _write(model, temporary, kind, options, facts, calibration)
             file = OnnxFile(temporary) if kind == ONNX else load_program(temporary, kind)
             images = batches(model, photos, COMPARED, 4) if photos else _without_photos(model)
             found = difference(model.module, file, images)
-            check_difference(path, found, options.precision, options.tolerance)
+            check_difference(path, found, precision, options.tolerance)
             scores = score(model, file, validation) if validation else None
             return Result(temporary.stat().st_size, found, scores)
     except OSError as error:
@@ -137,16 +142,16 @@ def _write(
     if isinstance(model.module, Segmenter):
         module = folded_segmenter(model.module)
     else:
-        fold = kind == ONNX or options.int8
-        module = folded(model.module, rows=kind == AOTI) if fold else copy.deepcopy(model.module)
+        module = copy.deepcopy(model.module) if kind == PT2 else folded(model.module, rows=kind == AOTI)
     module.requires_grad_(False)
     photos = batches(model, calibration, options.calibrate_images) if options.int8 else iter(())
+    mixed = kind == AOTI and (options.int8 or options.half)
     if options.half:
-        module = HalfInside(module)
-    if options.int8 and kind == AOTI:
+        module = InFloat32(module) if mixed else HalfInside(module)
+    elif mixed:
         with exporting(kind):
             module = quantized(capture(module, example, any_size=segmenter), photos)
-    write(module, example, path, kind, facts, any_size=segmenter, quantized=options.int8 and kind == AOTI)
+    write(module, example, path, kind, facts, any_size=segmenter, mixed=mixed)
     if options.int8 and kind == ONNX:
         from .quantize import quantize
 

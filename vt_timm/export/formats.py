@@ -54,7 +54,7 @@ def write(
     kind: str,
     facts: dict[str, str],
     any_size: bool = False,
-    quantized: bool = False,
+    mixed: bool = False,
 ) -> None:
     """Write a model for any batch, and any image size where it takes one.
 
@@ -65,12 +65,12 @@ def write(
         kind: ONNX, PT2 or AOTI.
         facts: metadata; a PT2 file keeps it as an extra file, `FACTS`, in JSON.
         any_size: whether to refuse a model that takes only one size.
-        quantized: whether the model was made by `quantize_program.quantized`.
+        mixed: whether an AOTI file computes what it can in bfloat16; a model in 8 bits does.
 
     Raises:
         CommandError: in one line, for a model that cannot be exported.
     """
-    with exporting(kind), mixed_precision() if quantized else nullcontext():
+    with exporting(kind), mixed_precision() if mixed else nullcontext():
         program = capture(model, example, any_size)
         if kind == PT2:
             if any_size:
@@ -78,8 +78,12 @@ def write(
                 program._guards_code = []
             torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
         elif kind == AOTI:
-            settings = {"aot_inductor.metadata": facts, "freezing": quantized}  # 8 bits need constant weights
-            torch._inductor.aoti_compile_and_package(program, package_path=os.fspath(path), inductor_configs=settings)
+            # Frozen weights are stored as the processor reads them; in 8 bits nothing is found without.
+            settings = {"aot_inductor.metadata": facts, "freezing": True}
+            with torch.no_grad():
+                torch._inductor.aoti_compile_and_package(
+                    program, package_path=os.fspath(path), inductor_configs=settings
+                )
         else:
             names: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT]}
             torch.onnx.export(program, (), path, dynamo=True, verbose=False, external_data=False, **names)

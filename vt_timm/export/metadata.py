@@ -27,7 +27,7 @@ def describe(model: PhotoModel, name: str, precision: str) -> dict[str, str]:
     Args:
         model: a model as `photos.models.load` gives it.
         name: the name that it was loaded by.
-        precision: "float32", "float16" or "int8".
+        precision: "float32", "float16", "bfloat16" or "int8".
 
     Returns:
         kind, class_names, mean, std, in_chans, license, source, weights_sha256, precision, version; for a classifier

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-__all__ = ["InFloat32", "mixed_precision", "quantized"]
+__all__ = ["InFloat32", "has_bfloat16", "mixed_precision", "quantized"]
 
 
 def quantized(program: ExportedProgram, batches: Iterable[Tensor]) -> nn.Module:
@@ -49,6 +49,10 @@ class InFloat32(nn.Module):
 @contextmanager
 def mixed_precision() -> Iterator[None]:
     """What is not in 8 bits is captured and compiled in bfloat16, if this processor has instructions for it."""
-    bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
         yield
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor has instructions that multiply bfloat16."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
