@@ -121,6 +121,39 @@ def test_classes_merge_and_the_model_is_called_by_them(small):
     assert kept.label_options() == run.label_options() and list(kept.classes) == ["thing", "rest"]
 
 
+def test_a_run_goes_on_from_a_trained_segmenter_and_its_classes_of_the_same_name(small, capsys):
+    training.run(settings(small, updates=1, evaluate_every=1), small / "first", resume=False)
+    first = load_segmenter(small / "first" / "best")
+    classes = {"new": ["square"], "ground": ["ground"]}
+    options = dict(updates=1, evaluate_every=1, lr=0.0, classes=classes, freeze_backbone=True)
+    for i, source in enumerate((small / "first", f"local-dir:{small / 'first' / 'best'}")):
+        training.run(settings(small, initial_checkpoint=str(source), **options), small / f"second{i}", resume=False)
+        assert "which knows 1 of 2 classes" in capsys.readouterr().err
+        second = load_segmenter(small / f"second{i}" / "best")
+        ours, theirs = dict(second.named_parameters()), dict(first.named_parameters())
+        for name in ours.keys() - {"head.classifier.weight", "head.classifier.bias"}:
+            assert torch.equal(ours[name], theirs[name])
+        rows, others = second.head.classifier.weight, first.head.classifier.weight
+        assert second.class_names == ["new", "ground"] and first.class_names == ["ground", "square"]
+        assert torch.equal(rows[1], others[0]) and not torch.equal(rows[0], others[1])
+        assert "going on from the segmenter" in (small / f"second{i}" / "best" / "README.md").read_text()
+
+
+def test_a_run_cannot_go_on_from_what_does_not_fit(small):
+    training.run(settings(small, updates=1, evaluate_every=1), small / "first", resume=False)
+    for changes, said in (
+        ({"neck": "laterals", "neck_options": {"channels": 16}}, "another backbone or neck"),
+        ({"neck_options": {"channels": 24, "token_dim": 32, "num_heads": 4}}, "another backbone or neck"),
+        ({"initial_checkpoint": str(small / "nowhere")}, "nowhere"),
+        ({"initial_checkpoint": 3}, "must name a trained segmenter"),
+    ):
+        with pytest.raises(SettingsError, match=said) as caught:
+            training.run(
+                settings(small, **{"initial_checkpoint": str(small / "first"), **changes}), small / "b", resume=False
+            )
+        assert "\n" not in str(caught.value)
+
+
 def test_a_run_ends_early_when_it_no_longer_improves(small, monkeypatch):
     scores = iter([50.0, 40.0, 45.0, 60.0])
 

@@ -137,6 +137,8 @@ def segmenter_card(
     """
     s = settings
     started = f", which started {_origin(s['backbone'])}" if s.get("pretrained_backbone") else ""
+    if s.get("initial_checkpoint"):
+        started += f" (going on from the segmenter {Path(s['initial_checkpoint']).name})"
     return _template("segmenter").format(
         **_common(
             "image-segmentation",

@@ -110,6 +110,8 @@ def _card(model: Segmenter, metrics: dict[str, Any], settings: Settings) -> str:
         for name, iou in zip(model.class_names, metrics["iou"], strict=True)
     ]
     start = ", which started from its pretrained weights" if settings.pretrained_backbone else ""
+    if settings.initial_checkpoint:
+        start = f", going on from the segmenter {Path(settings.initial_checkpoint).name}"
     frozen = " and stayed as they were" if settings.pretrained_backbone and settings.freeze_backbone else ""
     return CARD.format(
         neck=model.neck_name, title=TITLES[model.neck_name], backbone=model.backbone_name, number=model.num_classes,

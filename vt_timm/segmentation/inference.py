@@ -1,4 +1,4 @@
-"""Segmenting a photo with a trained segmenter."""
+"""Using a trained segmenter: to segment a photo, or as the start of another training."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,13 +13,14 @@ from torchvision.transforms.v2 import functional as transforms
 
 from ..errors import UserError, first_line
 from ..weights.download import CONFIG, WEIGHTS, fetch
+from ..weights.published import published_segmenters
 from .model import Segmenter
 from .transforms import MIN_SIDE
 
 MAX_LONG_SIDE, MIN_WINDOW = 1024, 64  # pixels
 STRIP = 64  # rows of a photo that are labelled at a time
 
-__all__ = ["load_segmenter", "network_input", "resized", "segment"]
+__all__ = ["load_segmenter", "network_input", "resized", "segment", "start_from"]
 
 
 def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
@@ -44,6 +45,43 @@ def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
         raise
     except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         raise RuntimeError(f"cannot load the segmenter {source}: {first_line(error)}") from error
+
+
+def start_from(model: Segmenter, source: str) -> list[str]:
+    """Copy a trained segmenter's weights into a new one. What classifies is copied for the classes of the same name.
+
+    Args:
+        model: the new segmenter, of the same backbone and neck.
+        source: the name of a shipped segmenter, the folder of one or of a training run, or a Hub repository.
+
+    Returns:
+        The classes that were copied.
+
+    Raises:
+        ValueError: in one line, if it cannot be loaded, or is of another backbone or neck.
+    """
+    folder = published_segmenters().get(source) or Path(source.removeprefix("local-dir:"))
+    if (folder / "best" / CONFIG).is_file():
+        folder /= "best"
+    try:
+        trained = load_segmenter(folder if folder.is_dir() else source.removeprefix("hf-hub:"))
+    except RuntimeError as error:
+        raise ValueError(f"initial_checkpoint={source!r}: {error}") from error
+    target, weights = model.state_dict(), trained.state_dict()
+    heads = [key for key in target if key.startswith("head.classifier.")]
+    for key in sorted(target.keys() ^ weights.keys()) or [k for k in target if target[k].shape != weights[k].shape]:
+        if key not in heads:
+            raise ValueError(f"initial_checkpoint={source!r} has another backbone or neck: {key} does not fit")
+    if model.normalization != trained.normalization:
+        raise ValueError(f"initial_checkpoint={source!r} saw other colours: {trained.normalization}")
+    known = [name for name in model.class_names if name in trained.class_names]
+    for key, tensor in target.items():
+        if key not in heads:
+            tensor.copy_(weights[key])
+            continue
+        for name in known:
+            tensor[model.class_names.index(name)] = weights[key][trained.class_names.index(name)]
+    return known
 
 
 def resized(

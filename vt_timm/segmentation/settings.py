@@ -75,6 +75,9 @@ class Settings:
     in colour, `ignore_colour` is the colour that means "no class"; `mask_suffix` is what a mask's name has after its
     image's, "_mask" for photo.jpg and photo_mask.png.
 
+    Start: `pretrained_backbone` takes the backbone's weights from timm, `initial_checkpoint` all weights from a trained
+    segmenter of the same backbone and neck, for the classes of the same name also those that classify.
+
     Training: `opt` is any optimizer of timm's; `backbone_lr` the backbone's own learning rate; `freeze_backbone` keeps
     it as it is; `class_weights` {name: weight} of the cross entropy, 1 where none is given; `dice` the weight of the
     Dice loss beside it; `patience` how many evaluations without a better mIoU end the run, 0 for none.
@@ -86,6 +89,7 @@ class Settings:
     neck: str = "vt_fpn"
     backbone: str = "resnet50"
     pretrained_backbone: bool = False
+    initial_checkpoint: str = ""
     neck_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     backbone_options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -176,6 +180,8 @@ class Settings:
         for name in ("pretrained_backbone", "sync_bn", "freeze_backbone", "reduce_zero_label"):
             if not isinstance(getattr(self, name), bool):
                 raise SettingsError(f"{name}={getattr(self, name)!r} must be true or false")
+        if not isinstance(self.initial_checkpoint, str):
+            raise SettingsError(f"initial_checkpoint={self.initial_checkpoint!r} must name a trained segmenter")
         if not self.data_dir:
             raise SettingsError("no data: name the data set's folder with --data-dir")
 

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..errors import first_line
+from ..errors import first_line, say
 from .checkpoints import Progress, append_row, check_new, load_state, save_best, save_state
 from .data import SegmentationDataset
 from .evaluation import evaluate
+from .inference import start_from
 from .layouts import DataError
 from .loss import segmentation_loss
 from .model import create_segmenter
@@ -188,12 +189,15 @@ def _model(settings: Settings, train_set: SegmentationDataset, val_set: Segmenta
         settings.neck,
         settings.backbone,
         len(train_set.classes),
-        settings.pretrained_backbone,
+        settings.pretrained_backbone and not settings.initial_checkpoint,
         train_set.classes,
         settings.eval_size,
         settings.backbone_options,
         **settings.neck_options,
     )
+    if settings.initial_checkpoint:
+        known = start_from(model, settings.initial_checkpoint)
+        say(f"starts from {settings.initial_checkpoint}, which knows {len(known)} of {len(train_set.classes)} classes")
     colours: dict[str, Any] = model.normalization
     train_set.transform = training_transform(
         settings.crop_size,
