@@ -117,11 +117,12 @@ def files() -> str:
                 r["precision"],
                 r["size"],
                 r["megabytes"],
+                r["machine"].split(" (AVX")[0].replace("(R)", "").replace(" Processor", ""),
                 *times,
                 ", ".join(accuracy) + photos,
             ]
         )
-    head = ["model", "file", "precision", "px", "MB"]
+    head = ["model", "file", "precision", "px", "MB", "processor"]
     for of_time in ("ms, batch 1", "ms per image, batch 16"):
         head += [of_time, "over float32", "over its peer"]
     return table([*head, "model -> file"], cells)

@@ -197,14 +197,21 @@ def test_no_model_became_slower_than_before():
     assert all(row["low"] <= 1 <= row["high"] for row in rows_of("rows", "before"))
 
 
-def test_aotinductor_gains_more_in_8_bits_and_gives_resnet18_more():
+def test_aotinductor_is_level_in_8_bits_and_ahead_in_more():
     with (RESULTS / "export.csv").open() as file:
-        rows = {(row["model"], row["format"]): row for row in csv.DictReader(file) if row["precision"] == "int8"
-                and row["size"] == "192"}  # fmt: skip
-    ours, onnx = rows["vt_resnet18", ".aoti.pt2"], rows["vt_resnet18", ".onnx"]
+        ours = [row for row in csv.DictReader(file) if (row["model"], row["size"]) == ("vt_resnet18", "192")]
+    rows = {(row["format"], row["precision"]): row for row in ours}
+    assert len({row["machine"] for row in ours}) == 1
     for batch in (1, 16):
-        assert float(ours[f"over_float32_batch{batch}"]) > 5 and float(ours[f"over_peer_batch{batch}"]) < 0.8
-        assert float(ours[f"ms_batch{batch}"]) < float(onnx[f"ms_batch{batch}"])
+        over = {key: float(row[f"over_peer_batch{batch}"]) for key, row in rows.items()}
+        ms = {key: float(row[f"ms_batch{batch}"]) for key, row in rows.items()}
+        assert over[".aoti.pt2", "float32"] > 1.05 and over[".aoti.pt2", "bfloat16"] > 1.05
+        assert 0.95 < over[".aoti.pt2", "int8"] < 1.05 and 0.9 < ms[".aoti.pt2", "int8"] / ms[".onnx", "int8"] < 1.1
+        assert float(rows[".aoti.pt2", "bfloat16"][f"over_float32_batch{batch}"]) > 1.8
+        assert ms[".onnx", "float32"] < ms[".aoti.pt2", "float32"]
+    for precision in ("bfloat16", "int8"):
+        row = rows[".aoti.pt2", precision]
+        assert abs(float(row["top1_model"]) - float(row["top1"])) < 0.15
 
 
 def test_an_exported_vt_fpn_is_ahead_of_fpn_and_little_in_8_bits():
@@ -222,7 +229,7 @@ def test_exported_vt_is_level_in_8_bits_at_192_px_and_ahead_at_224():
     for batch in (1, 16):
         over = {key: float(row[f"over_peer_batch{batch}"]) for key, row in rows.items()}
         assert over["float32", "192"] > 1.1 and over["float32", "224"] > 1.1
-        assert 0.98 < over["int8", "192"] < 1.02 and over["int8", "224"] > 1.05
+        assert 0.95 < over["int8", "192"] < 1.05 and over["int8", "224"] > 1.05
     assert 0 <= float(rows["int8", "192"]["top1_model"]) - float(rows["int8", "192"]["top1"]) < 0.5
 
 
