@@ -21,7 +21,7 @@ from vt_timm.recipes import SEGMENTATION, find_recipe
 from vt_timm.segmentation.evaluation import evaluate
 from vt_timm.segmentation.inference import load_segmenter
 from vt_timm.segmentation.model import LEVELS
-from vt_timm.segmentation.settings import Settings
+from vt_timm.segmentation.settings import Settings, name_of_segmenter
 
 from .common.facts import RESULTS, facts, without_folders
 from .segmentation_analysis import tokens_cut_off, validation_photos
@@ -66,6 +66,7 @@ def record(name: str, data: str, folder: Path) -> dict[str, Any]:
     origin = facts()
     kept = {key: value for key, value in settings.items() if key not in ("data_dir", "classes")}
     kept["backbone"] = without_folders(kept["backbone"])
+    kept["initial_checkpoint"] = name_of_segmenter(kept.get("initial_checkpoint", ""))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     return {
         "run": name,

@@ -136,7 +136,7 @@ def test_a_run_goes_on_from_a_trained_segmenter_and_its_classes_of_the_same_name
         rows, others = second.head.classifier.weight, first.head.classifier.weight
         assert second.class_names == ["new", "ground"] and first.class_names == ["ground", "square"]
         assert torch.equal(rows[1], others[0]) and not torch.equal(rows[0], others[1])
-        assert "going on from the segmenter" in (small / f"second{i}" / "best" / "README.md").read_text()
+        assert "going on from the segmenter first" in (small / f"second{i}" / "best" / "README.md").read_text()
 
 
 def test_a_run_cannot_go_on_from_what_does_not_fit(small):

@@ -16,6 +16,7 @@ import torch
 import yaml
 
 import vt_timm
+from vt_timm.segmentation.settings import name_of_segmenter
 
 __all__ = ["RESULTS", "facts", "keep_record", "keep_segmenter_run", "line_of_facts", "record_of", "without_folders"]
 
@@ -112,6 +113,7 @@ def keep_segmenter_run(run: Path, name: str, metrics: dict[str, Any]) -> None:
     settings = yaml.safe_load((run / "settings.yaml").read_text())
     settings["data_dir"] = Path(settings["data_dir"]).name
     settings["backbone"] = without_folders(settings["backbone"])
+    settings["initial_checkpoint"] = name_of_segmenter(settings.get("initial_checkpoint", ""))
     with (run / "summary.csv").open() as file:
         evaluations = [{key: json.loads(value) for key, value in row.items()} for row in csv.DictReader(file)]
     keep_record("segmentation/shipped.json", name, {**metrics, "settings": settings, "evaluations": evaluations})

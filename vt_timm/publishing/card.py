@@ -11,6 +11,8 @@ import torch
 from huggingface_hub import EvalResult, ModelCardData
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..segmentation.settings import name_of_segmenter
+
 __all__ = ["DATA_SETS", "classifier_card", "segmenter_card"]
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -138,7 +140,7 @@ def segmenter_card(
     s = settings
     started = f", which started {_origin(s['backbone'])}" if s.get("pretrained_backbone") else ""
     if s.get("initial_checkpoint"):
-        started += f" (going on from the segmenter {Path(s['initial_checkpoint']).name})"
+        started += f" (going on from the segmenter {name_of_segmenter(s['initial_checkpoint'])})"
     return _template("segmenter").format(
         **_common(
             "image-segmentation",

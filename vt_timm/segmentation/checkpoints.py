@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UserError, first_line
 from .model import Segmenter
-from .settings import Settings
+from .settings import Settings, name_of_segmenter
 
 __all__ = ["Progress", "append_row", "check_new", "load_state", "save_best", "save_state"]
 
@@ -111,7 +111,7 @@ def _card(model: Segmenter, metrics: dict[str, Any], settings: Settings) -> str:
     ]
     start = ", which started from its pretrained weights" if settings.pretrained_backbone else ""
     if settings.initial_checkpoint:
-        start = f", going on from the segmenter {Path(settings.initial_checkpoint).name}"
+        start = f", going on from the segmenter {name_of_segmenter(settings.initial_checkpoint)}"
     frozen = " and stayed as they were" if settings.pretrained_backbone and settings.freeze_backbone else ""
     return CARD.format(
         neck=model.neck_name, title=TITLES[model.neck_name], backbone=model.backbone_name, number=model.num_classes,
