@@ -179,8 +179,10 @@ def longer() -> str:
         minutes = sum(e["seconds"] or 0 for e in epochs_of(r["name"])) / 60
         also = ", ".join(name for key, name in REGULARISERS.items() if args.get(key))
         started = start if args["pretrained"] else ""
-        rows.append([model, started, teacher, also, r["epochs"], top1, train, f"{minutes:.0f}"])
-    return table(["model", "went on from", "teacher", "also", "epochs", "top-1", "training top-1", "minutes"], rows)
+        rows.append([model, r["seed"], started, teacher, also, r["epochs"], top1, train, f"{minutes:.0f}"])
+    return table(
+        ["model", "seed", "went on from", "teacher", "also", "epochs", "top-1", "training top-1", "minutes"], rows
+    )
 
 
 def _or_diverged(record: dict[str, Any], classes: int = CLASSES) -> str:

@@ -253,5 +253,8 @@ def test_a_teachers_features_add_more_to_resnet18_and_regularisation_takes_some_
 
 
 def test_resnet18_ended_ahead_after_twenty_epochs():
+    """Also README's line on accuracy, and the model card's."""
     runs = all_runs()
-    assert 0.5 < runs["resnet18.muon_imagenette"]["val_top1"] - runs["vt_resnet18.muon_imagenette"]["val_top1"] < 1
+    peers = [runs[name]["val_top1"] for name in ("resnet18.muon_imagenette", "resnet18_seed43")]
+    ours = runs["vt_resnet18.muon_imagenette"]["val_top1"]
+    assert [round(top1 - ours, 1) for top1 in peers] == [0.7, 0.8] and round(peers[1] - peers[0], 1) == 0.1
