@@ -105,7 +105,7 @@ class FoldedStage(nn.Module):
         source: what to fold.
         averaged: return, in place of the tokens, the means over them of what eq. 4 adds up, T' and `relu(T' F1)`, side
             by side: (B, 2 D). A mean commutes with F2, which then belongs into the classifier.
-        rows: compute the lift as `RowsOfMap` does, for AOTInductor in 8 bits.
+        rows: compute the lift as `RowsOfMap` does, for AOTInductor.
 
     Shapes: (B, in_chans, H, W) -> feature map (B, C, H, W), tokens (B, L, D).
     """
