@@ -278,6 +278,20 @@ def test_images_of_a_few_pixels_are_stretched(size, tmp_path):
     assert image.shape == (3, 32, 32) and mask.shape == (32, 32) and 1 in mask
 
 
+def test_color_jitter_changes_colours_of_the_image_alone(tmp_path):
+    image = tv_tensors.Image(torch.full((3, 40, 40), 128, dtype=torch.uint8))
+    mask = tv_tensors.Mask(torch.ones(40, 40).long())
+    transform = training_transform(32, (1.0, 1.0), color_jitter=0.5, **PLAIN)
+    grey = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        changed, labels = transform(image, mask)
+        assert torch.all(labels == 1) and torch.allclose(changed, changed.flatten()[0].expand_as(changed))
+        grey.append(changed.mean().item())
+    # A grey photo has neither contrast nor saturation: its brightness is multiplied by 0.5 to 1.5.
+    assert 0.5 * 128 / 255 - 1e-3 <= min(grey) < 0.45 and 0.55 < max(grey) <= 1.5 * 128 / 255 + 1e-3
+
+
 # --- what is looked at before training
 
 

@@ -216,6 +216,8 @@ def test_photos_are_seen_at_the_size_of_the_evaluation(small):
         (dict(values=[1]), "values=.*: write it as values='{255: 1}'"),
         (dict(colours=[0, 1]), "colours=.*: write it as"),
         (dict(scale=2), "scale=2: write it as"),
+        (dict(color_jitter=-0.1), "color_jitter=-0.1 must be a number of at least 0"),
+        (dict(color_jitter=0.4, backbone_options=dict(in_chans=4)), "color_jitter=0.4 needs photos of 1 or 3 channels"),
         (dict(eval_size="big"), "eval_size='big': write it as eval_size=512"),
         (dict(short_sides=[]), "short_sides=.*: write it as"),
         (dict(ignore_label=-1), "ignore_label=-1 must be a whole number of at least 0"),

@@ -84,7 +84,8 @@ class Settings:
     Start: `pretrained_backbone` takes the backbone's weights from timm, `initial_checkpoint` all weights from a trained
     segmenter of the same backbone and neck, for the classes of the same name also those that classify.
 
-    Training: `opt` is any optimizer of timm's; `backbone_lr` the backbone's own learning rate; `freeze_backbone` keeps
+    Training: `color_jitter` is the strength of a random change of brightness, contrast and saturation, as timm's; `opt`
+    is any optimizer of timm's; `backbone_lr` the backbone's own learning rate; `freeze_backbone` keeps
     it as it is; `class_weights` {name: weight} of the cross entropy, 1 where none is given; `dice` the weight of the
     Dice loss beside it; `patience` how many evaluations without a better mIoU end the run, 0 for none.
     """
@@ -112,6 +113,7 @@ class Settings:
     scale: tuple[float, float] = (0.5, 2.0)
     short_sides: list[int] | None = None
     max_long_side: int | None = None
+    color_jitter: float = 0.0
     eval_size: int | list[int] | None = None
 
     updates: int = 1000
@@ -169,7 +171,7 @@ class Settings:
             self._check_number(name, int, 1)
         for name in ("warmup_updates", "seed", "workers", "patience"):
             self._check_number(name, int, 0)
-        for name in ("lr", "momentum", "weight_decay", "dice"):
+        for name in ("lr", "momentum", "weight_decay", "dice", "color_jitter"):
             self._check_number(name, (int, float), 0)
         for name in ("clip_grad", "ema_decay", "max_long_side", "backbone_lr", "ignore_label"):
             if getattr(self, name) is not None:
@@ -180,6 +182,9 @@ class Settings:
             value = getattr(self, name)
             if not (fits(value) or (value is None and name in MAY_BE_NULL)):
                 raise SettingsError(f"{name}={value!r}: write it as {name}={example}")
+        channels = self.backbone_options.get("in_chans", 3)
+        if self.color_jitter and channels not in (1, 3):
+            raise SettingsError(f"color_jitter={self.color_jitter} needs photos of 1 or 3 channels, not {channels}")
         known = [str(name) for name in list_optimizers()]
         if self.opt not in known:
             raise SettingsError(f"opt={self.opt!r} is not an optimizer of timm's{did_you_mean(self.opt, known)}")

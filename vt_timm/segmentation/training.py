@@ -204,6 +204,7 @@ def _model(settings: Settings, train_set: SegmentationDataset, val_set: Segmenta
         settings.scale,
         settings.short_sides,
         settings.max_long_side,
+        settings.color_jitter,
         train_set.layout.mirrored,
         **colours,
     )

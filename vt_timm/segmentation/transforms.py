@@ -36,17 +36,19 @@ def training_transform(
     scale: tuple[float, float] = (0.5, 2.0),
     short_sides: Sequence[int] | None = None,
     max_long_side: int | None = None,
+    color_jitter: float = 0.0,
     mirrored: Sequence[tuple[int, int]] = (),
     mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
     std: Sequence[float] = IMAGENET_DEFAULT_STD,
 ) -> v2.Compose:
-    """Random size, random crop, random mirroring, colours normalised.
+    """Random size, random crop, random mirroring, random colours, which are normalised.
 
     Args:
         crop_size: side of the square crop, pixels; what lies outside the image is black and ignored.
         scale: range of the image's size, 1 being the size at which it just fits into the crop.
         short_sides: instead of `scale`, lengths of the short side to choose from, pixels.
         max_long_side: with `short_sides`, the longest that the long side may become.
+        color_jitter: strength of the change of brightness, contrast and saturation, of 1 or 3 channels.
         mirrored: pairs of labels that name a side, see `Layout`.
         mean, std: mean and standard deviation of the colours that the backbone expects.
     """
@@ -61,7 +63,7 @@ def training_transform(
             resize,
             v2.RandomCrop(crop_size, pad_if_needed=True, fill=fill),
             RandomMirror(mirrored),
-            *_to_numbers(mean, std),
+            *_to_numbers(mean, std, color_jitter),
         ]
     )
 
@@ -111,6 +113,7 @@ class ResizeImage:
         return image, mask
 
 
-def _to_numbers(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
+def _to_numbers(mean: Sequence[float], std: Sequence[float], color_jitter: float = 0.0) -> list[v2.Transform]:
     dtypes: dict[Any, Any] = {tv_tensors.Image: torch.float32, "others": None}
-    return [v2.ToDtype(dtypes, scale=True), v2.Normalize(mean, std), v2.ToPureTensor()]
+    jitter = [v2.ColorJitter(color_jitter, color_jitter, color_jitter)] if color_jitter else []
+    return [v2.ToDtype(dtypes, scale=True), *jitter, v2.Normalize(mean, std), v2.ToPureTensor()]
