@@ -198,6 +198,16 @@ def test_a_segmenters_name_and_card_say_where_its_backbone_is_from(segmenter_run
     assert export.read_run(folder).name == f"vt_fpn_{name}.squares"
 
 
+def test_the_card_of_a_segmenter_names_the_one_it_went_on_from(segmenter_run, tmp_path):
+    folder, _ = segmenter_run
+    settings = yaml.safe_load((folder / "settings.yaml").read_text())
+    settings["initial_checkpoint"] = "local-dir:/somebody/vt_fpn_first/best"
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    assert publish.main([str(folder), "-o", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "(going on from the segmenter vt_fpn_first)" in " ".join(text.split()) and "somebody" not in text
+
+
 def test_the_record_of_a_segmenter_renders_its_card_without_this_machines_paths(segmenter_run, tmp_path, monkeypatch):
     folder, _ = segmenter_run
     monkeypatch.setattr(facts, "RESULTS", tmp_path / "results")
