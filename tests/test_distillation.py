@@ -14,6 +14,7 @@ from torch import nn
 import vt_timm
 from tests.support.fill import fill
 from vt_timm.distillation import Teacher, create_teacher, distillation_task, teacher_classes
+from vt_timm.timm_scripts.around_train import _names_for_teacher
 
 
 class Logits(nn.Module):
@@ -230,3 +231,8 @@ def test_features_are_the_teachers_at_its_own_size(teacher_folder):
     assert wanted.shape == own.shape == (2, teacher.num_features) and wanted.var() > 0
     loss = task(x, torch.tensor([0, 1]))["kd_loss"]
     assert loss.item() == pytest.approx(sum(((wanted - own) ** 2).flatten().tolist()) / wanted.numel(), rel=1e-4)
+
+
+def test_a_file_of_teacher_classes_has_one_name_per_line(tmp_path):
+    (tmp_path / "classes.txt").write_text("French horn\n\n  gas pump \n3\n")
+    assert _names_for_teacher(str(tmp_path / "classes.txt"), None) == ["French horn", "gas pump", "3"]

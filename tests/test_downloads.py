@@ -88,7 +88,7 @@ def test_offline_mode_uses_a_warm_cache(hub, monkeypatch, capsys):
         (NAME, dict(status=500), r"the Hub could not serve .* \(HTTP 500\): try again later"),
         (f"{NAME}@gone", {}, "the repository has no such revision"),
         ("no name at all", {}, "neither a folder here nor a repository's name"),
-        (NAME, dict(cut_after=0, cuts=99), "broke off .*: run it again; nothing incomplete was kept"),
+        (NAME, dict(cut_after=0, cuts=99), "broke off .*: run it again; nothing incomplete is used"),
     ],
 )
 def test_what_the_hub_refuses_is_one_line_and_the_next_call_works(source, faults, message, hub, tmp_path):

@@ -1,8 +1,8 @@
 """Distillation (section 5.2): a frozen teacher that sees images at its own size, for timm's `LogitDistillationTask`.
 
 `loss = 0.8 T^2 KL(softmax(teacher / T) || softmax(student / T)) + 0.2 cross_entropy(student, label)`, with the paper's
-weights. The paper gives no temperature T. Ours is 1, which leaves the two terms on one scale; timm's default, 4,
-multiplies the first by 16.
+weights. The paper gives no temperature T. Ours is 1, which leaves the two terms on one scale; the default of
+timm's train.py, 4, multiplies the first by 16.
 """
 
 from collections.abc import Sequence

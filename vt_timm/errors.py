@@ -22,7 +22,7 @@ __all__ = [
 
 
 class UserError(Exception):
-    """An error that the user can mend: one line says what was wrong and what to do. Our other errors inherit it."""
+    """An error that the user can mend: one line says what was wrong and what to do. `cli.main` prints it."""
 
 
 class CommandError(UserError):
@@ -65,7 +65,7 @@ def read_text(path: Path) -> str:
 
 
 def check_choice(option: str, value: object, allowed: Collection[object]) -> None:
-    """Raise a ValueError that names the option, the value and what is allowed."""
+    """Raise a ValueError that names option, value and choices, unless the value is among them."""
     if value not in allowed:
         raise ValueError(f"{option}={value!r}: choose one of {', '.join(map(repr, allowed))}")
 

@@ -40,8 +40,8 @@ class FeatureMaps(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps beside the tokens: stem, stages 1-3 and the VT stage's map, at strides 2, 4, 8, 16 and
-        `output_stride`.
+        """Feature maps beside the tokens: stem, stages 1-3 and the VT stage's map, at strides 2, 4, 8, 16 (8 if
+        `output_stride` is 8) and `output_stride`.
 
         Args:
             x: image (B, in_chans, H, W).
@@ -52,8 +52,8 @@ class FeatureMaps(nn.Module):
             intermediates_only: return the maps alone.
 
         Returns:
-            (tokens (B, L, D), maps), or the maps. Stopped early or pruned before the VT stage, the last map stands
-            in for the tokens.
+            (tokens (B, L, D), maps), or the maps. Stopped early or pruned before the VT stage, the last computed
+            tensor stands in for the tokens: the last map, or after the stem alone its max pooling.
         """
         _assert(output_fmt == "NCHW", "output_fmt must be NCHW")
         take_indices, max_index = feature_take_indices(len(self.feature_info), indices)

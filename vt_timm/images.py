@@ -101,8 +101,9 @@ def sample_photo(name: str) -> Path:
 def read_image(path: Path, max_side: int | None = None, channels: int = 3) -> Image.Image:
     """An image the right way up, with 8 bits per channel.
 
-    EXIF orientation is applied. Values of 16 bits are divided by 256, whatever mode they come in; other wide values are
-    spread over their own range. A transparent background becomes white. CMYK and palettes become RGB.
+    EXIF orientation is applied. Greys of 16 bits (I;16) are divided by 256. In other wide modes and in .npy the range
+    decides: fractions from 0 to 1 are multiplied by 255, values up to 255 stay, values up to 65535 are divided by 256,
+    others are spread over their own range. A transparent background becomes white. CMYK and palettes become RGB.
 
     Args:
         path: the file.
@@ -169,7 +170,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
-    """Values of unknown range as 8 bits: as they are up to 255, of 16 bits divided by 256, others by their range."""
+    """Values of unknown range as 8 bits, by the rule of `read_image`."""
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= 1 and not np.array_equal(values, values.round()):
         return (values * 255).round().astype(np.uint8)  # shares, as scientific software writes them

@@ -1,4 +1,4 @@
-"""The 1x1 lift of the VT stage (Table 11) and the memory layout that it hands on."""
+"""The 1x1 lift to Table 11's channels, which the paper does not name, and the memory layout that it hands on."""
 
 import torch
 import torch.fx

@@ -1,7 +1,7 @@
 """Projector: visual tokens back onto the feature map (paper, section 3.3).
 
 Shape suffixes: B batch, C channels of the feature map, H W its height and width, P = H*W pixels, L tokens,
-D channels of a token, h heads, d = C/h channels of a head, N = B*h.
+D channels of a token, h heads, d = e = C/h channels of a head, N = B*h.
 """
 
 import math
@@ -18,8 +18,8 @@ class Projector(nn.Module):
     """Projector, eq. 5: `X_out = X + softmax_L((X W_Q)(T W_K)^T / sqrt(d)) bn(T W_V)`.
 
     Each pixel asks (X W_Q) which tokens it needs, by their keys (T W_K), and adds what they hold. Multi-head, so W_Q is
-    block-diagonal; W_V exists only where C != D. The batch norm is ours: its gain starts at zero, so that a fresh
-    projector leaves the map as it is (see benchmarks/results/design_trials.md).
+    block-diagonal. Heads, 1/sqrt(d), W_V (only where C != D) and the batch norm are ours. The norm's gain starts at
+    `gain`; at 0 a fresh projector leaves the map as it is (see benchmarks/results/design_trials.md).
 
     Args:
         feature_dim: C, channels of the feature map.
@@ -73,7 +73,7 @@ class Projector(nn.Module):
         heads, d = self.num_heads, self.head_dim
         feature_NdP = feature_BCHW.flatten(2).unflatten(1, (heads, d)).flatten(0, 1)
         key_BLhd = self.key(tokens_BLD).unflatten(2, (heads, d))
-        # Over the tokens of the batch: L rows per image instead of P, and the same affine map once trained.
+        # The norm is over tokens, not pixels: L rows per image instead of P, and in inference the same affine map.
         value_BCL = self.bn(self.value(tokens_BLD).transpose(1, 2).unsqueeze(-1)).squeeze(-1)
         value_BCL = self.drop_path(value_BCL)  # drops or scales an image's update, which is linear in its values
         # (X W_Q) K^T = X (K W_Q^T)^T: W_Q meets L keys instead of P pixels, the same product for fewer MACs.
@@ -99,7 +99,8 @@ class TokenBatchNorm(nn.BatchNorm2d):
                 tracer = value_BCL1.tracer
                 return tracer.create_proxy("call_module", tracer.path_of_module(self), (value_BCL1,), {})
         by_batch = False
-        if self.training and value_BCL1.shape[0] * value_BCL1.shape[2] > 1:  # a branch, so that compilers know which
+        # A branch and not an expression: a compiler then knows which kind of norm it compiles.
+        if self.training and value_BCL1.shape[0] * value_BCL1.shape[2] > 1:
             by_batch = True
         momentum = self.momentum
         if by_batch and self.num_batches_tracked is not None:

@@ -36,7 +36,7 @@ class SpatialAttention(nn.Module):
 
 
 class TokenEmbedding(nn.Linear):
-    """`T W_E`: pooled pixels to token channels, where C != D."""
+    """`T W_E`: pooled pixels to token channels where C != D. Ours: eq. 1 gives C channels, Table 11 C_T."""
 
     def __init__(self, feature_dim: int, token_dim: int, device=None, dtype=None) -> None:
         super().__init__(feature_dim, token_dim, bias=False, device=device, dtype=dtype)

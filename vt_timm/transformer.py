@@ -16,8 +16,9 @@ __all__ = ["GraphConvolution", "TokenTransformer"]
 class TokenTransformer(nn.Module):
     """Transformer, `T' = T + softmax_L((T K)(T Q)^T / sqrt(k)) T` (eq. 3), `T_out = T' + relu(T' F1) F2` (eq. 4).
 
-    Multi-head as in "Attention is all you need": head i reads and mixes its own D/h channels, so K and Q are
-    block-diagonal and there is no value projection. Dense D x D maps would exceed the MACs of Table 8.
+    Eq. 3 has neither 1/sqrt(k) nor heads; both are those of "Attention is all you need": head i reads and mixes its own
+    D/h channels, so K and Q are block-diagonal and there is no value projection. Dense D x D maps would exceed the MACs
+    of Table 8.
 
     Args:
         token_dim: D, channels of a token.

@@ -93,10 +93,11 @@ class VTStage(nn.Module):
         pool_map: whether the map that is handed out is averaged to half its size, so that it has the stride of the
             stage that this one replaces.
 
-    Shapes: (B, in_chans, H, W) -> feature map (B, C, H, W), tokens (B, L, D).
+    Shapes: (B, in_chans, H, W) -> feature map (B, C, H, W), with `pool_map` half as high and wide; tokens (B, L, D).
 
     Raises:
-        ValueError: for a value that is none of those named, or two options that cannot go together.
+        ValueError: for a value that is not among those named, a `drop_path` of another length than `depth`, channels
+            that the heads do not divide, or two options that exclude each other.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "
 POOLS = ("avg", "max", "avgmax", "")
 STRIDES = (8, 16, 32)
 FEATURE_CLASSES = ("getter", "list", "dict", "hook", "fx")
-MIN_SIZE = 32  # pixels; the smallest image whose map at stride 16 still has more than one pixel each way
+MIN_SIZE = 32  # pixels: twice the stride of the VT stage's map, which then has 2 x 2 pixels
 
 
 class VTResNet(FeatureMaps):
@@ -42,7 +42,7 @@ class VTResNet(FeatureMaps):
         layers: blocks of stages 1-3, then the number of VT modules.
         channels: width of the residual blocks of stages 1-3.
         stem_width: channels of the 7x7 stem.
-        vt_channels: C, channels of the VT stage's feature map.
+        vt_channels: C, channels of the VT stage's feature map: Table 11's (section 4 says 256 for R18 and R34).
         token_dim: channels of a token (the paper's C_T).
         num_tokens: L, visual tokens (Table 6).
         num_heads: heads of the VT modules' transformers and projectors.
@@ -66,7 +66,7 @@ class VTResNet(FeatureMaps):
         ValueError: for a value that is none of those named, channels that the heads do not divide, or two options
             that cannot go together.
         TypeError: for an unknown keyword.
-        AssertionError: in forward, for an image under 32 x 32 pixels, or one whose map at stride 16 has fewer pixels
+        AssertionError: in forward, for an image under 32 x 32 pixels, or one whose VT stage's map has fewer pixels
             than there are clusters.
     """
 
@@ -255,7 +255,7 @@ class VTResNet(FeatureMaps):
         return self.forward_head(self.forward_features(x))
 
 
-# The tag that ends in "*" is the default, so that a model without weights has the paper's 1000 classes at 224 px,
+# The tag that ends in "*" is the default, so that a model without weights has ImageNet's 1000 classes at its own size,
 # whatever the shipped weights were trained on. `pretrained=True` without a tag takes the first tag with weights.
 default_cfgs = generate_default_cfgs(
     {
@@ -297,24 +297,28 @@ def prepare_features(kwargs: dict[str, Any]) -> None:
 
 @register_model
 def vt_resnet18(pretrained: bool = False, **kwargs: Any) -> VTResNet:
+    """VT-R18 of Table 11. `pretrained_backbone` starts stem and stages 1-3 from a ResNet (`load_backbone`)."""
     args = dict(block="basic", layers=(2, 2, 2, 2), vt_channels=512)
     return _create_vt_resnet("vt_resnet18", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vt_resnet34(pretrained: bool = False, **kwargs: Any) -> VTResNet:
+    """VT-R34 of Table 11; options as `vt_resnet18`'s."""
     args = dict(block="basic", layers=(3, 4, 6, 3), vt_channels=512)
     return _create_vt_resnet("vt_resnet34", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vt_resnet50(pretrained: bool = False, **kwargs: Any) -> VTResNet:
+    """VT-R50 of Table 11; options as `vt_resnet18`'s."""
     args = dict(block="bottleneck", layers=(3, 4, 6, 3), vt_channels=1024)
     return _create_vt_resnet("vt_resnet50", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vt_resnet101(pretrained: bool = False, **kwargs: Any) -> VTResNet:
+    """VT-R101 of Table 11; options as `vt_resnet18`'s."""
     args = dict(block="bottleneck", layers=(3, 4, 23, 3), vt_channels=1024)
     return _create_vt_resnet("vt_resnet101", pretrained, **dict(args, **kwargs))
 

@@ -20,7 +20,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         commands, "export", "write a model as one file: ONNX, torch.export or AOTInductor",
         "vt-timm export vt_resnet18 -o vt.onnx --int8 --calibrate photos/",
     )  # fmt: skip
-    parser.add_argument("model", metavar="MODEL", help="any name that --model of the other commands takes")
+    parser.add_argument("model", metavar="MODEL", help="a name as for --model of the other commands")
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE", help=".onnx, .pt2 (torch.export) or .aoti.pt2 (AOTInductor)"
     )

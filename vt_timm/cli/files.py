@@ -61,12 +61,15 @@ def load_model(args: argparse.Namespace) -> "PhotoModel":
 
 
 def check_drawing(output: str, photos: Iterable[Path] = (), pages: int = 1) -> None:
-    """Before the model runs: whether the picture can be drawn and written, and takes the place of no photo.
+    """Check, before the model runs, that a picture can be drawn and written, and would not overwrite a photo.
 
     Args:
-        output: the picture.
-        photos: that are read.
-        pages: of several, picture-1.png is the first.
+        output: the picture to write.
+        photos: the photos that the command reads.
+        pages: number of pictures; more than one are numbered, picture-1.png first.
+
+    Raises:
+        CommandError: if one of these does not hold.
     """
     if not output or Path(output).is_dir():
         raise CommandError(f"-o {output or repr(output)}: name a file, such as picture.png")

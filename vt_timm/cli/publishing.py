@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What every way of publishing takes."""
     parser.add_argument("source", type=Path, metavar="RUN", help="output folder of train.py or train-segmenter")
     parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="MODEL.TAG (default: the model and the recipe of the run)"
+        "name", nargs="?", metavar="NAME", help="MODEL.TAG (default: MODEL.RECIPE of the run, or NECK_BACKBONE.DATA)"
     )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--dry-run", action="store_true", help="with --push: only say what would go up")

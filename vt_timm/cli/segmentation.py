@@ -50,13 +50,13 @@ def _add_segment(commands: argparse._SubParsersAction) -> None:
         type=positive,
         default=1024,
         metavar="N",
-        help="longest side that the model sees (default: 1024)",
+        help="longest side that the model sees, in pixels (default: 1024)",
     )
     parser.add_argument(
         "--window",
         type=positive,
         metavar="N",
-        help="move a window of this side over the whole photo at its own size instead",
+        help="side in pixels, a multiple of 64, of a window to move over the photo at its own size instead",
     )
     add_model(parser, None, "the segmenter that ships")
     parser.set_defaults(run=segment_photos, sample="person")

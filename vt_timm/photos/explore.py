@@ -3,8 +3,9 @@
     vt-timm explore                                         # the shipped models, on this machine only
     vt-timm explore --models vt_resnet18 RUN/best           # also a segmenter
 
-`hub/space/` is the same page as a Space of the Hugging Face Hub. Needs gradio and matplotlib. A visitor's photo and
-maps live in the visitor's session and nowhere else; uploaded files are deleted after an hour.
+`hub/space/` is the same page as a Space of the Hugging Face Hub. Needs gradio and matplotlib. Visitors share
+nothing. Uploads and drawn pictures are temporary files on the server, each deleted one to two hours after it was
+written.
 """
 
 from collections.abc import Callable, Sequence
@@ -91,7 +92,7 @@ class Page:
             folders, or files of `vt-timm export`.
 
     Raises:
-        CommandError: if there is none, or the first cannot be loaded.
+        UserError: if there is none, or the first cannot be loaded.
     """
 
     def __init__(self, models: Sequence[str]) -> None:

@@ -206,7 +206,7 @@ def load(name: str, device: str = "cpu") -> PhotoModel:
         device: the device to put it on.
 
     Raises:
-        CommandError: in one line, for every way in which loading can fail.
+        UserError: in one line, for every way in which loading can fail.
     """
     if name.endswith(".onnx"):
         file = OnnxFile(name)

@@ -50,7 +50,11 @@ class Run:
 
     @property
     def name(self) -> str:
-        """architecture.tag, if the run's settings say which recipe it followed."""
+        """MODEL.RECIPE of a classifier, NECK_BACKBONE.DATA of a segmenter.
+
+        Raises:
+            RunError: if a classifier's args.yaml names no recipe.
+        """
         if self.segmenter:
             backbone = Path(self.settings["backbone"].rpartition(":")[2]).name  # also for a folder or a repository
             return f"{self.settings['neck']}_{backbone.partition('.')[0]}.{self.data}"
@@ -122,7 +126,8 @@ def export_classifier(
         The model as stored, in eval mode, and the epoch it comes from.
 
     Raises:
-        RunError: if the checkpoint is missing or does not fit the name.
+        RunError: for a missing checkpoint, a name that is not the run's model, a model that is not a VT-ResNet, class
+            names that are missing or too few, or with `half` a weight beyond 16-bit floats.
     """
     _check_name(run, name)
     path = run.folder / CHECKPOINTS[checkpoint]

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, each file and folder whole or not at all: if the run is killed, the old one stays."""
+"""What a run leaves on disk, each file and folder replaced whole: if the run is killed, the old one stays."""
 
 import csv
 import json
@@ -182,7 +182,9 @@ def append_row(output: Path, row: dict[str, Any]) -> None:
     if path.is_file():
         with path.open(encoding="utf-8") as file:
             rows = [r for r in csv.DictReader(file) if int(r["update"]) < row["update"]]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    whole = path.with_suffix(".new")
+    with whole.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, row, lineterminator="\n")
         writer.writeheader()
         writer.writerows([*rows, row])
+    whole.replace(path)

@@ -19,7 +19,7 @@ from .layouts import LAYOUTS, DataError
 __all__ = ["SegmentationDataset", "class_shares"]
 
 SPLITS = ("train", "val")
-ENOUGH_MASKS = 200  # so many are read to say how frequent each class is
+ENOUGH_MASKS = 200  # at least so many are read, or all, to say how frequent each class is
 JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
@@ -125,7 +125,7 @@ def _pairs(images: Path, masks: Path, mask_suffix: str) -> Iterator[tuple[Path, 
 
 
 def class_shares(dataset: SegmentationDataset) -> dict[str, float]:
-    """Each class's share of the pixels, and that of "(ignored)" ones, in some `ENOUGH_MASKS` masks, spread evenly."""
+    """Each class's share of the pixels, and that of "(ignored)" ones, in `ENOUGH_MASKS` masks or more spread evenly."""
     step = max(1, len(dataset) // ENOUGH_MASKS)
     counts = torch.zeros(IGNORE + 1, dtype=torch.long)
     for index in range(0, len(dataset), step):

@@ -58,7 +58,7 @@ def start_from(model: Segmenter, source: str) -> list[str]:
         The classes that were copied.
 
     Raises:
-        ValueError: in one line, if it cannot be loaded, or is of another backbone or neck.
+        ValueError: if it cannot be loaded, or has another backbone, neck, or mean and standard deviation of colours.
     """
     folder = published_segmenters().get(source) or Path(source.removeprefix("local-dir:"))
     if (folder / "best" / CONFIG).is_file():
@@ -73,7 +73,9 @@ def start_from(model: Segmenter, source: str) -> list[str]:
         if key not in heads:
             raise ValueError(f"initial_checkpoint={source!r} has another backbone or neck: {key} does not fit")
     if model.normalization != trained.normalization:
-        raise ValueError(f"initial_checkpoint={source!r} saw other colours: {trained.normalization}")
+        raise ValueError(
+            f"initial_checkpoint={source!r} was trained with other colours' mean and deviation: {trained.normalization}"
+        )
     known = [name for name in model.class_names if name in trained.class_names]
     for key, tensor in target.items():
         if key not in heads:

@@ -21,9 +21,9 @@ class LabelError(ValueError):
 class Labels:
     """Turns the values of mask files into class numbers.
 
-    The steps, in this order: a colour becomes its value (`colours`), `ignore` leaves the pixel without a class,
-    `reduce_zero` takes 0 for "no class" and moves the others down by one, `values` renames values, and `groups` merges
-    the data set's classes into fewer.
+    A colour becomes a value (`colours`), and a value a class number, 0 meaning "no class" with `reduce_zero`. `ignore`
+    takes the class from one value. `values`, whose keys are values as the files hold them, has the last word, also over
+    `ignore`. `groups` merges the data set's classes into fewer.
 
     Args:
         names: the data set's classes, in the order of their values.
@@ -32,7 +32,7 @@ class Labels:
         rest: the name of the group that takes what no other names.
         reduce_zero: whether 0 means "no class" and 1 is the first class.
         values: other values of the files, such as {255: 1} for masks in black and white.
-        ignore: the value that means "no class"; None where every value is a class.
+        ignore: the value that means "no class", in masks without `colours`; None where every value is a class.
         colours: for masks in colour, the colour of each class, as [[red, green, blue], ...] in the order of `names`.
         ignore_colour: for masks in colour, the colour that means "no class".
 

@@ -1,4 +1,7 @@
-"""The loss of a segmenter: cross entropy, and Dice beside it where asked for."""
+"""The loss of a segmenter: cross entropy, and Dice beside it where asked for.
+
+Shape suffixes: B batch, K classes, H W height and width of the masks, N pixels that have a label.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +23,9 @@ def segmentation_loss(
         masks_BHW: labels, `IGNORE` where there is none. The loss of a batch without any label is 0.
         class_weights_K: weights of the classes in the cross entropy, which is divided by their sum over the pixels.
         dice_weight: weight of the second term.
+
+    Returns:
+        The loss, a scalar in float32.
     """
     logits_BKHW = logits_BKHW.float()
     labelled_BHW = masks_BHW != IGNORE

@@ -96,14 +96,16 @@ class Segmenter(
         short_side: short side of the images that it was evaluated on, in pixels, or their [height, width]; None if they
             kept their own size. Kept in config.json too.
         neck_options: more arguments for the neck: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`,
-            `num_heads`, `projector_heads`.
+            `num_heads`, `projector_heads`, `gain`.
         backbone_options: more arguments for `timm.create_model`, such as `in_chans`.
         colours: mean and standard deviation of the images, {"mean": ..., "std": ...}; the backbone's own if None.
 
-    Shapes: image (B, 3, H, W), normalised -> logits (B, num_classes, H, W).
+    Shapes: image (B, in_chans, H, W), normalised -> logits (B, num_classes, H, W).
 
     Raises:
-        ValueError: for an unknown neck, and for a backbone without four levels.
+        ValueError: for an unknown neck, a number of class names that is not `num_classes`, or a backbone without four
+            levels.
+        TypeError: for an option that the neck or the backbone does not have.
     """
 
     def __init__(
@@ -199,7 +201,7 @@ def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 
 def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[int]]:
-    """A backbone that hands out its four deepest maps, the first at stride 4, and their strides."""
+    """The backbone with its first four maps from stride 4 on, and their strides."""
     options = {**_any_size(name), **options}
     try:
         info: Any = timm.create_model(name, features_only=True, device="meta", **_stride_option(name)).feature_info
@@ -263,11 +265,13 @@ def create_segmenter(
         short_side: short side of the images that it will be evaluated on, in pixels, or their [height, width];
             `vt-timm segment` then uses it too.
         backbone_options: more arguments for `timm.create_model`.
-        neck_options: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`, `num_heads`, `projector_heads`.
+        neck_options: `channels`; for "vt_fpn" also `tokens`, `token_dim`, `depth`, `num_heads`, `projector_heads`,
+            `gain`.
 
     Raises:
-        ValueError: for an unknown neck or option, and for a backbone without four levels, or whose weights cannot be
-            loaded.
+        ValueError: for an unknown neck, a number of class names that is not `num_classes`, a backbone without four
+            levels, or weights that cannot be loaded.
+        TypeError: for an option that the neck or the backbone does not have.
     """
     num_classes = check_positive("num_classes", num_classes)
     options, colours, name = dict(backbone_options or {}), None, backbone

@@ -75,6 +75,9 @@ class Settings:
     learning rate rises over `warmup_updates`, then falls as (1 - done)^0.9 ("poly") or by a factor of 10 at each of
     `milestones` ("step").
 
+    Images: `crop_size`, `scale`, `short_sides` and `max_long_side` are those of `training_transform`; `eval_size` is
+    the short side or [height, width] of the validation images, null for their own. `evaluate_every` counts updates.
+
     Labels: `classes` merges the data set's classes into groups, {group: [names]}, `rest` names the group of all others
     (without it they are ignored); `reduce_zero_label` takes 0 for "no class"; `values` renames values of the masks,
     {255: 1}; `ignore_label` is the value that means "no class"; `colours` lists [red, green, blue] per class for masks
@@ -87,7 +90,9 @@ class Settings:
     Training: `color_jitter` is the strength of a random change of brightness, contrast and saturation, as timm's; `opt`
     is any optimizer of timm's; `backbone_lr` the backbone's own learning rate; `freeze_backbone` keeps
     it as it is; `class_weights` {name: weight} of the cross entropy, 1 where none is given; `dice` the weight of the
-    Dice loss beside it; `patience` how many evaluations without a better mIoU end the run, 0 for none.
+    Dice loss beside it; `clip_grad` the largest norm of the gradient; `ema_decay` the decay of averaged weights, which
+    are then evaluated and kept; `precision` "no" (float32), "bf16" or "fp16"; `patience` how many evaluations without a
+    better mIoU end the run, 0 for none.
     """
 
     recipe: str = ""

@@ -161,8 +161,8 @@ def train(settings: Settings, output: Path, resume: bool = False) -> dict[str, A
         The metrics of the best evaluation.
 
     Raises:
-        UserError, ValueError: for data or options that cannot work, and for a folder that holds a run already, before
-            training starts.
+        UserError, ValueError: before training, for data or options that cannot work, or a folder that holds a run.
+        SettingsError, DataError: during training, for a loss that is not finite, or a photo or mask that is bad.
     """
     if not resume:
         check_new(output)

@@ -19,7 +19,7 @@ __all__ = ["SeededSamples", "UpdateSampler", "fit_batch", "label_options_of", "o
 
 
 def open_splits(settings: Settings) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """Both splits. Some hundred masks are read, and those from which nothing can be learnt are refused.
+    """Both splits. Up to 399 masks of each are read, and masks from which nothing can be learnt are refused.
 
     Raises:
         DataError: for a file or a folder that is missing or wrong, and for masks of fewer than two classes.

@@ -41,7 +41,7 @@ def training_transform(
     mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
     std: Sequence[float] = IMAGENET_DEFAULT_STD,
 ) -> v2.Compose:
-    """Random size, random crop, random mirroring, random colours, which are normalised.
+    """Resize, crop, mirror and recolour an image and its mask at random, then normalise the image.
 
     Args:
         crop_size: side of the square crop, pixels; what lies outside the image is black and ignored.
@@ -51,6 +51,9 @@ def training_transform(
         color_jitter: strength of the change of brightness, contrast and saturation, of 1 or 3 channels.
         mirrored: pairs of labels that name a side, see `Layout`.
         mean, std: mean and standard deviation of the colours that the backbone expects.
+
+    Shapes: image (C, H, W) and mask (H, W) -> (C, crop_size, crop_size) float32, (crop_size, crop_size). A side of
+    fewer than `MIN_SIDE` pixels is stretched first.
     """
     if short_sides:
         resize: v2.Transform = v2.RandomShortestSize(list(short_sides), max_size=max_long_side)

@@ -185,7 +185,7 @@ def _names_for_teacher(option: str | None, class_to_idx: dict[str, int] | None) 
         return None
     if option != "auto":
         try:
-            return read_text(Path(option)).split()
+            return [line.strip() for line in read_text(Path(option)).splitlines() if line.strip()]
         except OSError as error:
             raise ScriptError(f"--kd-classes {option}: {first_line(error)}") from error
     if not class_to_idx:

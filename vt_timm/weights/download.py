@@ -1,6 +1,6 @@
 """Weights from the Hugging Face Hub: whole, checked, never a pickle, and one line for what goes wrong.
 
-huggingface_hub downloads, resumes and caches. Added here: a cached file that is not what the Hub names is thrown away
+huggingface_hub downloads and caches. Added here: a cached file that is not what the Hub names is thrown away
 and fetched anew, so that a damaged one cannot fail every later call, and every error says what to do.
 """
 
@@ -42,11 +42,11 @@ class DownloadError(UserError, RuntimeError):
 
 
 def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = None, **options: Any) -> Path:
-    """A file of a model repository, from the cache if it is current or the Hub cannot be reached, whole and checked.
+    """config.json or weights of a model repository, from the cache if it is current or the Hub cannot be reached.
 
     Args:
         source: "ORG/NAME" or "ORG/NAME@REVISION".
-        filename: a file of the repository; weights must be safetensors.
+        filename: `CONFIG`, or a .safetensors file, which is checked; any other file is refused.
         cache_dir: huggingface_hub's cache if it is not in its usual place.
         options: more arguments for `hf_hub_download`, such as `token`.
 
@@ -166,8 +166,8 @@ def _what_to_do(source: str, filename: str, error: Exception) -> str:
     if isinstance(error, HfHubHTTPError):
         return f"the Hub could not serve {source} (HTTP {status}): try again later"
     if isinstance(error, PermissionError):
-        return f"cannot write to the cache ({reason}): free it, or name another with HF_HOME"
-    return f"the download of {source} broke off ({reason}): run it again; nothing incomplete was kept"
+        return f"cannot write to the cache ({reason}): give yourself the right to, or name another folder with HF_HOME"
+    return f"the download of {source} broke off ({reason}): run it again; nothing incomplete is used"
 
 
 def _unreachable(source: str, filename: str, error: Exception) -> str:

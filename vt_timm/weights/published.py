@@ -63,7 +63,7 @@ def published_cfgs() -> dict[str, dict[str, Any]]:
 
 
 def untrained_cfg(**kwargs: Any) -> dict[str, Any]:
-    """The cfg of a VT-ResNet as the paper trains it, without weights."""
+    """The cfg of a VT-ResNet without weights: the paper's classes and size; crop and interpolation are timm's."""
     return {
         "num_classes": 1000,
         "input_size": (3, 224, 224),

@@ -31,7 +31,7 @@ def load_backbone(model: nn.Module, source: BackboneSource) -> list[str]:
         The names of the tensors that were taken.
 
     Raises:
-        ValueError: if a tensor is missing or has another shape.
+        ValueError: if a tensor is missing or has another shape, or the source has blocks that the model does not.
         RuntimeError: if the source cannot be loaded.
     """
     weights, name = _read(source, in_chans=_in_chans(model))
