@@ -123,7 +123,10 @@ def defaults_of_ingredients(runs: list[dict[str, Any]]) -> dict[tuple[str, str],
 
 
 def ingredients() -> str:
-    """Section 5.2, small: each ingredient alone; in brackets the difference to a run without any, same precision."""
+    """Section 5.2, small: each ingredient alone; in brackets the difference to a run without any, same precision.
+
+    The difference of an average of the weights is to the same run without it.
+    """
     rows = recorded(plan.ingredients(best_learning_rates()))
     runs = {(r["ingredient"], r["model"], r["dtype"]): r for r in rows}
     default = defaults_of_ingredients(rows)
@@ -133,7 +136,8 @@ def ingredients() -> str:
         cells = []
         for column in columns:
             row = runs.get((ingredient, *column))
-            difference = _difference(row, default.get(column)) if row else ""
+            without = row and row["top1_without_average"]  # of the same run, where it has an average
+            difference = _difference(row, without or default.get(column)) if row else ""
             cells.append((_or_diverged(row) if row else "") + (f" ({difference})" if difference else ""))
         lines.append([ingredient, *cells])
     return table(["ingredient", *(f"{model}, {dtype}" for model, dtype in columns)], lines)

@@ -1,5 +1,6 @@
 """The tables of `benchmarks/results/speed/README.md`, and its plot, from the records."""
 
+import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -111,10 +112,23 @@ def memory_shares() -> str:
 
 def projector() -> str:
     """The projector beside torch's fused attention."""
-    head = ["model", "layout", "precision", "px", "batch", "projector, ms", "fused, ms", "fused is faster by"]
+    head = ["model", "layout", "precision", "px", "batch", "projector, ms", "fused, ms", "fused, times its speed"]
     keys = ["model", "memory_format", "precision", "size", "batch_size", "projector_ms", "fused_ms"]
     rows = rows_of("projector")
     return table(head, ([*(row[key] for key in keys), _with_middle_half(row, "fused_is_faster_by")] for row in rows))
+
+
+def fpn() -> str:
+    """VT-FPN beside FPN, the neck alone and the whole segmenter."""
+    found = json.loads((RESULTS / "records.json").read_text())["fpn"]
+    rows = []
+    for name, key in (("neck", "neck"), ("whole network", "whole_network")):
+        part = found[key]
+        low, high = part["times_faster_middle_half"]
+        seconds, share = part["seconds_median"], part["share_of_fpns_memory"]
+        faster = f"{part['times_faster_median']:.2f} ({low:.2f} to {high:.2f})"
+        rows.append([name, f"{seconds['fpn']:.2f}", f"{seconds['vt_fpn']:.2f}", faster, f"{share:.2f}"])
+    return table(["part", "FPN, s", "VT-FPN, s", "times FPN's speed", "share of FPN's peak memory"], rows)
 
 
 def startup() -> str:
@@ -152,7 +166,7 @@ BFLOAT16: list[Column] = [
     *_by_batch("compiled", "bfloat16_compile"),
     ("compiled, batch 1", "bfloat16_compile_34_101", {}),
     ("training step, batch 16", "bfloat16_train", {}),
-    ("other sizes, batch 1", "bfloat16_sizes", {}),
+    ("second run, batch 1", "bfloat16_sizes", {}),
 ]
 EXPORTED = [
     *_by_batch("torch.compile", "compile"),
@@ -176,6 +190,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed_memory": memory,
     "speed_bounds": bounds,
     "speed_projector": projector,
+    "speed_fpn": fpn,
     "speed_startup": startup,
     "speed_records": records,
 }
