@@ -198,6 +198,18 @@ def test_a_segmenters_name_and_card_say_where_its_backbone_is_from(segmenter_run
     assert export.read_run(folder).name == f"vt_fpn_{name}.squares"
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "start"),
+    [
+        ("hub/vt_resnet18.first/model.safetensors", "Trained further, from the weights `vt_resnet18.first`,"),
+        ("/somebody/run/last.pth.tar", "Trained further, from an earlier run,"),
+        ("", "Trained from scratch"),
+    ],
+)
+def test_a_card_says_what_its_training_began_with(checkpoint, start):
+    assert publishing_card._start({"initial_checkpoint": checkpoint}) == start
+
+
 def test_the_card_of_a_segmenter_names_the_one_it_went_on_from(segmenter_run, tmp_path):
     folder, _ = segmenter_run
     settings = yaml.safe_load((folder / "settings.yaml").read_text())

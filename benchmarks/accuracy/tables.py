@@ -182,7 +182,8 @@ def longer() -> str:
         train = "" if r["train_top1"] is None else f"{r['train_top1']:.2f}"
         minutes = sum(e["seconds"] or 0 for e in epochs_of(r["name"])) / 60
         also = ", ".join(name for key, name in REGULARISERS.items() if args.get(key))
-        started = start if args["pretrained"] else ""
+        checkpoint = Path(args["initial_checkpoint"]).parent.name
+        started = start if args["pretrained"] else checkpoint.removeprefix(f"{model}.")
         rows.append([model, r["seed"], started, teacher, also, r["epochs"], top1, train, f"{minutes:.0f}"])
     return table(
         ["model", "seed", "went on from", "teacher", "also", "epochs", "top-1", "training top-1", "minutes"], rows

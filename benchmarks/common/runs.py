@@ -148,7 +148,10 @@ def keep_run(run: Path, name: str, table: str, log: Path | None, **results: Any)
         results: more columns of runs.csv.
     """
     args = yaml.safe_load((run / "args.yaml").read_text())
+    start = args.get("initial_checkpoint") or ""
     args = {key: without_folders(value) if isinstance(value, str) else value for key, value in args.items()}
+    if start:  # a file's own name, model.safetensors, says nothing: its folder is a run or a published model
+        args["initial_checkpoint"] = "/".join(Path(start).parts[-2:])
     said = log.read_text() if log else ""
     summary = summary_of(run)
     evaluated: dict[str, float] = {}

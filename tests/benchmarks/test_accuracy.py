@@ -177,6 +177,12 @@ def test_keep_is_one_command_and_gives_the_arguments_back(folder, capsys, monkey
     assert main() == 0 and len(runs.all_runs()) == 2, "kept again, it takes its own place"
 
 
+def test_a_checkpoint_that_a_run_went_on_from_keeps_its_folders_name(folder):
+    run = left_behind(folder / "run", initial_checkpoint="/somebody/hub/vt_resnet18.first/model.safetensors")
+    runs.keep_run(run, "second", "longer", None)
+    assert runs.arguments_of("second")["initial_checkpoint"] == "vt_resnet18.first/model.safetensors"
+
+
 def test_a_base_of_another_timm_is_not_mixed_with_this_one(folder):
     runs.keep_run(left_behind(folder / "old", more=1), "old", "shipped", None)
     runs.keep_run(left_behind(folder / "new"), "new", "shipped", None)

@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..segmentation.settings import name_of_segmenter
+from ..weights.download import WEIGHTS
 
 __all__ = ["DATA_SETS", "classifier_card", "segmenter_card"]
 
@@ -85,8 +86,10 @@ def classifier_card(
 
 def _start(settings: dict[str, Any]) -> str:
     """What the weights were before this training, as the beginning of a sentence."""
-    if settings.get("initial_checkpoint"):
-        return "Trained further, from an earlier run,"
+    if checkpoint := settings.get("initial_checkpoint"):
+        path = Path(checkpoint)
+        published = path.name == WEIGHTS and path.parent.name
+        return f"Trained further, from {f'the weights `{published}`' if published else 'an earlier run'},"
     if settings.get("pretrained"):
         return f"Trained further, from the weights `{_without_folders(settings['model'])}`,"
     warm = (settings.get("model_kwargs") or {}).get("pretrained_backbone")
