@@ -31,7 +31,7 @@ from .common.measure import in_turn, middle_half, ratios
 from .common.runs import keep_run, summary_of
 
 RECIPE = "distillation_imagenette"
-TEACHER = "vt_resnet18.distilled_imagenette"
+TEACHER = "vt_resnet18.mixup_imagenette"
 RUNS = {"without_teacher": [], "with_teacher": ["--kd-model-name", f"local-dir:{HUB / TEACHER}"]}
 
 

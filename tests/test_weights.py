@@ -12,15 +12,15 @@ import safetensors.torch
 import timm
 import torch
 from huggingface_hub import ModelCard
-from PIL import Image
 
 from benchmarks.common.runs import accuracy_of
 from tests.support.fill import fill
+from vt_timm.images import read_image, sample_photo
 from vt_timm.segmentation.inference import load_segmenter, segment
 from vt_timm.weights.published import HUB, published_segmenters
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ["vt_resnet18.distilled_imagenette", "vt_resnet_micro.muon_imagenette"]
+SHIPPED = ["vt_resnet18.mixup_imagenette", "vt_resnet_micro.muon_imagenette"]
 SEGMENTER = "vt_fpn_tf_efficientnet_lite0.ccp"
 MICRO = "vt_resnet_micro"
 
@@ -48,8 +48,10 @@ def test_the_shipped_segmenter_loads_without_a_network_and_labels_a_photo():
     assert (folder / "model.safetensors").stat().st_size < 22e6
     model = load_segmenter(folder)
     assert (model.neck_name, model.num_classes, len(set(model.class_names))) == ("vt_fpn", 12, 12)
-    labels = segment(model, Image.new("RGB", (120, 160), "white"))
-    assert labels.shape == (160, 120) and (labels == model.class_names.index("background")).float().mean() > 0.9
+    photo = read_image(sample_photo("person"))
+    labels = segment(model, photo, 224)
+    share = {name: (labels == i).float().mean().item() for i, name in enumerate(model.class_names)}
+    assert labels.shape == (photo.height, photo.width) and share["skin"] > 0.1 and 0.5 < share["background"] < 0.75
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -89,7 +91,7 @@ def test_card_says_what_was_measured(name):
 
 
 def test_snippet_of_the_card_runs():
-    text = (HUB / "vt_resnet18.distilled_imagenette" / "README.md").read_text()
+    text = (HUB / "vt_resnet18.mixup_imagenette" / "README.md").read_text()
     snippet = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     subprocess.run([sys.executable, "-c", snippet], check=True)
 

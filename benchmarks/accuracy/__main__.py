@@ -43,7 +43,7 @@ TABLES = {
 # MALLOC_TOP_PAD_ set as well, on an AMD EPYC: 18 % (resnet18) and 27 % (vt_resnet18) more images per second at 128 px,
 # 1 to 11 % at 64 and 96 px. Without effect on another C library.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8000000000", "MALLOC_TRIM_THRESHOLD_": "16000000000"}
-TEACHER = f"local-dir:{HUB / 'vt_resnet18.distilled_imagenette'}"
+TEACHER = f"local-dir:{HUB / 'vt_resnet18.mixup_imagenette'}"
 
 
 def train(experiment: Experiment, table: str, data: str, runs: Path, jobs: int, threads: int) -> None:

@@ -163,7 +163,7 @@ def transfer() -> str:
     return table(["set", "from", "lr", "top-1", "search, one seed"], rows)
 
 
-REGULARISERS = {"aa": "AutoAugment", "drop_path": "drop-path", "drop": "dropout", "model_ema": "EMA"}
+REGULARISERS = {"mixup": "mixup", "aa": "AutoAugment", "drop_path": "drop-path", "drop": "dropout", "model_ema": "EMA"}
 
 
 def longer() -> str:

@@ -37,7 +37,7 @@ ORGANISATION = os.environ.get("VT_TIMM_HUB_ORGANISATION", "vt-timm")  # the owne
 
 
 def hub_name(name: str) -> str:
-    """`vt_resnet18.distilled_imagenette` -> `vt-timm/vt_resnet18.distilled_imagenette`, the repository on the Hub."""
+    """`vt_resnet18.mixup_imagenette` -> `vt-timm/vt_resnet18.mixup_imagenette`, the repository on the Hub."""
     return f"{ORGANISATION}/{name}"
 
 
