@@ -39,14 +39,14 @@ after its last update. Laterals alone are VT-FPN without tokens; the paper has n
 the same trained VT-FPN with what its projectors add left out.
 
 **FPN is ahead, and tokens add little.** With 420 updates, two seeds each, FPN is 1.8 points of mIoU ahead of VT-FPN,
-and VT-FPN 0.4 ahead of its laterals alone: less than the seeds of a neck are apart. At half size FPN is 2.0 points ahead
-of VT-FPN, and VT-FPN 0.4 behind its laterals. Two to three passes over 804 photos show no use of tokens beyond what
-laterals and backbone see. VT-FPN's neck has a sixth of the MACs of FPN's ([Table 9](../complexity.md)).
+and VT-FPN 0.4 ahead of its laterals alone: less than the seeds of a neck are apart. At half size FPN is 2.0 points
+ahead of VT-FPN, and VT-FPN 0.4 behind its laterals. Two to three passes over 804 photos show no use of tokens beyond
+what laterals and backbone see. VT-FPN's neck has a sixth of the MACs of FPN's ([Table 9](../complexity.md)).
 
-**The VT-FPN that ships** was trained three times as long, on photos enlarged more and of other colours. It is 1.8 points
-ahead of the mean of the shorter ones and level with that of FPN, and it segments people who are nearer. No other neck
-was trained that long, so whether FPN would be ahead again is not known. Cutting off the tokens costs it 0.9 points, 1.8
-the one that shipped before it, 1.3 and 2.2 those that went on from that, and -0.3 to 0.6 all others.
+**The VT-FPN that ships** was trained three times as long, on photos enlarged more and of other colours. It is 1.8
+points ahead of the mean of the shorter ones and level with that of FPN, and it segments people who are nearer. No other
+neck was trained that long, so whether FPN would be ahead again is not known. Cutting off the tokens costs it 0.9
+points, 1.8 the one that shipped before it, 1.3 and 2.2 those that went on from that, and -0.3 to 0.6 all others.
 
 {full}
 
