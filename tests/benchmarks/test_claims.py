@@ -193,6 +193,9 @@ def test_fpn_is_ahead_of_vt_fpn_whose_tokens_add_little():
     miou = {name: float(row["miou"]) for name, row in rows.items()}
     mean = {n: (miou[f"half_{n}_seed42"] + miou[f"half_{n}_seed43"]) / 2 for n in ("fpn", "vt_fpn", "laterals")}
     assert 1.95 < mean["fpn"] - mean["vt_fpn"] < 2.05 and 0.35 < mean["laterals"] - mean["vt_fpn"] < 0.45
+    best = {n: miou[f"half_lr2e-3_{n}_seed42"] for n in mean}
+    assert all(best[n] > miou[f"half_{n}_seed42"] > miou[f"half_lr5e-4_{n}_seed42"] for n in mean)
+    assert 0.95 < best["vt_fpn"] - best["laterals"] < 1.1 and 1.15 < best["fpn"] - best["vt_fpn"] < 1.25
     full = {n: [miou[f"full_{n}_seed{seed}"] for seed in (42, 43)] for n in mean}
     mean = {n: statistics.mean(both) for n, both in full.items()}
     assert 1.7 < mean["fpn"] - mean["vt_fpn"] < 1.85 and 0.35 < mean["vt_fpn"] - mean["laterals"] < 0.45
@@ -227,12 +230,12 @@ def test_aotinductor_is_level_in_8_bits_and_ahead_in_more():
         assert abs(float(row["top1_model"]) - float(row["top1"])) < 0.15
 
 
-def test_an_exported_vt_fpn_is_ahead_of_fpn_and_little_in_8_bits():
+def test_an_exported_vt_fpn_is_ahead_of_fpn_in_8_bits_by_less():
     with (RESULTS / "export.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["model"].startswith("vt_fpn")]
     over = {precision: [float(r["over_peer_batch1"]) for r in rows if r["precision"] == precision]
             for precision in ("float32", "int8")}  # fmt: skip
-    assert all(1.65 < ratio < 1.75 for ratio in over["float32"]) and all(1 < ratio < 1.1 for ratio in over["int8"])
+    assert all(1.65 < ratio < 1.75 for ratio in over["float32"]) and all(1.15 < r < 1.25 for r in over["int8"])
 
 
 def test_exported_vt_is_ahead_in_8_bits_at_224_px_and_nearly_level_at_192():
