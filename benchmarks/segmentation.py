@@ -147,20 +147,30 @@ def page(rows: list[dict[str, str]]) -> str:
 
 
 def _runs(rows: list[dict[str, str]]) -> str:
-    head = ["neck", "seed", "went on from", "size of the photo in crops", "updates", "mIoU, %", "pixel accuracy, %"]
+    head = ["neck", "seed", "went on from", "size of the photo in crops", "rate", "updates"]
     cells = []
     for row in rows:
         settings = json.loads(row["settings"])
         least, most = settings["scale"]
         start = settings.get("initial_checkpoint", "")
         start = next(
-            (f"seed {other['seed']}" for other in rows if other["run"] == start), start and "the one that ships"
+            (f"seed {other['seed']}" for other in rows if other["run"] == start), start and "the run at b4f2de3"
         )
         scores = [row[key] and f"{float(row[key]):.2f}" for key in ("miou", "pixel_accuracy", "miou_without_tokens")]
         cells.append(
-            [NAMES[row["neck"]], row["seed"], start, f"{least} to {most}", row["updates"], *scores, row["commit"]]
+            [
+                NAMES[row["neck"]],
+                row["seed"],
+                start,
+                f"{least} to {most}",
+                settings["lr"],
+                row["updates"],
+                *scores,
+                row["commit"],
+            ]
         )
-    return table([*head, "mIoU with the tokens cut off, %", "trained at"], cells)
+    scores = ["mIoU, %", "pixel accuracy, %", "mIoU with the tokens cut off, %"]
+    return table([*head, *scores, "trained at"], cells)
 
 
 def _rates(rows: list[dict[str, str]]) -> str:
