@@ -200,11 +200,15 @@ def test_fpn_is_ahead_of_vt_fpn_whose_tokens_add_little():
     mean = {n: statistics.mean(both) for n, both in full.items()}
     assert 1.7 < mean["fpn"] - mean["vt_fpn"] < 1.85 and 0.35 < mean["vt_fpn"] - mean["laterals"] < 0.45
     assert all(abs(one - two) > mean["vt_fpn"] - mean["laterals"] for one, two in full.values())
+    faster = {n: miou[f"full_lr2e-3_{n}_seed42"] for n in ("fpn", "vt_fpn")}
+    gained = [round(faster[n] - full[n][0], 2) for n in ("fpn", "vt_fpn")]
+    assert gained == [0.38, 0.46] and round(faster["fpn"] - faster["vt_fpn"], 1) == 1.7
     long = miou["long_vt_fpn_seed42"]
     assert 1.75 < long - mean["vt_fpn"] < 1.85 and abs(long - mean["fpn"]) < 0.1
     added = {name: miou[name] - float(row["miou_without_tokens"]) for name, row in rows.items() if "vt_fpn" in name}
     went_on = ("full_vt_fpn_seed42_shipped", "full_vt_fpn_seed44_close", "full_vt_fpn_seed45_close")
     assert [round(added.pop(name), 2) for name in (*went_on, "long_vt_fpn_seed42")] == [1.8, 2.18, 1.29, 0.89]
+    assert round(added.pop("full_lr2e-3_vt_fpn_seed42"), 1) == 1.2
     assert len(added) >= 4 and min(added.values()) > -0.35 and max(added.values()) < 0.65
 
 
