@@ -116,6 +116,7 @@ def _training(settings: dict[str, Any], own_size: int) -> str:
     return (
         f"{s['epochs']} epochs, images of {sizes} px, {s['opt']}, {_learning_rate(s)}, batch size {s['batch_size']}, "
         f"seed {s['seed']}"
+        + (f", mixup {s['mixup']}" if s.get("mixup") else "")
         + (", weights averaged (EMA)" if s.get("model_ema") else "")
         + (f", distilled from the {what} of {_without_folders(teacher).removeprefix('local-dir:')}" if teacher else "")
     )
