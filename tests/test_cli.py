@@ -145,6 +145,11 @@ def test_no_photo_is_written_over(tmp_path, photo):
         (["attention", "PHOTO", "-o", "EMPTY", *MICRO], "name a file, such as picture.png"),
         (["attention", "PHOTO", "-o", "", *MICRO], "name a file, such as picture.png"),
         (["segment", "PHOTO", "-o", "PHOTO"], "photo.jpg: this is one of the photos"),
+        (["segment", "PHOTO", "-o", "EMPTY/a.png", "--scales", "1", "0"], "scales=[1.0, 0.0] must be numbers above 0"),
+        (
+            ["segment", "PHOTO", "-o", "EMPTY/a.png", "--scales", "1", "--window", "64"],
+            "leave --window or --scales out",
+        ),
         (["classify", "PHOTO", "--model", "vt_resnet19"], "Unknown model (vt_resnet19); did you mean vt_resnet18"),
         (["classify", "PHOTO", "--model", "vt_resnet50"], "No pretrained weights exist for vt_resnet50"),
         (["classify", "PHOTO", "--model", "local-dir:nowhere"], "cannot load local-dir:nowhere"),

@@ -12,11 +12,10 @@ from PIL import Image
 from torch import nn
 
 from vt_timm import Segmenter, cli
-from vt_timm.photos.draw import palette
 from vt_timm.segmentation import training as segmentation_training
 from vt_timm.segmentation.data import SegmentationDataset
 from vt_timm.segmentation.evaluation import evaluate
-from vt_timm.segmentation.inference import load_segmenter, segment
+from vt_timm.segmentation.inference import load_segmenter
 from vt_timm.segmentation.settings import Settings, SettingsError
 from vt_timm.segmentation.training import UpdateSampler, keep_depthwise_in_float32
 from vt_timm.segmentation.transforms import evaluation_transform
@@ -228,54 +227,6 @@ def test_the_command_says_what_is_wrong_in_one_line(arguments, message, tmp_path
     assert message in error and error.count("\n") == 1
 
 
-# --- prediction
-
-
-def test_segment_writes_a_picture_with_a_legend(small, tmp_path, capsys):
-    run = settings(small, pretrained_backbone=True, updates=20, evaluate_every=20)
-    segmentation_training.run(run, tmp_path / "run", resume=False)
-    photo, picture = small / "val" / "images" / "001.jpg", tmp_path / "out.png"
-    assert cli.main(["segment", str(photo), "-o", str(picture), "--model", str(tmp_path / "run" / "best")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(picture)
-    with Image.open(picture) as image:
-        assert image.width > 1000
-
-
-@pytest.mark.parametrize("size", [(100, 40), (2000, 900), (33, 64)])
-def test_photos_of_any_size(size):
-    model = Segmenter("vt_fpn", "vt_resnet_micro", 3, neck_options=dict(channels=16, token_dim=32, num_heads=4)).eval()
-    seen = []
-    model.backbone.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape[-2:])))
-    for options in (dict(max_long_side=256), dict(short_side=64, max_long_side=256)):
-        labels = segment(model, Image.new("RGB", size), **options)
-        assert labels.shape == (size[1], size[0]) and labels.max() < 3
-        assert max(seen[-1]) <= 256 and min(seen[-1]) >= 32
-
-
-def test_a_folder_that_is_no_segmenter(tmp_path, small, capsys):
-    photo = str(small / "val" / "images" / "001.jpg")
-    assert cli.main(["segment", photo, "-o", str(tmp_path / "o.png"), "--model", str(tmp_path)]) == 2
-    assert "holds neither a model (config.json) nor a training run" in capsys.readouterr().err
-    (tmp_path / "config.json").write_text('{"neck": "fpn"}')
-    assert cli.main(["segment", photo, "-o", str(tmp_path / "o.png"), "--model", str(tmp_path)]) == 2
-    assert "is not a segmenter: there is no model.safetensors in it" in capsys.readouterr().err
-    (tmp_path / "model.safetensors").write_bytes(b"not weights")
-    assert cli.main(["segment", photo, "-o", str(tmp_path / "o.png"), "--model", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert "cannot load the segmenter" in error and "Traceback" not in error
-
-
-@pytest.mark.parametrize(("classes", "apart"), [(2, 300), (12, 120), (59, 40), (256, 25)])
-def test_the_palette_tells_classes_apart(classes, apart):
-    """Any two of them: red, green and blue weighted by how eyes see them ("redmean"), 765 between black and white."""
-    colours = torch.from_numpy(palette(classes)).double()
-    assert colours[0].unique().numel() == 1
-    red, green, blue = (colours[:, None] - colours[None]).unbind(-1)
-    mean = (colours[:, None, 0] + colours[None, :, 0]) / 2
-    distance = ((2 + mean / 256) * red**2 + 4 * green**2 + (2 + (255 - mean) / 256) * blue**2).sqrt()
-    assert distance.fill_diagonal_(765).min() > apart
-
-
 def test_depthwise_convolutions_leave_autocast_also_in_a_copy():
     model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1))
     whole = model(images := torch.randn(1, 4, 8, 8))
@@ -288,14 +239,3 @@ def test_depthwise_convolutions_leave_autocast_also_in_a_copy():
         (copied := copy.deepcopy(model))[0].weight.zero_()
         copied[0].bias.zero_()
     assert not copied[0](images).any() and model[0](images).any()
-
-
-@pytest.mark.parametrize("size", [(96, 96), (96, 83), (75, 96), (65, 97)])
-def test_a_backbone_with_tensorflows_padding_sees_whole_strides(size):
-    """A photo of any size gives what the photo, filled up to whole strides, gives."""
-    model = Segmenter("laterals", "tf_efficientnet_lite0", 3, neck_options=dict(channels=16)).eval()
-    image = torch.randn(1, 3, *size)
-    filled = torch.zeros(1, 3, *(-(-side // 32) * 32 for side in size))
-    filled[..., : size[0], : size[1]] = image
-    with torch.no_grad():
-        torch.testing.assert_close(model(image), model(filled)[..., : size[0], : size[1]])

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 from benchmarks.common.runs import accuracy_of
 from tests.support.fill import fill
 from vt_timm.images import read_image, sample_photo
-from vt_timm.segmentation.inference import load_segmenter, segment
+from vt_timm.segmentation.inference import SCALES, load_segmenter, segment
 from vt_timm.weights.published import HUB, published_segmenters
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +49,7 @@ def test_the_shipped_segmenter_loads_without_a_network_and_labels_a_photo():
     model = load_segmenter(folder)
     assert (model.neck_name, model.num_classes, len(set(model.class_names))) == ("vt_fpn", 12, 12)
     photo = read_image(sample_photo("person"))
-    labels = segment(model, photo, 224)
+    labels = segment(model, photo, model.short_side, scales=SCALES)
     share = {name: (labels == i).float().mean().item() for i, name in enumerate(model.class_names)}
     assert labels.shape == (photo.height, photo.width) and share["skin"] > 0.1 and 0.5 < share["background"] < 0.75
 

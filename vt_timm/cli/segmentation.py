@@ -46,6 +46,14 @@ def _add_segment(commands: argparse._SubParsersAction) -> None:
         help="short side that the model sees, in pixels (default: as evaluated)",
     )
     parser.add_argument(
+        "--scales",
+        type=float,
+        nargs="+",
+        metavar="N",
+        help="sizes at which it sees the photo, times the short side; their probabilities are averaged (default: "
+        "0.5 0.66 1 1.4); 1 is as evaluated",
+    )
+    parser.add_argument(
         "--max-long-side",
         type=positive,
         default=1024,
@@ -81,6 +89,8 @@ def segment_photos(args: argparse.Namespace) -> int:
     """Photos in the colours of their classes, with a legend; labels and shares where asked for."""
     if not (args.output or args.save_labels or args.json):
         raise CommandError("nothing to write: name a picture or a folder with -o, or say --save-labels or --json")
+    if args.window and args.scales:
+        raise CommandError("--scales: a window sees the photo at its own size; leave --window or --scales out")
     photos = Photos(args.paths, _segmenter(args))
     pictures = targets(photos.paths, args.output)
     labels_of: dict[Path, Path] = {}
@@ -89,12 +99,13 @@ def segment_photos(args: argparse.Namespace) -> int:
         labels_of = names_in(args.save_labels, photos.paths)
         _check_two_places(pictures, labels_of)
     shares = []
-    from ..segmentation.inference import segment
+    from ..segmentation.inference import SCALES, segment
 
     model: Any = photos.model.module
+    short_side, scales = args.short_side or model.short_side, args.scales or SCALES
     for path, photo in photos:
         try:
-            labels = segment(model, photo, args.short_side or model.short_side, args.max_long_side, args.window)
+            labels = segment(model, photo, short_side, args.max_long_side, args.window, scales)
         except ValueError as error:
             raise CommandError(str(error)) from error
         counts = labels.flatten().bincount(minlength=len(model.class_names)) / labels.numel()

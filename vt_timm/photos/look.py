@@ -47,4 +47,4 @@ def look(model: PhotoModel, photo: Image.Image, of: str = "tokenizer") -> Look:
     with record_attention(modules) as all_maps, record_attention(modules, of) as maps:
         output = model.run(model.input(model.view(photo)))
     maps = [attention[0].float().cpu() for attention in maps]
-    return Look(model.display(photo), model.describe(output), maps, len(all_maps))
+    return Look(model.display(photo), model.answer(photo, output), maps, len(all_maps))

@@ -1,8 +1,8 @@
 """Any model as the commands and the page use it: a photo in, an answer out, and where its attention is.
 
     model = load("vt_resnet18")                          # or a segmenter's folder, local-dir:, hf-hub:, a training run
-    view = model.view(photo)                             # the photo as the network sees it
-    answer = model.describe(model.run(model.input(view)))
+    output = model.run(model.input(model.view(photo)))   # of the photo as the network sees it
+    answer = model.answer(photo, output)
 
 `Classifier` and `SegmenterOnPhotos` are the two kinds; nobody else has to know which one a model is.
 """
@@ -29,7 +29,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from ..errors import CommandError, UserError, did_you_mean, first_line
 from ..images import MODES
-from ..segmentation.inference import load_segmenter, network_input, resized
+from ..segmentation.inference import SCALES, load_segmenter, network_input, resized, segment
 from ..segmentation.model import Segmenter
 from ..weights.download import CONFIG, fetch
 from ..weights.published import published_segmenters
@@ -49,7 +49,7 @@ class Answer:
 
     caption: str
     shares: dict[str, float]  # the probability of the top classes, or each class's share of the picture
-    labels: Tensor | None = None  # a segmenter's, (height, width) of the view
+    labels: Tensor | None = None  # a segmenter's, (height, width), whatever the size
     class_names: list[str] = field(default_factory=list)
 
 
@@ -89,6 +89,10 @@ class PhotoModel(ABC):
     @abstractmethod
     def describe(self, output: Tensor) -> Answer:
         """The answer for one image, from the network's output (1, ...)."""
+
+    def answer(self, photo: Image.Image, output: Tensor) -> Answer:
+        """The answer for a photo, from the network's output for its view."""
+        return self.describe(output)
 
     def attention_modules(self) -> nn.Module:
         """The part of the network whose attention is looked at, for `record_attention`."""
@@ -148,7 +152,14 @@ class SegmenterOnPhotos(PhotoModel):
         return network_input(self.module, view)  # type: ignore[arg-type]
 
     def describe(self, output: Tensor) -> Answer:
-        labels = output.argmax(dim=1)[0]
+        return self._described(output.argmax(dim=1)[0])
+
+    def answer(self, photo: Image.Image, output: Tensor) -> Answer:
+        """As `vt-timm segment` labels the photo: the network sees it at other sizes too, not only as its view."""
+        labels = segment(self.module, photo, self.module.short_side, scales=SCALES)  # type: ignore[arg-type]
+        return self._described(labels)
+
+    def _described(self, labels: Tensor) -> Answer:
         counts = labels.flatten().bincount(minlength=len(self.class_names))
         seen = [i for i in counts.argsort(descending=True).tolist() if counts[i] > SHARE_SHOWN * labels.numel()]
         shares = {self.class_names[i]: counts[i].item() / labels.numel() for i in seen}

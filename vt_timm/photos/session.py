@@ -144,7 +144,8 @@ def _look(model: PhotoModel, photo: Image.Image, kind: str) -> Look:
         try:
             found = look(model, photo, kind)
         except ValueError:
-            found = Look(model.display(photo), model.describe(model.run(model.input(model.view(photo)))), [], 0)
+            output = model.run(model.input(model.view(photo)))
+            found = Look(model.display(photo), model.answer(photo, output), [], 0)
     found.view.thumbnail((LARGE, LARGE))
     return found
 

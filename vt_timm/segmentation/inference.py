@@ -1,6 +1,7 @@
 """Using a trained segmenter: to segment a photo, or as the start of another training."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from .model import Segmenter
 from .transforms import MIN_SIDE
 
 MAX_LONG_SIDE, MIN_WINDOW = 1024, 64  # pixels
+SCALES = (0.5, 0.66, 1.0, 1.4)  # for any photo: a person near the camera shows in a small view, shoes in a large one
 STRIP = 64  # rows of a photo that are labelled at a time
 
-__all__ = ["load_segmenter", "network_input", "resized", "segment", "start_from"]
+__all__ = ["SCALES", "load_segmenter", "network_input", "resized", "segment", "start_from"]
 
 
 def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
@@ -87,7 +89,10 @@ def start_from(model: Segmenter, source: str) -> list[str]:
 
 
 def resized(
-    photo: Image.Image, short_side: int | Sequence[int] | None = None, max_long_side: int = MAX_LONG_SIDE
+    photo: Image.Image,
+    short_side: int | Sequence[int] | None = None,
+    max_long_side: int = MAX_LONG_SIDE,
+    scale: float = 1.0,
 ) -> Image.Image:
     """The photo at the size that the network sees.
 
@@ -96,12 +101,14 @@ def resized(
         short_side: short side in pixels, best the model's `short_side`. Two numbers are height and width, whatever the
             photo's shape; None keeps the photo's own size.
         max_long_side: side in pixels to which a longer photo is brought, so that it fits into memory.
+        scale: how much larger than that it becomes, up to `max_long_side`.
     """
     if isinstance(short_side, Sequence):
-        return transforms.resize(photo, list(short_side), antialias=True)
-    scale = (short_side or min(photo.size)) / min(photo.size)
-    scale = min(scale, max_long_side / max(photo.size))
-    size = [max(round(side * scale), MIN_SIDE) for side in (photo.height, photo.width)]
+        factor = min(scale, max(max_long_side / max(short_side), 1))
+        return transforms.resize(photo, [max(round(side * factor), MIN_SIDE) for side in short_side], antialias=True)
+    factor = scale * (short_side or min(photo.size)) / min(photo.size)
+    factor = min(factor, max_long_side / max(photo.size))
+    size = [max(round(side * factor), MIN_SIDE) for side in (photo.height, photo.width)]
     return transforms.resize(photo, size, antialias=True)
 
 
@@ -117,23 +124,30 @@ def segment(
     short_side: int | Sequence[int] | None = None,
     max_long_side: int = MAX_LONG_SIDE,
     window: int | None = None,
+    scales: Sequence[float] = (1.0,),
 ) -> Tensor:
     """The label of every pixel of a photo, (height, width), whatever its size.
 
     The network sees the photo at the size that `resized` gives it, and its logits are brought back to the photo's own
-    size; or, with `window`, it sees the photo at its own size through a window that moves over it.
+    size; with several `scales` it sees it several times, and the mean of the probabilities counts. Or, with `window`,
+    it sees the photo at its own size through a window that moves over it.
 
     Args:
         model: a segmenter.
         photo: a photo of the channels that the model takes.
         short_side, max_long_side: sides of what the network sees, in pixels, as for `resized`.
         window: side of the window in pixels, a multiple of 64.
+        scales: sizes at which the network sees the photo, 1 for `short_side`; `SCALES` are what the commands use. A
+            window has one.
 
     Raises:
-        ValueError: for a window that is not such a multiple.
+        ValueError: for a window that is not such a multiple, and for no scales or some that are not above 0.
     """
+    if not scales or not all(0 < scale < math.inf for scale in scales):
+        raise ValueError(f"scales={list(scales)} must be numbers above 0")
     if window is None:
-        return _at_size(_logits(model, resized(photo, short_side, max_long_side)), photo.height, photo.width)
+        views = [resized(photo, short_side, max_long_side, scale) for scale in scales]
+        return _at_size(_mean_of_views(model, views), photo.height, photo.width)
     if window < MIN_WINDOW or window % MIN_WINDOW:
         raise ValueError(f"window={window} must be a multiple of {MIN_WINDOW}")
     labels = torch.zeros(photo.height, photo.width, dtype=torch.long)
@@ -160,6 +174,15 @@ def _logits(model: Segmenter, view: Image.Image) -> Tensor:
     device = next(model.parameters()).device
     with torch.inference_mode():
         return model(network_input(model, view).to(device)).float().cpu()
+
+
+def _mean_of_views(model: Segmenter, views: Sequence[Image.Image]) -> Tensor:
+    """The logits of a view, or the mean of the probabilities of several, (1, K, H, W) of the largest output."""
+    outputs = [_logits(model, view) for view in {view.size: view for view in views}.values()]
+    if len(outputs) == 1:
+        return outputs[0]
+    size = max((output.shape[-2:] for output in outputs), key=math.prod)
+    return torch.stack([F.interpolate(output.softmax(dim=1), size, mode="bilinear") for output in outputs]).mean(dim=0)
 
 
 def _at_size(logits_1KHW: Tensor, height: int, width: int) -> Tensor:

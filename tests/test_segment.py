@@ -1,0 +1,152 @@
+"""Using a segmenter: photos of any size, seen at several scales, drawn, and from a folder that holds none."""
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+from torch import nn
+
+from vt_timm import Segmenter, cli
+from vt_timm.photos.draw import palette
+from vt_timm.photos.look import look
+from vt_timm.photos.models import load
+from vt_timm.segmentation import training as segmentation_training
+from vt_timm.segmentation.inference import resized, segment
+
+from .support.segmentation import settings, write_small
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    """accelerate keeps a process's settings, such as the precision, for all that follow in it."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def small(tmp_path):
+    write_small(tmp_path)
+    return tmp_path
+
+
+def test_segment_writes_a_picture_with_a_legend(small, tmp_path, capsys):
+    run = settings(small, pretrained_backbone=True, updates=20, evaluate_every=20)
+    segmentation_training.run(run, tmp_path / "run", resume=False)
+    photo, picture = small / "val" / "images" / "001.jpg", tmp_path / "out.png"
+    assert cli.main(["segment", str(photo), "-o", str(picture), "--model", str(tmp_path / "run" / "best")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(picture)
+    with Image.open(picture) as image:
+        assert image.width > 1000
+
+
+@pytest.mark.parametrize("size", [(100, 40), (2000, 900), (33, 64)])
+def test_photos_of_any_size(size):
+    model = Segmenter("vt_fpn", "vt_resnet_micro", 3, neck_options=dict(channels=16, token_dim=32, num_heads=4)).eval()
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape[-2:])))
+    for options in (dict(max_long_side=256), dict(short_side=64, max_long_side=256)):
+        labels = segment(model, Image.new("RGB", size), **options)
+        assert labels.shape == (size[1], size[0]) and labels.max() < 3
+        assert max(seen[-1]) <= 256 and min(seen[-1]) >= 32
+
+
+class BySize(nn.Module):
+    """Answers by the height of what it sees, everywhere the same."""
+
+    logits: ClassVar = {32: [0.0, 4.0, 0.0], 64: [10.0, 0.0, 0.0], 96: [0.0, 4.0, 0.0]}
+    normalization: ClassVar = dict(mean=(0.0,) * 3, std=(1.0,) * 3)
+
+    def __init__(self):
+        super().__init__()
+        self.nothing = nn.Parameter(torch.empty(0))
+
+    def forward(self, images):
+        height, width = images.shape[-2:]
+        return torch.tensor(self.logits[height])[None, :, None, None].expand(1, 3, height // 4, width // 4)
+
+
+@pytest.mark.parametrize(
+    ("scales", "label"),
+    [
+        ([1], 0),
+        ([0.5], 1),
+        ([0.5, 1], 0),
+        ([0.5, 1, 1.5], 1),  # the means of the probabilities are 0.34 and 0.64, of the logits 3.3 and 2.7
+        ([1, 1.5, 1.9], 0),  # the last two are one view, of 96 x 192 pixels: no larger is allowed, and it counts once
+    ],
+)
+def test_several_scales_average_the_probabilities(scales, label):
+    labels = segment(BySize(), Image.new("RGB", (200, 100)), 64, max_long_side=192, scales=scales)
+    assert labels.shape == (100, 200) and labels.unique().tolist() == [label]
+
+
+@pytest.mark.parametrize(
+    ("short_side", "sizes"), [(None, [(100, 50), (200, 100), (300, 150)]), ([64, 96], [(48, 32), (96, 64), (144, 96)])]
+)
+def test_scales_are_of_the_short_side_or_of_both_sides(short_side, sizes):
+    photo = Image.new("RGB", (200, 100))
+    assert [resized(photo, short_side, 1024, scale).size for scale in (0.5, 1, 1.5)] == sizes
+    assert resized(photo, short_side, 96, 1000.0).size == ((96, 48) if short_side is None else (96, 64))
+
+
+@pytest.mark.parametrize("scales", [[], [1, 0], [-1], [float("nan")], [float("inf")]])
+def test_scales_that_are_none(scales):
+    with pytest.raises(ValueError, match="must be numbers above 0"):
+        segment(BySize(), Image.new("RGB", (64, 64)), scales=scales)
+
+
+def test_the_command_and_the_page_see_a_photo_alike(tmp_path, capsys):
+    """Labels of the same scales; --scales 1 are those of one view."""
+    torch.manual_seed(0)
+    options = dict(channels=16, token_dim=32, num_heads=4)
+    model = Segmenter("vt_fpn", "vt_resnet_micro", 3, short_side=96, neck_options=options).eval()
+    model.save_pretrained(tmp_path / "model")
+    random = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    photo = Image.fromarray(random).resize((160, 120), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "photo.png")
+    command = ["segment", str(tmp_path / "photo.png"), "--model", str(tmp_path / "model"), "--save-labels"]
+    written = {}
+    for name, extra in {"all": [], "one": ["--scales", "1"]}.items():
+        assert cli.main([*command, str(tmp_path / name), *extra]) == 0, capsys.readouterr().err
+        written[name] = torch.from_numpy(np.array(Image.open(tmp_path / name / "photo.png")))
+    torch.testing.assert_close(written["one"].long(), segment(model, photo, 96))
+    torch.testing.assert_close(written["all"].long(), look(load(str(tmp_path / "model")), photo).answer.labels)
+    assert (written["one"] != written["all"]).any()
+
+
+def test_a_folder_that_is_no_segmenter(tmp_path, small, capsys):
+    photo = str(small / "val" / "images" / "001.jpg")
+    assert cli.main(["segment", photo, "-o", str(tmp_path / "o.png"), "--model", str(tmp_path)]) == 2
+    assert "holds neither a model (config.json) nor a training run" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text('{"neck": "fpn"}')
+    assert cli.main(["segment", photo, "-o", str(tmp_path / "o.png"), "--model", str(tmp_path)]) == 2
+    assert "is not a segmenter: there is no model.safetensors in it" in capsys.readouterr().err
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    assert cli.main(["segment", photo, "-o", str(tmp_path / "o.png"), "--model", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "cannot load the segmenter" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(("classes", "apart"), [(2, 300), (12, 120), (59, 40), (256, 25)])
+def test_the_palette_tells_classes_apart(classes, apart):
+    """Any two of them: red, green and blue weighted by how eyes see them ("redmean"), 765 between black and white."""
+    colours = torch.from_numpy(palette(classes)).double()
+    assert colours[0].unique().numel() == 1
+    red, green, blue = (colours[:, None] - colours[None]).unbind(-1)
+    mean = (colours[:, None, 0] + colours[None, :, 0]) / 2
+    distance = ((2 + mean / 256) * red**2 + 4 * green**2 + (2 + (255 - mean) / 256) * blue**2).sqrt()
+    assert distance.fill_diagonal_(765).min() > apart
+
+
+@pytest.mark.parametrize("size", [(96, 96), (96, 83), (75, 96), (65, 97)])
+def test_a_backbone_with_tensorflows_padding_sees_whole_strides(size):
+    """A photo of any size gives what the photo, filled up to whole strides, gives."""
+    model = Segmenter("laterals", "tf_efficientnet_lite0", 3, neck_options=dict(channels=16)).eval()
+    image = torch.randn(1, 3, *size)
+    filled = torch.zeros(1, 3, *(-(-side // 32) * 32 for side in size))
+    filled[..., : size[0], : size[1]] = image
+    with torch.no_grad():
+        torch.testing.assert_close(model(image), model(filled)[..., : size[0], : size[1]])
