@@ -30,14 +30,14 @@ from torch import nn
 import vt_timm
 from benchmarks.common.facts import RESULTS, facts
 from benchmarks.common.measure import in_turn, ratios
+from vt_timm.export.compare import open_validation, score
 from vt_timm.export.export import Options, export
 from vt_timm.export.formats import AOTI, ONNX, load_program
 from vt_timm.export.metadata import short_source
-from vt_timm.export.scores import open_validation, score
 from vt_timm.photos.models import Classifier, PhotoModel, SegmenterOnPhotos, load
-from vt_timm.photos.onnx_file import OnnxFile
 from vt_timm.recipes import SEGMENTATION, find_recipe
 from vt_timm.segmentation.settings import Settings
+from vt_timm.weights.local import OnnxFile
 from vt_timm.weights.published import published_segmenters
 
 __all__ = ["main"]

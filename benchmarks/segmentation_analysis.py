@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vt_timm.segmentation.data import SegmentationDataset
+from vt_timm.segmentation.data import SegmentationDataset, evaluation_transform
 from vt_timm.segmentation.inference import load_segmenter
 from vt_timm.segmentation.model import LEVELS, Segmenter
-from vt_timm.segmentation.transforms import evaluation_transform
 
 from .common.facts import RESULTS, facts
 

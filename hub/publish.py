@@ -13,7 +13,7 @@ import vt_timm  # noqa: F401  registers the models
 from benchmarks.common.facts import keep_segmenter_run, line_of_facts
 from benchmarks.common.runs import keep_accuracy, keep_run
 from benchmarks.pretrained import evaluate
-from vt_timm.cli.publishing import add_options
+from vt_timm.cli.training import add_publish_options
 from vt_timm.errors import first_line
 from vt_timm.publishing.export import Run, RunError, read_run
 from vt_timm.publishing.publish import build, report
@@ -26,7 +26,7 @@ HUB = Path(__file__).parent
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hub.publish", description=__doc__.splitlines()[0])
-    add_options(parser)
+    add_publish_options(parser)
     parser.set_defaults(checkpoint="last")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="folder to write (default: hub/NAME)")
     parser.add_argument(

@@ -18,13 +18,13 @@ def _seed():
 @pytest.fixture
 def run(tmp_path):
     """A run of train.py, as `write_train_run` leaves it."""
-    from tests.support.runs import write_train_run  # after the environment is set
+    from tests.support.samples import write_train_run  # after the environment is set
 
     return write_train_run(tmp_path)
 
 
 @pytest.fixture
 def segmenter_run(tmp_path):
-    from tests.support.runs import write_segmenter_run
+    from tests.support.samples import write_segmenter_run
 
     return write_segmenter_run(tmp_path)

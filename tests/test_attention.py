@@ -6,9 +6,8 @@ import torch
 from PIL import Image
 
 import vt_timm
-from tests.support.fill import fill
-from vt_timm.photos.draw import draw_attention, overlay
-from vt_timm.photos.save import save_figures
+from tests.support.samples import fill
+from vt_timm.photos.draw import draw_attention, overlay, save_figures
 
 
 def test_maps_are_distributions_over_the_pixels():

@@ -13,7 +13,7 @@ from PIL import Image
 
 import vt_timm
 from vt_timm import cli
-from vt_timm.cli.files import check_drawing, names_in
+from vt_timm.cli.shared import check_drawing, names_in
 from vt_timm.errors import CommandError
 from vt_timm.images import read_image
 from vt_timm.photos import models

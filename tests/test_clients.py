@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import vt_timm  # registers the models
-from tests.support.fill import fill
+from tests.support.samples import fill
 
 NEEDS = "needs the package: pip install '.[clients]'"
 

@@ -8,7 +8,7 @@ import torch
 from torch.export import Dim
 
 import vt_timm
-from tests.support.fill import fill
+from tests.support.samples import fill
 from vt_timm.visual_transformer import VTStage
 
 MODELS = {

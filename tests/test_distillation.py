@@ -12,7 +12,7 @@ from timm.task import FeatureDistillationTask, LogitDistillationTask
 from torch import nn
 
 import vt_timm
-from tests.support.fill import fill
+from tests.support.samples import fill
 from vt_timm.distillation import Teacher, create_teacher, distillation_task, teacher_classes
 from vt_timm.timm_scripts.around_train import _names_for_teacher
 

@@ -14,9 +14,8 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.two_processes import GLOBAL_BATCH, batches, build, train_in_one, train_in_two
-from vt_timm.segmentation.data import SegmentationDataset
+from vt_timm.segmentation.data import SegmentationDataset, evaluation_transform
 from vt_timm.segmentation.evaluation import evaluate
-from vt_timm.segmentation.transforms import evaluation_transform
 
 
 def test_two_processes_learn_what_one_does():

@@ -17,14 +17,13 @@ from PIL import Image
 from torch import nn
 
 import vt_timm
-from tests.support.fill import fill
+from tests.support.samples import fill
 from vt_timm.cli import main
 from vt_timm.errors import CommandError
 from vt_timm.export.export import Options, export
 from vt_timm.export.fold import folded
-from vt_timm.export.formats import load_program, write
-from vt_timm.export.graph import read_before_rounding
-from vt_timm.export.quantize_program import has_bfloat16
+from vt_timm.export.formats import has_bfloat16, load_program, write
+from vt_timm.export.quantize import read_before_rounding
 from vt_timm.photos.models import load
 from vt_timm.tokenizers import FilterTokenizer
 from vt_timm.visual_transformer import VTStage

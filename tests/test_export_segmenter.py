@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 import vt_timm
-from tests.support.fill import fill
-from tests.support.segmentation import write_small
+from tests.support.samples import fill, write_small
 from vt_timm.cli import main
 from vt_timm.errors import CommandError
 from vt_timm.export.compare import batches, check_difference, difference, photos_below

@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.common import facts, runs
 from hub import card, publish
-from tests.support.runs import NAME, REPOSITORY, logits
+from tests.support.samples import NAME, REPOSITORY, logits
 from vt_timm.publishing import card as publishing_card
 from vt_timm.publishing import export
 from vt_timm.publishing import publish as publishing

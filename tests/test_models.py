@@ -10,7 +10,7 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from timm.models import save_for_hf
 
-from tests.support.fill import fill
+from tests.support.samples import fill
 from vt_timm.transformer import TokenTransformer
 
 MODELS = ["vt_resnet18", "vt_resnet34", "vt_resnet50", "vt_resnet101", "vt_resnet_micro"]

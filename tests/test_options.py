@@ -10,7 +10,7 @@ from timm.models import save_for_hf
 from timm.utils import ParseKwargs
 
 import vt_timm
-from tests.support.fill import fill
+from tests.support.samples import fill
 from vt_timm.transformer import GraphConvolution, TokenTransformer
 from vt_timm.visual_transformer import RELATIONS, TOKENIZERS, VTStage
 

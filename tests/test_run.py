@@ -16,8 +16,7 @@ from PIL import Image
 from timm.models import load_state_dict, save_for_hf
 
 from vt_timm import cli
-from vt_timm.timm_scripts.find import ScriptError
-from vt_timm.timm_scripts.photos import fitted_batch
+from vt_timm.timm_scripts.around_train import ScriptError, fitted_batch
 
 STAND_IN = Path(__file__).parent / "support" / "stand_in_train.py"
 CHECKOUT = os.environ.get("VT_TIMM_SCRIPTS")

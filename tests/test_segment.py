@@ -16,7 +16,7 @@ from vt_timm.photos.models import load
 from vt_timm.segmentation import training as segmentation_training
 from vt_timm.segmentation.inference import resized, segment
 
-from .support.segmentation import settings, write_small
+from .support.samples import settings, write_small
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,17 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
-from vt_timm.segmentation.data import SegmentationDataset, class_shares
-from vt_timm.segmentation.labels import IGNORE
-from vt_timm.segmentation.layouts import COCO_STUFF_CLASSES, LIP_CLASSES, DataError
+from vt_timm.segmentation.data import (
+    RandomMirror,
+    SegmentationDataset,
+    class_shares,
+    evaluation_transform,
+    training_transform,
+)
+from vt_timm.segmentation.labels import COCO_STUFF_CLASSES, IGNORE, LIP_CLASSES, DataError
 from vt_timm.segmentation.training_data import SeededSamples, fit_batch, open_splits
-from vt_timm.segmentation.transforms import RandomMirror, evaluation_transform, training_transform
 
-from .support.segmentation import FOLDERS, PLAIN, settings, write_pair, write_small
+from .support.samples import FOLDERS, PLAIN, settings, write_pair, write_small
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from vt_timm.segmentation.labels import IGNORE
 from vt_timm.segmentation.loss import segmentation_loss
 from vt_timm.segmentation.settings import Settings, SettingsError
 
-from .support.segmentation import settings, write_small
+from .support.samples import settings, write_small
 
 FPN = dict(neck="fpn", neck_options=dict(channels=8), updates=2)
 

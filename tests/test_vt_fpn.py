@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks.common.counting import count_segmenter
 from benchmarks.common.paper_tables import FPN_TABLES
-from tests.support.fill import fill
+from tests.support.samples import fill
 from vt_timm import Segmenter, create_segmenter
 from vt_timm.projector import Projector
 from vt_timm.segmentation.model import SemanticHead

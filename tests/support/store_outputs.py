@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from tests.support.fill import fill
+from tests.support.samples import fill
 from tests.test_models import MODELS, STORED, build, images
 
 with torch.no_grad():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import UserError, did_you_mean
 from ..images import find_images
-from . import export, models, photos, publishing, segmentation, training
+from . import models, photos, segmentation, training
 
 __all__ = ["main", "parser"]
 
@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     main_parser = argparse.ArgumentParser(prog="vt-timm", description="Visual Transformers for timm.")
     main_parser.add_argument("--version", action="version", version=f"vt_timm {__version__}")
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for group in (photos, models, export, segmentation, training, publishing):
+    for group in (photos, models, segmentation, training):
         group.add_commands(commands)
     return main_parser
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CommandError
-from .files import OK, Photos, check_drawing, load_model, write
-from .options import add_model, command, positive
+from .shared import OK, Photos, add_model, check_drawing, command, load_model, positive, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

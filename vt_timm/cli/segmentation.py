@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CommandError, first_line
-from .files import Photos, load_model, make_folder, names_in, targets, write
-from .options import add_model, command, positive
+from .shared import Photos, add_model, command, load_model, make_folder, names_in, positive, targets, write
 
 if TYPE_CHECKING:
     from ..photos.models import PhotoModel
@@ -150,8 +149,7 @@ def _save_labels(path: Path, labels: Any, num_classes: int) -> None:
     import numpy as np
     from PIL import Image
 
-    from ..photos.draw import palette
-    from ..photos.save import whole_file
+    from ..photos.draw import palette, whole_file
 
     if num_classes > INDEXED:
         picture = Image.fromarray(labels.numpy().astype(np.uint16))

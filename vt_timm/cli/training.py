@@ -1,11 +1,12 @@
-"""The commands about training by timm's scripts: recipes, run."""
+"""The commands about training by timm's scripts, and about what becomes of a run: recipes, run, publish."""
 
 import argparse
+from pathlib import Path
 
 from ..errors import CommandError
-from .options import command
+from .shared import command
 
-__all__ = ["add_commands"]
+__all__ = ["add_commands", "add_publish_options"]
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -22,6 +23,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("script", metavar="SCRIPT", help="train, validate, benchmark, inference, onnx_export")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="the script's own arguments")
     parser.set_defaults(run=run_timm_script)
+
+    parser = command(
+        commands, "publish", "turn a training run into a checked folder for the Hub, and upload it",
+        "vt-timm publish RUN vt_resnet18.my_photos -o FOLDER --push ORG/NAME",
+    )  # fmt: skip
+    add_publish_options(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
+    parser.add_argument("--push", metavar="ORG/NAME", help="upload the folder there")
+    parser.set_defaults(run=publish, checkpoint="best", ships=False)
 
 
 def recipes(args: argparse.Namespace) -> int:
@@ -49,4 +59,38 @@ def run_timm_script(args: argparse.Namespace) -> int:
     from ..timm_scripts.run import run_script
 
     run_script(args.script, args.arguments, args.given)
+    return 0
+
+
+def add_publish_options(parser: argparse.ArgumentParser) -> None:
+    """What every way of publishing takes."""
+    parser.add_argument("source", type=Path, metavar="RUN", help="output folder of train.py or train-segmenter")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="MODEL.TAG (default: MODEL.RECIPE of the run, or NECK_BACKBONE.DATA)"
+    )
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--dry-run", action="store_true", help="with --push: only say what would go up")
+    parser.add_argument(
+        "--checkpoint", choices=("best", "last"), help="which weights of a run of train.py (default: %(default)s)"
+    )
+    parser.add_argument("--half", action="store_true", help="store 16-bit floats")
+    parser.add_argument(
+        "--class-folders", type=Path, metavar="FOLDER", help="one subfolder per class, where the run names none"
+    )
+    parser.add_argument("--license", default="apache-2.0", help="licence of the weights (default: apache-2.0)")
+
+
+def publish(args: argparse.Namespace) -> int:
+    """Write the folder of a run, checked, and upload it if told."""
+    from ..publishing.export import read_run
+    from ..publishing.publish import build, report
+
+    if args.class_folders and not args.class_folders.exists():
+        raise CommandError(f"{args.class_folders}: no such file or folder")
+    args.test_size = None  # a card claims what was measured, at the size at which it was
+    run = read_run(args.source)
+    name = args.name or run.name
+    repository = args.push or f"ORG/{name}"
+    build(run, name, args.output, repository, args)
+    report(args.output, repository, args)
     return 0

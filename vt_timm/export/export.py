@@ -14,19 +14,30 @@ from torch import Tensor, nn
 
 from ..errors import CommandError, first_line
 from ..images import MODES, ImageError, find_images
+from ..photos.draw import whole_file
 from ..photos.models import Classifier, PhotoModel, SegmenterOnPhotos, read_mode
-from ..photos.onnx_file import OnnxFile
-from ..photos.save import whole_file
 from ..segmentation.data import SegmentationDataset
 from ..segmentation.model import Segmenter
 from ..segmentation.settings import Settings
-from .compare import Difference, batches, check_difference, difference, photos_below
+from ..weights.local import OnnxFile
+from .compare import Difference, Scores, batches, check_difference, difference, open_validation, photos_below, score
 from .fold import folded
 from .fold_segmenter import folded_segmenter
-from .formats import AOTI, ONNX, PT2, HalfInside, capture, exporting, kind_of, load_program, write
+from .formats import (
+    AOTI,
+    ONNX,
+    PT2,
+    HalfInside,
+    InFloat32,
+    capture,
+    exporting,
+    has_bfloat16,
+    kind_of,
+    load_program,
+    quantized,
+    write,
+)
 from .metadata import describe
-from .quantize_program import InFloat32, has_bfloat16, quantized
-from .scores import Scores, open_validation, score
 
 __all__ = ["Options", "Result", "export"]
 

@@ -1,10 +1,15 @@
-"""The kinds of file that a model is exported to, by the ending of the name."""
+"""The kinds of file that a model is exported to, by the ending of the name; and for AOTInductor 8 bits, by torchao,
+with the ranges seen on the user's photos.
+
+In 8 bits there compute convolutions, products with constant matrices and what stands between them. All else computes in
+bfloat16 where the processor multiplies it, otherwise in float32.
+"""
 
 import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -15,9 +20,23 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..errors import CommandError, UserError, first_line
-from .quantize_program import mixed_precision
 
-__all__ = ["AOTI", "FACTS", "ONNX", "PT2", "HalfInside", "capture", "exporting", "kind_of", "load_program", "write"]
+__all__ = [
+    "AOTI",
+    "FACTS",
+    "ONNX",
+    "PT2",
+    "HalfInside",
+    "InFloat32",
+    "capture",
+    "exporting",
+    "has_bfloat16",
+    "kind_of",
+    "load_program",
+    "mixed_precision",
+    "quantized",
+    "write",
+]
 
 ONNX, PT2, AOTI = ".onnx", ".pt2", ".aoti.pt2"
 FACTS = "vt_timm.json"
@@ -112,7 +131,7 @@ def exporting(kind: str) -> Iterator[None]:
 def _finish(path: Path, facts: dict[str, str]) -> None:
     import onnx
 
-    from .graph import with_fixed_reshapes
+    from .quantize import with_fixed_reshapes
 
     file = with_fixed_reshapes(onnx.load(path))
     onnx.helper.set_model_props(file, facts)
@@ -151,3 +170,46 @@ class _Package(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.runner(images)
+
+
+def quantized(program: ExportedProgram, batches: Iterable[Tensor]) -> nn.Module:
+    """A captured model with every activation and weight rounded to 8 bits where the compiler computes in them.
+
+    Args:
+        program: the model, as `torch.export.export` captures it.
+        batches: normalised photos (B, channels, H, W), from which the range of every activation is taken.
+    """
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    quantizer = x86.X86InductorQuantizer()
+    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    captured: Any = program.module(check_guards=False)  # calls of the checks would be taken for computations
+    with torch.no_grad():
+        observed = prepare_pt2e(captured, quantizer)
+        for batch in batches:
+            observed(batch)
+        return InFloat32(convert_pt2e(observed))
+
+
+class InFloat32(nn.Module):
+    """A model that answers in float32, whatever it computes in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images).float()
+
+
+@contextmanager
+def mixed_precision() -> Iterator[None]:
+    """What is not in 8 bits is captured and compiled in bfloat16, if this processor has instructions for it."""
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
+        yield
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor has instructions that multiply bfloat16."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -12,10 +12,10 @@ from torch import nn
 from .. import __version__
 from ..photos.draw import palette
 from ..photos.models import PhotoModel
-from ..photos.onnx_file import PREFIX
+from ..segmentation.data import MIN_SIDE
 from ..segmentation.model import Segmenter
-from ..segmentation.transforms import MIN_SIDE
 from ..weights.download import CARD, fetch_card
+from ..weights.local import PREFIX
 from ..weights.published import published_segmenters
 
 __all__ = ["describe", "short_source"]

@@ -1,19 +1,38 @@
-"""Pictures: the tokens' attention, as in Figures 5 and 7 of the paper, and segmented photos. Needs matplotlib."""
+"""Pictures: the tokens' attention, as in Figures 5 and 7 of the paper, and segmented photos. Needs matplotlib.
 
+They go to one file, pages of a .pdf or frames of a .gif, each written whole or not at all.
+"""
+
+import itertools
 import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["OPACITY", "SLIDE", "draw_attention", "draw_segmentation", "overlay", "paint_segmentation", "palette"]
+__all__ = [
+    "OPACITY",
+    "SLIDE",
+    "draw_attention",
+    "draw_segmentation",
+    "overlay",
+    "paint_segmentation",
+    "palette",
+    "save_figures",
+    "whole_file",
+]
 
 OPACITY = ("weight", "even")
 SLIDE = 13.33, 7.5  # inches
@@ -26,6 +45,8 @@ PAINT = 0.6  # opacity of a class's colour
 BACKGROUND = 0.25  # grey of the first class
 BRIGHT, COLOURFUL = 0.6, 0.35  # of a colour: least value of its highest channel, least range of its channels
 GRID = 11  # steps per channel: 930 of the colours are bright and colourful, far more than a data set's classes
+SECONDS_PER_FRAME = 2.0
+SCREEN_DPI = 100
 
 
 def draw_attention(
@@ -170,3 +191,81 @@ def draw_segmentation(
     figure.legend(handles=patches, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=8, frameon=False)
     figure.subplots_adjust(left=0, right=right, top=1, bottom=0, wspace=0.02)
     return figure
+
+
+def save_figures(figures: Iterator["Figure"], path: Path) -> list[Path]:
+    """Write one picture, or several: pages of a .pdf, frames of a .gif, numbered files of any other ending.
+
+    Figures are drawn one at a time.
+
+    Args:
+        figures: at least one figure.
+        path: the file, whose ending says the format.
+
+    Raises:
+        OSError: if the folder is missing or cannot be written to.
+        ValueError: for an ending that matplotlib does not know.
+    """
+    ending = path.suffix.lower()
+    if ending == ".pdf":
+        return _save_pages(figures, path)
+    if ending == ".gif":
+        return _save_frames(figures, path)
+    written = []
+    first = next(figures)
+    second = next(figures, None)
+    rest = itertools.chain([] if second is None else [second], figures)
+    for number, figure in enumerate(itertools.chain([first], rest), start=1):
+        target = path if second is None else path.with_stem(f"{path.stem}-{number}")
+        with whole_file(target) as temporary:
+            figure.savefig(temporary)
+        written.append(target)
+    return written
+
+
+def _save_pages(figures: Iterator["Figure"], path: Path) -> list[Path]:
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    with whole_file(path) as temporary, PdfPages(temporary) as pages:
+        for figure in figures:
+            pages.savefig(figure)
+    return [path]
+
+
+def _save_frames(figures: Iterator["Figure"], path: Path) -> list[Path]:
+    frames = [_rendered(figure) for figure in figures]
+    size = max(frame.width for frame in frames), max(frame.height for frame in frames)
+    frames = [ImageOps.pad(frame, size, color="white", centering=(0, 0)) for frame in frames]
+    with whole_file(path) as temporary:
+        duration = int(1000 * SECONDS_PER_FRAME)
+        frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=duration, loop=0)
+    return [path]
+
+
+def _rendered(figure: "Figure") -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    figure.set_dpi(SCREEN_DPI)
+    canvas.draw()
+    return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file beside the one to write, which takes its place if all goes well."""
+    handle, name = tempfile.mkstemp(suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

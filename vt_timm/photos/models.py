@@ -32,9 +32,8 @@ from ..images import MODES
 from ..segmentation.inference import SCALES, load_segmenter, network_input, resized, segment
 from ..segmentation.model import Segmenter
 from ..weights.download import CONFIG, fetch
+from ..weights.local import OnnxFile, is_run, load_run
 from ..weights.published import published_segmenters
-from ..weights.training_run import is_run, load_run
-from .onnx_file import OnnxFile
 
 __all__ = ["Answer", "Classifier", "PhotoModel", "SegmenterOnPhotos", "class_names", "load", "read_mode", "top_classes"]
 

@@ -31,6 +31,19 @@ BACKBONES = {
     "vt_resnet": "weights that ship with vt_timm (Apache-2.0)",
 }
 
+# What every card ends with.
+CITATION = """\
+```bibtex
+@article{wu2020visual,
+  title={Visual Transformers: Token-based Image Representation and Processing for Computer Vision},
+  author={Wu, Bichen and Xu, Chenfeng and Dai, Xiaoliang and Wan, Alvin and Zhang, Peizhao and Yan, Zhicheng and
+          Tomizuka, Masayoshi and Gonzalez, Joseph and Keutzer, Kurt and Vajda, Peter},
+  journal={arXiv preprint arXiv:2006.03677},
+  year={2020}
+}
+```
+"""
+
 
 def classifier_card(
     config: dict[str, Any],
@@ -55,33 +68,36 @@ def classifier_card(
     options = {k: v for k, v in config.get("model_args", {}).items() if k not in ("in_chans", "global_pool")}
     macs, params = _cost(config["architecture"], num_classes=config["num_classes"], **options)
     s = settings
-    return _template("classifier").format(
-        **_common(
-            "image-classification",
-            "timm",
-            repository,
-            data,
-            licence,
-            {"top-1": metrics["top1"], "top-5": metrics["top5"]},
-        ),
-        start=_start(s),
-        classes=_classes(list((config.get("label_descriptions") or {}).values()), config["num_classes"]),
-        choice=_choice(s, metrics, data),
-        params=params,
-        macs=macs,
-        options=", ".join(f"{k}={v!r}" for k, v in options.items()) or "none",
-        training=_training(s, config["pretrained_cfg"]["input_size"][-1]),
-        recipe=f"`vt_timm/recipes/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own arguments",
-        dtype=metrics.get("dtype", "16-bit floats"),
-        source=source,
-        availability=(
-            f"To use it without a network later on: `vt-timm download {repository}` once."
-            if source.startswith("hf-hub:")
-            else "These weights ship with vt_timm: nothing is downloaded."
-        ),
-        num_classes=config["num_classes"],
-        **{key: metrics[key] for key in ("images", "top1", "top5", "origin")},
-    ) + _template("citation")
+    return (
+        _template("classifier").format(
+            **_common(
+                "image-classification",
+                "timm",
+                repository,
+                data,
+                licence,
+                {"top-1": metrics["top1"], "top-5": metrics["top5"]},
+            ),
+            start=_start(s),
+            classes=_classes(list((config.get("label_descriptions") or {}).values()), config["num_classes"]),
+            choice=_choice(s, metrics, data),
+            params=params,
+            macs=macs,
+            options=", ".join(f"{k}={v!r}" for k, v in options.items()) or "none",
+            training=_training(s, config["pretrained_cfg"]["input_size"][-1]),
+            recipe=f"`vt_timm/recipes/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own arguments",
+            dtype=metrics.get("dtype", "16-bit floats"),
+            source=source,
+            availability=(
+                f"To use it without a network later on: `vt-timm download {repository}` once."
+                if source.startswith("hf-hub:")
+                else "These weights ship with vt_timm: nothing is downloaded."
+            ),
+            num_classes=config["num_classes"],
+            **{key: metrics[key] for key in ("images", "top1", "top5", "origin")},
+        )
+        + CITATION
+    )
 
 
 def _start(settings: dict[str, Any]) -> str:
@@ -145,36 +161,41 @@ def segmenter_card(
     started = f", which started {_origin(s['backbone'])}" if s.get("pretrained_backbone") else ""
     if s.get("initial_checkpoint"):
         started += f" (going on from the segmenter {name_of_segmenter(s['initial_checkpoint'])})"
-    return _template("segmenter").format(
-        **_common(
-            "image-segmentation",
-            "vt_timm",
-            repository,
-            data,
-            metrics["license"],
-            {"mean_iou": metrics["miou"], "pixel accuracy": metrics["pixel_accuracy"]},
-        ),
-        load=f'load_segmenter("{source}")'
-        if source
-        else f'load_segmenter(published_segmenters()["{repository.partition("/")[2]}"])',
-        shipped_import="" if source else "\nfrom vt_timm.weights.published import published_segmenters",
-        command=f" --model {source}" if source else "",
-        neck={"vt_fpn": "VT-FPN", "fpn": "a panoptic FPN", "laterals": "VT-FPN's laterals, without its tokens"}[
-            config["neck"]
-        ],
-        backbone=config["backbone"] + started,
-        classes=_classes(config["class_names"], config["num_classes"]),
-        choice="The checkpoint is the best of the run's evaluations on these images, which flatters it.",
-        training=f"{s['updates']} updates of {s['batch_size']} images per process, crops of {s['crop_size']} px, "
-        f"{s.get('opt', 'sgd')}, lr {s['lr']}"
-        + (f" (backbone {s['backbone_lr']})" if s.get("backbone_lr") else "")
-        + f", seed {s['seed']}"
-        + (", weights averaged (EMA)" if s.get("ema_decay") else ""),
-        recipe=f"`vt_timm/recipes/segmentation/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own settings",
-        short_side=_size(config.get("short_side")),
-        num_classes=config["num_classes"],
-        **{key: metrics[key] for key in ("images", "miou", "pixel_accuracy", "origin", "params", "dtype")},
-    ) + _template("citation")
+    return (
+        _template("segmenter").format(
+            **_common(
+                "image-segmentation",
+                "vt_timm",
+                repository,
+                data,
+                metrics["license"],
+                {"mean_iou": metrics["miou"], "pixel accuracy": metrics["pixel_accuracy"]},
+            ),
+            load=f'load_segmenter("{source}")'
+            if source
+            else f'load_segmenter(published_segmenters()["{repository.partition("/")[2]}"])',
+            shipped_import="" if source else "\nfrom vt_timm.weights.published import published_segmenters",
+            command=f" --model {source}" if source else "",
+            neck={"vt_fpn": "VT-FPN", "fpn": "a panoptic FPN", "laterals": "VT-FPN's laterals, without its tokens"}[
+                config["neck"]
+            ],
+            backbone=config["backbone"] + started,
+            classes=_classes(config["class_names"], config["num_classes"]),
+            choice="The checkpoint is the best of the run's evaluations on these images, which flatters it.",
+            training=f"{s['updates']} updates of {s['batch_size']} images per process, crops of {s['crop_size']} px, "
+            f"{s.get('opt', 'sgd')}, lr {s['lr']}"
+            + (f" (backbone {s['backbone_lr']})" if s.get("backbone_lr") else "")
+            + f", seed {s['seed']}"
+            + (", weights averaged (EMA)" if s.get("ema_decay") else ""),
+            recipe=f"`vt_timm/recipes/segmentation/{s['recipe']}.yaml`"
+            if s.get("recipe")
+            else "the run's own settings",
+            short_side=_size(config.get("short_side")),
+            num_classes=config["num_classes"],
+            **{key: metrics[key] for key in ("images", "miou", "pixel_accuracy", "origin", "params", "dtype")},
+        )
+        + CITATION
+    )
 
 
 def _size(short_side: int | list[int] | None) -> str:

@@ -25,7 +25,7 @@ from ..photos.models import Classifier, SegmenterOnPhotos, load
 from ..segmentation.inference import load_segmenter
 from ..segmentation.model import Segmenter
 from ..weights.download import CONFIG
-from ..weights.training_run import CHECKPOINTS, RunError, describe_classes, load_run, read_description
+from ..weights.local import CHECKPOINTS, RunError, describe_classes, load_run, read_description
 
 __all__ = [
     "CHECKPOINTS",

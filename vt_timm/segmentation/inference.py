@@ -15,8 +15,8 @@ from torchvision.transforms.v2 import functional as transforms
 from ..errors import UserError, first_line
 from ..weights.download import CONFIG, WEIGHTS, fetch
 from ..weights.published import published_segmenters
+from .data import MIN_SIDE
 from .model import Segmenter
-from .transforms import MIN_SIDE
 
 MAX_LONG_SIDE, MIN_WINDOW = 1024, 64  # pixels
 SCALES = (0.5, 0.66, 1.0, 1.4)  # for any photo: a person near the camera shows in a small view, shoes in a large one

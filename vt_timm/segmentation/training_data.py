@@ -12,7 +12,7 @@ from torch.utils.data import Sampler as TorchSampler
 
 from ..errors import say
 from .data import SegmentationDataset, class_shares
-from .layouts import LAYOUTS, DataError
+from .labels import LAYOUTS, DataError
 from .settings import Settings
 
 __all__ = ["SeededSamples", "UpdateSampler", "fit_batch", "label_options_of", "open_splits"]

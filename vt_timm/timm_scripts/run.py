@@ -3,11 +3,22 @@
 The scripts stay as they are; what we add goes around the functions that they call. Every script uses the device that
 there is; `validate`, `benchmark` and `inference` also take a training run for a model. `train` takes recipes by name,
 and `around_train` says what else it gets.
+
+The scripts are in timm's repository, not in its wheel. They are looked for in this order: a path given, the environment
+variable VT_TIMM_SCRIPTS, the checkout that an editable timm lies in, and a download of the tag that matches the
+installed timm, kept in a cache.
 """
 
+import base64
 import functools
+import hashlib
 import importlib.util
+import json
+import os
+import re
 import sys
+import tempfile
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,19 +29,25 @@ import torch
 
 from ..errors import say
 from ..recipes import find_recipe
-from ..weights.training_run import is_run, load_run, read_description
-from .around_train import prepare_training
-from .find import ScriptError, find_script, script_version
-from .photos import check_data_folder, check_same_classes, read_dataset
+from ..weights.local import is_run, load_run, read_description
+from .around_train import ScriptError, check_data_folder, check_same_classes, prepare_training, read_dataset
 
-__all__ = ["run_script"]
+__all__ = ["SCRIPTS", "find_script", "run_script", "script_version"]
+
+SCRIPTS = ("train", "validate", "benchmark", "inference", "onnx_export")
+REPOSITORY = "https://github.com/huggingface/pytorch-image-models"
+SCRIPTS_VARIABLE = "VT_TIMM_SCRIPTS"
+# GitHub's contents interface: unlike the plain file it also tells the hash, so that a cut download is noticed.
+CONTENTS_VARIABLE = "VT_TIMM_SCRIPTS_URL"
+CONTENTS = "https://api.github.com/repos/huggingface/pytorch-image-models/contents"
+TIMEOUT = 20  # seconds
 
 
 def run_script(name: str, arguments: list[str], given: str | None = None) -> None:
     """Run a script of timm's as `python NAME.py ARGUMENTS` would, with what this module adds.
 
     Args:
-        name: one of `find.SCRIPTS`.
+        name: one of `SCRIPTS`.
         arguments: the script's command line.
         given: where the script is, if not where `find_script` would look.
 
@@ -128,3 +145,87 @@ def _with_the_runs_classes(names: list[str] | None, create_dataset: Callable[...
         return dataset
 
     return create
+
+
+def find_script(name: str, given: str | None = None) -> Path:
+    """The file of one of timm's scripts.
+
+    Args:
+        name: one of `SCRIPTS`.
+        given: the script, or a folder that it lies in.
+
+    Raises:
+        ScriptError: if it is none of timm's scripts, or is nowhere to be had.
+    """
+    if name not in SCRIPTS:
+        raise ScriptError(f"timm has no script {name!r} that runs here: choose one of {', '.join(SCRIPTS)}")
+    for origin, place in (("--from", given), (SCRIPTS_VARIABLE, os.environ.get(SCRIPTS_VARIABLE))):
+        if place:
+            path = Path(place).expanduser()
+            path = path / f"{name}.py" if path.is_dir() else path
+            if not path.is_file():
+                raise ScriptError(f"{origin} {place}: there is no {path}; {_how_to_get_them()}")
+            return path
+    checkout = Path(timm.__file__).parents[1]
+    if (checkout / f"{name}.py").is_file() and script_version(checkout / f"{name}.py"):
+        return checkout / f"{name}.py"
+    return _cached(name) or _download(name)
+
+
+def script_version(script: Path) -> str | None:
+    """The version of timm that a script came with, None where it does not lie in a checkout or our cache."""
+    version = script.parent / "timm" / "version.py"
+    if version.is_file():
+        found = re.search(r"__version__ = '(.+)'", version.read_text())
+        return found[1] if found else None
+    return script.parent.name.removeprefix("timm-") if script.parent.parent == _cache() else None
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vt_timm"
+
+
+def _git_hash(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _cached(name: str) -> Path | None:
+    """A download whose content still has the hash in its name."""
+    for path in (_cache() / f"timm-{timm.__version__}").glob(f"{name}.*.py"):
+        if _git_hash(path.read_bytes()) == path.name.split(".")[1]:
+            return path
+    return None
+
+
+def _download(name: str) -> Path:
+    url = f"{os.environ.get(CONTENTS_VARIABLE, CONTENTS)}/{name}.py?ref=v{timm.__version__}"
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+            answer = json.load(response)
+        content = base64.b64decode(answer["content"])
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error) or type(error).__name__
+        raise ScriptError(
+            f"timm's {name}.py is not on this machine and {url} gives none ({reason}); {_how_to_get_them()}"
+        ) from error
+    if _git_hash(content) != answer["sha"]:
+        raise ScriptError(f"{url} gave a damaged file; try again, or {_how_to_get_them()}")
+    path = _cache() / f"timm-{timm.__version__}" / f"{name}.{answer['sha']}.py"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(content)
+        os.replace(file.name, path)  # whole or not at all, also when several processes download at once
+    except OSError as error:
+        raise ScriptError(
+            f"cannot keep timm's {name}.py in {_cache()} ({error}): set XDG_CACHE_HOME to a folder that can be "
+            f"written, or {_how_to_get_them()}"
+        ) from error
+    return path
+
+
+def _how_to_get_them() -> str:
+    return (
+        f"run `git clone --branch v{timm.__version__} {REPOSITORY}` "
+        f"and set {SCRIPTS_VARIABLE}=pytorch-image-models, or say `vt-timm run --from pytorch-image-models ...`"
+    )

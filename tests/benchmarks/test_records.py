@@ -1,0 +1,158 @@
+"""Every record says where it comes from; and what two benchmarks say of tokens, on maps and networks of which the
+answer is known.
+"""
+
+import copy
+import itertools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from benchmarks import segmentation, token_diversity
+from benchmarks.common import facts
+from benchmarks.common.facts import RESULTS
+from benchmarks.common.runs import read_rows
+from benchmarks.segmentation_analysis import describe_tokens, tokens_cut_off
+from tests.support.samples import fill
+from vt_timm import create_segmenter
+
+JSON = [
+    pytest.param(record, id=name)
+    for path in sorted(RESULTS.glob("*.json"))
+    for name, record in json.loads(path.read_text()).items()
+]
+ROWS = [
+    pytest.param(row, id=f"{path.parent.name}-{path.stem}-{i}")
+    for path in (RESULTS / "speed" / "records.csv", RESULTS / "accuracy" / "shipped.csv")
+    for i, row in enumerate(read_rows(path))
+]
+
+
+@pytest.mark.parametrize("record", JSON)
+def test_a_record_names_command_versions_machine_and_date(record):
+    assert {"torch", "timm", "python", "vt_timm"} <= record["versions"].keys()
+    has_origin({**record, **record["versions"], "commit": "of git log"})
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_line_of_records_names_its_commit_too(row):
+    has_origin(row)
+
+
+def has_origin(row):
+    assert re.match(r"(THP_MEM_ALLOC_ENABLE=1 )?python -m benchmarks\.", row["command"])
+    assert " /" not in row["command"], "a path of somebody's machine"
+    assert all(row[key] for key in ("machine", "date", "commit", "torch", "timm", "python", "vt_timm"))
+
+
+def test_every_row_of_speed_has_its_record_and_every_record_its_rows():
+    records = {row["record"] for row in read_rows(RESULTS / "speed" / "records.csv")}
+    files = [path for path in (RESULTS / "speed").glob("*.csv") if path.stem != "records"]
+    assert {row["record"] for path in files for row in read_rows(path)} == records
+
+
+def test_facts_name_the_command_with_huge_pages_and_without_folders(monkeypatch):
+    monkeypatch.setattr(facts.sys, "argv", ["x", "--data", "/disk/data/photos", "--pairs", "3"])
+    monkeypatch.setitem(facts.sys.modules, "__main__", type("module", (), {"__spec__": None}))
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    assert facts.facts()["command"] == "python -m x --data DATA/data/photos --pairs 3"
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
+    assert facts.facts()["command"].startswith("THP_MEM_ALLOC_ENABLE=1 python -m x ")
+    if (Path(facts.__file__).parents[2] / ".git").exists():
+        assert re.fullmatch(r"[0-9a-f]{7,}\+?", facts.facts()["commit"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "recorded"),
+    [
+        ("/home/me/data/ccp", "DATA/data/ccp"),
+        ("vt_fpn.ccp,/home/me/runs/fpn", "vt_fpn.ccp,DATA/runs/fpn"),
+        ("backbone=local-dir:/home/me/teachers/lite0", "backbone=local-dir:DATA/teachers/lite0"),
+        ("data/ccp", "data/ccp"),
+        ("vt_resnet50,resnet50", "vt_resnet50,resnet50"),
+    ],
+)
+def test_a_command_keeps_no_folder_of_this_machine(argument, recorded):
+    assert facts._portable(argument) == recorded
+
+
+def test_alike_pairs_are_those_that_correlate():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(2, 5, 6, 7, generator=generator)
+    maps[0, 3] = 2 * maps[0, 1] + 0.1  # the same place, another range
+    maps[0, 4] = maps[0, 1] + 0.02 * torch.rand(6, 7, generator=generator)
+    maps[1, 2] = 1 - maps[1, 0]  # the opposite place
+    counted = []
+    for image in maps.numpy():
+        pairs = [np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9 for one, other in itertools.combinations(image, 2)]
+        counted.append(sum(pairs) / len(pairs))
+    assert counted == [0.3, 0.0]
+    assert token_diversity.alike(maps).tolist() == pytest.approx(counted)
+
+
+def test_the_command_measures_every_module(tmp_path, monkeypatch):
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for i in range(3):
+            pixels = np.random.default_rng(i).integers(0, 256, (80, 90, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / label / f"{i}.jpg")
+    monkeypatch.setattr(facts, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["x", str(tmp_path), "--models", "vt_resnet_micro", "--photos", "4", "--write"])
+    assert token_diversity.main() == 0
+    (row,) = facts.record_of("records.json", "token_diversity")["rows"]
+    assert row["photos"] == 4 and len(row["share_of_alike_pairs"]) == 2
+    assert all(0 <= share <= 1 for share in row["share_of_alike_pairs"])
+
+
+PHOTOS = [(torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(i)), None) for i in range(2)]
+
+
+@pytest.fixture
+def model():
+    return fill(create_segmenter("vt_fpn", "vt_resnet_micro", 3, channels=32, token_dim=64, num_heads=4)).eval()
+
+
+def test_flat_softmaxes_have_all_the_entropy_and_change_nothing_within_a_photo(model):
+    for tokenizer, projector in zip(model.neck.tokenizers, model.neck.projectors, strict=True):
+        nn.init.zeros_(tokenizer.filters.weight)
+        nn.init.zeros_(projector.query)
+    for row in describe_tokens(model, PHOTOS, photos=2):
+        assert row["look"] == pytest.approx(1, abs=1e-4) and row["read"] == pytest.approx(1, abs=1e-4)
+        assert row["alike"] == pytest.approx(1, abs=1e-3)
+        assert row["update_within"] == pytest.approx(0, abs=1e-4) and row["update"] > 0.001
+
+
+def test_sharp_softmaxes_have_less_entropy(model):
+    before = describe_tokens(model, PHOTOS, photos=2)
+    for tokenizer, projector in zip(model.neck.tokenizers, model.neck.projectors, strict=True):
+        with torch.no_grad():
+            tokenizer.norm.weight *= 50
+            projector.query *= 50
+    for row, flatter in zip(describe_tokens(model, PHOTOS, photos=2), before, strict=True):
+        assert row["look"] < flatter["look"] and row["read"] < flatter["read"]
+
+
+def test_tokens_are_cut_off_inside_only(model):
+    bare = copy.deepcopy(model)
+    for projector in bare.neck.projectors:
+        nn.init.zeros_(projector.bn.weight)
+        nn.init.zeros_(projector.bn.bias)
+    image = PHOTOS[0][0][None]
+    with torch.no_grad():
+        whole = model(image)
+        with tokens_cut_off(model, [0, 1, 2, 3]):
+            torch.testing.assert_close(model(image), bare(image))
+        with tokens_cut_off(model, [2]):
+            assert not torch.allclose(model(image), bare(image))
+        assert torch.equal(model(image), whole) and not torch.allclose(whole, bare(image))
+
+
+def test_committed_page_is_what_the_rows_give():
+    rows = segmentation.recorded()
+    assert rows and segmentation.PAGE.read_text() == segmentation.page(rows)
