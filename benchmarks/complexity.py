@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import vt_timm
 
-from .common.counting import Cost, count, count_segmenter, count_stage5
 from .common.facts import RESULTS, facts
-from .common.markdown import table as grid
+from .common.facts import table as grid
+from .common.measure import Cost, count, count_segmenter, count_stage5
 from .common.paper_tables import ABLATIONS, FPN_TABLES, TABLE_1, TABLES, FPNRow, Row
 from .common.runs import read_rows
 

@@ -31,9 +31,8 @@ import vt_timm
 from benchmarks.common.facts import RESULTS, facts
 from benchmarks.common.measure import in_turn, ratios
 from vt_timm.export.compare import open_validation, score
-from vt_timm.export.export import Options, export
+from vt_timm.export.export import Options, export, short_source
 from vt_timm.export.formats import AOTI, ONNX, load_program
-from vt_timm.export.metadata import short_source
 from vt_timm.photos.models import Classifier, PhotoModel, SegmenterOnPhotos, load
 from vt_timm.recipes import SEGMENTATION, find_recipe
 from vt_timm.segmentation.settings import Settings

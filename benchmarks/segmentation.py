@@ -23,8 +23,7 @@ from vt_timm.segmentation.inference import load_segmenter
 from vt_timm.segmentation.model import LEVELS
 from vt_timm.segmentation.settings import Settings, name_of_segmenter
 
-from .common.facts import RESULTS, facts, without_folders
-from .common.markdown import table
+from .common.facts import RESULTS, facts, table, without_folders
 from .segmentation_analysis import tokens_cut_off, validation_photos
 
 NECKS = ("fpn", "laterals", "vt_fpn")

@@ -16,8 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .accuracy import tables as accuracy
-from .common.facts import RESULTS
-from .common.markdown import table
+from .common.facts import RESULTS, table
 from .common.runs import read_rows
 from .throughput import tables as speed
 from .throughput.runner import rows_of

@@ -29,9 +29,8 @@ from vt_timm.weights.published import HUB
 
 from ..common.runs import keep_run, run_named
 from . import plan
-from .plan import Experiment
+from .plan import Experiment, prepare
 from .records import best_learning_rates, diverged, finished, keep, top1_of
-from .transfer import prepare
 
 TABLES = {
     "table2": plan.table_2,

@@ -1,19 +1,31 @@
-"""What is run for each table: a recipe, `matched_imagenette` but for transfer, and what differs from it."""
+"""What is run for each table: a recipe, `matched_imagenette` but for transfer, and what differs from it; and the
+labelled sets to fine-tune on, made from what is at hand: scikit-learn's digits and crops of Clothing Co-Parsing.
+"""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 __all__ = [
+    "GARMENTS",
     "INGREDIENTS",
     "LEARNING_RATES",
     "SEED",
     "SEEDS",
+    "SETS",
     "TRANSFER_RATES",
     "TRANSFER_SETS",
     "Experiment",
     "ablations",
+    "digits",
+    "garments",
     "ingredients",
+    "prepare",
     "searches",
     "table_2",
     "transfer",
@@ -54,6 +66,11 @@ TRANSFER_SETS: dict[str, dict[str, Any]] = {
     "garments": dict(num_classes=11, img_size=96, val_interval=20, epochs=10),
 }
 TRANSFER_RATES = (0.02, 0.1, 0.2)
+# The classes of Clothing Co-Parsing with at least a hundred crops for training, skin and background left out.
+GARMENTS = ("bag", "blouse", "coat", "dress", "hair", "jeans", "pants", "purse", "shirt", "shoes", "skirt")
+SMALLEST = 32  # pixels of a crop's shorter side
+
+Labelled = Iterator[tuple[str, str, Image.Image]]  # split, class, image
 
 
 @dataclass(frozen=True)
@@ -149,3 +166,64 @@ def _transfer(dataset: str, start: str, lr: float, seed: int = SEED) -> Experime
     name = f"{dataset}_{start}_lr{lr}" + (f"_seed{seed}" if seed != SEED else "")
     settings = {**TRANSFER_SETS[dataset], **({"pretrained": True} if start == "pretrained" else {})}
     return Experiment(name, "vt_resnet18", lr, seed, settings=settings, recipe="finetune", dataset=dataset)
+
+
+def digits(data: Path | None = None) -> Labelled:
+    """scikit-learn's 1,797 digits, 8 x 8 pixels enlarged to 64 x 64: the first 50 of a class for training."""
+    from sklearn.datasets import load_digits
+
+    seen: dict[int, int] = defaultdict(int)
+    bunch = load_digits()
+    for values, label in zip(bunch.images, bunch.target, strict=True):
+        split = "train" if seen[label] < 50 else "val"
+        seen[label] += 1
+        image = Image.fromarray((values * 255 / 16).astype(np.uint8))
+        yield split, str(label), image.resize((64, 64), Image.Resampling.BICUBIC)
+
+
+def garments(data: Path) -> Labelled:
+    """The square around each garment of Clothing Co-Parsing, named after it: the first 100 of a class for training.
+
+    Args:
+        data: folder with {train,val}/{images,labels} and classes.txt.
+    """
+    names = (data / "classes.txt").read_text().split("\n")
+    wanted = {names.index(name): name for name in GARMENTS}
+    for split, most in (("train", 100), ("val", None)):
+        seen: dict[str, int] = defaultdict(int)
+        for mask in sorted((data / split / "labels").glob("*.png")):
+            labels = np.array(Image.open(mask))
+            photo = Image.open(data / split / "images" / f"{mask.stem}.jpg").convert("RGB")
+            for label in np.unique(labels):
+                name = wanted.get(int(label))
+                box = square(labels == label) if name else None
+                if name and box and seen[name] != most:
+                    seen[name] += 1
+                    yield split, name, photo.crop(box).resize((128, 128), Image.Resampling.BICUBIC)
+
+
+def square(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Left, top, right, bottom of the square around a mask; it may leave the photo. None if the mask is too small."""
+    rows, columns = np.nonzero(mask)
+    top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+    if min(bottom - top, right - left) < SMALLEST:
+        return None
+    side = max(bottom - top, right - left)
+    x, y = (left + right - side) // 2, (top + bottom - side) // 2
+    return int(x), int(y), int(x + side), int(y + side)
+
+
+SETS = {"digits": digits, "garments": garments}
+
+
+def prepare(name: str, data: Path, folder: Path) -> Path:
+    """`folder/name/{train,val}/CLASS/*.png`, made once."""
+    done = folder / name
+    if not done.is_dir():
+        unfinished = folder / f"{name}.unfinished"
+        for i, (split, label, image) in enumerate(SETS[name](data)):
+            path = unfinished / split / label / f"{i:05}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+        unfinished.rename(done)
+    return done

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..common.counting import count
-from ..common.facts import RESULTS
-from ..common.markdown import spread, table
+from ..common.facts import RESULTS, table
+from ..common.measure import count
 from ..common.runs import all_runs, arguments_of, epochs_of, run_named
 from . import plan
 from .plan import Experiment
@@ -28,6 +27,13 @@ def recorded(experiments: list[Experiment]) -> list[dict[str, Any]]:
 def at_best_rate(model: str, best: Mapping[str, float]) -> list[dict[str, Any]]:
     """The runs of a model in Table 2 at its best learning rate, one per seed."""
     return [r for r in recorded(plan.table_2(best)) if r["model"] == model and r["lr"] == best.get(model)]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    if len(values) == 1:
+        return f"{values[0]:.2f} (one run)"
+    return f"{statistics.mean(values):.2f} +- {statistics.stdev(values):.2f} ({len(values)} seeds)"
 
 
 def matched() -> str:

@@ -1,4 +1,6 @@
-"""What every record under `benchmarks/results/` says of itself: command, commit, versions, machine, date."""
+"""What every record under `benchmarks/results/` says of itself: command, commit, versions, machine, date; and the
+Markdown tables that pages make of records.
+"""
 
 import csv
 import datetime
@@ -8,6 +10,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,16 @@ import yaml
 import vt_timm
 from vt_timm.segmentation.settings import name_of_segmenter
 
-__all__ = ["RESULTS", "facts", "keep_record", "keep_segmenter_run", "line_of_facts", "record_of", "without_folders"]
+__all__ = [
+    "RESULTS",
+    "facts",
+    "keep_record",
+    "keep_segmenter_run",
+    "line_of_facts",
+    "record_of",
+    "table",
+    "without_folders",
+]
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -123,3 +135,9 @@ def without_folders(value: str) -> str:
     """An absolute path, also behind a prefix as in local-dir:PATH, without the folders that it lies in."""
     prefix, colon, path = value.rpartition(":")
     return f"{prefix}{colon}{Path(path).name}" if path.startswith(("/", "~")) else value
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table; None is an empty cell."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join("" if cell is None else str(cell) for cell in line) + " |" for line in lines)

@@ -26,8 +26,7 @@ import sys
 from collections import defaultdict
 
 from ..common.measure import clock_of, in_turn, middle_half, ratios
-from .before import UnknownCommitError, passes_in_processes
-from .passes import MODES, OTHERS, PEERS, Setting, build, macs_of, rounds_for
+from .passes import MODES, OTHERS, PEERS, Setting, UnknownCommitError, build, macs_of, passes_in_processes, rounds_for
 from .runner import Benchmark, Row, add_choices, run
 
 VARIED = ("mode", "memory_format", "precision", "size", "batch_size", "model")

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from ..common.facts import RESULTS
-from ..common.markdown import table
+from ..common.facts import RESULTS, table
 from ..common.runs import read_rows
 from .passes import PEERS, macs_of
 from .runner import Row, rows_of

@@ -9,7 +9,7 @@ import timm
 import yaml
 from PIL import Image
 
-from benchmarks.accuracy import plan, records, tables, transfer
+from benchmarks.accuracy import plan, records, tables
 from benchmarks.accuracy.__main__ import main, train
 from benchmarks.accuracy.tables import is_ahead
 from benchmarks.common import runs
@@ -90,11 +90,11 @@ def test_transfer_changes_nothing_but_the_start_and_repeats_the_better_rate():
     assert "--pretrained --scale" not in " ".join(runs[0].arguments("t"))
     assert "--config finetune --model vt_resnet18 --lr 0.02" in " ".join(runs[0].arguments("t"))
     assert "--hflip 0.0 --scale 0.7 1.0 --pretrained" in " ".join(runs[0].arguments("t"))
-    assert {e.dataset for e in plan.transfer({})} == set(transfer.SETS) == set(plan.TRANSFER_SETS)
+    assert {e.dataset for e in plan.transfer({})} == set(plan.SETS) == set(plan.TRANSFER_SETS)
 
 
 def test_digits_keep_every_image_once_and_balance_the_training_half(tmp_path):
-    digits = transfer.prepare("digits", tmp_path, tmp_path)
+    digits = plan.prepare("digits", tmp_path, tmp_path)
     assert [len(list((digits / "train" / str(label)).iterdir())) for label in range(10)] == [50] * 10
     assert len(list(digits.glob("val/*/*.png"))) == 1797 - 500
     assert len(list((digits / "val").iterdir())) == plan.TRANSFER_SETS["digits"]["num_classes"]
@@ -102,8 +102,8 @@ def test_digits_keep_every_image_once_and_balance_the_training_half(tmp_path):
 
 
 def test_garments_are_cut_out_around_their_masks(tmp_path):
-    assert len(transfer.GARMENTS) == plan.TRANSFER_SETS["garments"]["num_classes"]
-    names = ["null", "ring", *transfer.GARMENTS]
+    assert len(plan.GARMENTS) == plan.TRANSFER_SETS["garments"]["num_classes"]
+    names = ["null", "ring", *plan.GARMENTS]
     photo, mask = np.zeros((200, 100, 3), np.uint8), np.zeros((200, 100), np.uint8)
     bag, ring, coat = (slice(20, 60), slice(30, 62)), (slice(0, 8), slice(0, 8)), (slice(100, 200), slice(60, 100))
     for (rows, columns), name, colour in ((bag, "bag", 250), (ring, "ring", 99), (coat, "coat", 120)):
@@ -114,7 +114,7 @@ def test_garments_are_cut_out_around_their_masks(tmp_path):
             (tmp_path / split / kind).mkdir(parents=True)
             Image.fromarray(image).save(tmp_path / split / kind / f"1.{suffix}")
     (tmp_path / "classes.txt").write_text("\n".join(names) + "\n")
-    crops = transfer.prepare("garments", tmp_path, tmp_path / "sets")
+    crops = plan.prepare("garments", tmp_path, tmp_path / "sets")
     assert sorted(path.parent.name for path in crops.glob("train/*/*")) == ["bag", "coat"]
     bag_crop = np.array(Image.open(next(crops.glob("val/bag/*"))), dtype=int)
     # 40 high and 32 wide: the square's middle 80 % of columns are the bag's

@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import clustering, complexity, readings
 from benchmarks.common import runs
-from benchmarks.common.counting import count, count_stage5
 from benchmarks.common.facts import record_of
+from benchmarks.common.measure import count, count_stage5
 from benchmarks.common.paper_tables import FPN_TABLES, TABLE_1, TABLES
 from benchmarks.complexity import ablation_changes, compare
 

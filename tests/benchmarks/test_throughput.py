@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.common import measure
 from benchmarks.throughput import __main__ as command
-from benchmarks.throughput import before, memory, passes, projector, runner, stages
+from benchmarks.throughput import memory, passes, projector, runner, stages
 from vt_timm.projector import Projector
 
 SETTING = passes.Setting(size=64, batch_size=2)
@@ -224,15 +224,15 @@ def test_onnx_runtime_is_left_out_in_bfloat16():
 
 
 def test_each_version_runs_in_a_process_of_its_own():
-    with before.passes_in_processes("vt_resnet_micro", "HEAD", SETTING) as ways:
+    with passes.passes_in_processes("vt_resnet_micro", "HEAD", SETTING) as ways:
         assert list(ways) == ["vt_resnet_micro@HEAD", "vt_resnet_micro"]
         assert all(run() > 0 for run in ways.values())
         folders = [run.process.args[-1] for run in ways.values()]
-    assert folders[0] != folders[1] == str(before.ROOT)
+    assert folders[0] != folders[1] == str(passes.ROOT)
     assert all(run.process.returncode == 0 for run in ways.values())
 
 
 def test_a_process_that_ends_early_is_an_error(tmp_path, capfd):
-    with before.Pass("vt_resnet_micro", SETTING, tmp_path) as run, pytest.raises(RuntimeError, match="ended early"):
+    with passes.Pass("vt_resnet_micro", SETTING, tmp_path) as run, pytest.raises(RuntimeError, match="ended early"):
         run()
     assert "was imported from" in capfd.readouterr().err

@@ -1,25 +1,35 @@
 """From a model to one file that carries what it needs, compared with the model before it is put in place.
 
 export(load("vt_resnet18"), "vt_resnet18", Path("vt.onnx"), Options(int8=True, calibrate="photos/"))
+
+Its metadata say all that is needed to use it, and where its weights come from.
 """
 
 import copy
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
+from huggingface_hub.repocard import metadata_load
 from torch import Tensor, nn
 
+from .. import __version__
 from ..errors import CommandError, first_line
 from ..images import MODES, ImageError, find_images
-from ..photos.draw import whole_file
+from ..photos.draw import palette, whole_file
 from ..photos.models import Classifier, PhotoModel, SegmenterOnPhotos, read_mode
-from ..segmentation.data import SegmentationDataset
+from ..segmentation.data import MIN_SIDE, SegmentationDataset
 from ..segmentation.model import Segmenter
 from ..segmentation.settings import Settings
-from ..weights.local import OnnxFile
+from ..weights.download import CARD, fetch_card
+from ..weights.local import PREFIX, OnnxFile
+from ..weights.published import published_segmenters
 from .compare import Difference, Scores, batches, check_difference, difference, open_validation, photos_below, score
 from .fold import folded
 from .fold_segmenter import folded_segmenter
@@ -37,9 +47,8 @@ from .formats import (
     quantized,
     write,
 )
-from .metadata import describe
 
-__all__ = ["Options", "Result", "export"]
+__all__ = ["Options", "Result", "describe", "export", "short_source"]
 
 COMPARED = 32  # photos on which model and file are compared, from the folder to validate or else to calibrate with
 
@@ -195,3 +204,75 @@ def _noise(model: PhotoModel) -> Tensor:
         photo = Image.fromarray(pixels.squeeze(-1).numpy()).resize((320, 320), Image.Resampling.BICUBIC)
         views.append(model.input(model.view(photo)))
     return torch.cat(views)
+
+
+def describe(model: PhotoModel, name: str, precision: str) -> dict[str, str]:
+    """Metadata of a model's file, texts and JSON.
+
+    Args:
+        model: a model as `photos.models.load` gives it.
+        name: the name that it was loaded by.
+        precision: "float32", "float16", "bfloat16" or "int8".
+
+    Returns:
+        kind, class_names, mean, std, in_chans, license, source, weights_sha256, precision, version; for a classifier
+        also input_size, crop_pct, crop_mode, interpolation; for a segmenter also palette, short_side, least_side,
+        multiple and interpolation. Each key begins with `PREFIX`.
+    """
+    module = model.module
+    facts: dict[str, Any] = {
+        "class_names": model.class_names,
+        "in_chans": model.channels,
+        "license": getattr(module, "pretrained_cfg", {}).get("license") or _licence(name),
+        "source": short_source(name),
+        "weights_sha256": _checksum(module),
+        "precision": precision,
+        "version": __version__,
+    }
+    facts |= _of_segmenter(module) if isinstance(module, Segmenter) else _of_classifier(model)
+    return {PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
+
+
+def _of_classifier(model: Any) -> dict[str, Any]:
+    keys = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
+    return {"kind": "classifier", **{key: model.config[key] for key in keys}}
+
+
+def _of_segmenter(module: Segmenter) -> dict[str, Any]:
+    return {
+        "kind": "segmenter",
+        **module.normalization,
+        "palette": palette(module.num_classes).tolist(),
+        "short_side": module.short_side,
+        "least_side": MIN_SIDE,
+        "multiple": module.multiple,
+        "interpolation": "bilinear",
+    }
+
+
+def _licence(name: str) -> str | None:
+    """The licence on the card beside the weights, here or on the Hub: config.json has none for segmenters."""
+    folder = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
+    card = next((path for path in (folder / CARD, folder / "best" / CARD) if path.is_file()), None)
+    repository = name.removeprefix("hf-hub:")
+    if not folder.exists() and "/" in repository:
+        card = fetch_card(repository)
+    try:
+        return (metadata_load(card) or {}).get("license") if card else None
+    except (ValueError, yaml.YAMLError):  # a person wrote the card
+        return None
+
+
+def short_source(name: str) -> str:
+    """A model's name; for a folder its last part alone, since the rest belongs to the machine."""
+    prefix, colon, path = name.rpartition(":")
+    return f"{prefix}{colon}{Path(path).name}" if Path(path).exists() else name
+
+
+def _checksum(module: nn.Module) -> str:
+    """SHA-256 of the state dict, names and values in order: the same from a checkpoint and from a Hub folder."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -171,7 +171,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_facts(metadata: dict[str, str]) -> dict[str, Any]:
-    """What `export.metadata.describe` wrote, without the prefix."""
+    """What `export.export.describe` wrote, without the prefix."""
     return {k.removeprefix(PREFIX): json.loads(v) for k, v in metadata.items() if k.startswith(PREFIX)}
 
 
