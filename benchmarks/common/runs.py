@@ -62,7 +62,7 @@ WORDS = {
         "vt_timm",
     ),
     *("record", "peer", "task", "device", "mode", "memory_format", "precision", "command", "architecture", "tag"),
-    *("data", "interpolation", "what"),
+    *("data", "interpolation", "what", "benchmark"),
 }
 # What train.py prints at the end of an epoch's line: epoch, update, updates, mean loss, mean seconds per update.
 TRAINED = re.compile(

@@ -4,6 +4,7 @@ import argparse
 import itertools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ __all__ = ["Benchmark", "Row", "add_choices", "keep", "rows_of", "run", "setting
 FOLDER = RESULTS / "speed"
 RECORDS = ("record", "command", *FACTS)
 SETTING = tuple(field.name for field in fields(Setting))
-# Columns of each file beside `record`, `model`, `peer` and those of the setting.
-FILES = {
+# What each command measures, beside `record`, `model`, `peer` and the columns of the setting.
+MEASURED = {
     "rows": ("pairs", "ratio", "low", "high", "macs_ratio", "peer_images_per_second", "model_images_per_second"),
     "stages": (
         *("resnet_ms", "layer4_ms", "vt_stage_ms"),
@@ -37,7 +38,7 @@ Row = dict[str, Any]
 class Benchmark:
     """One command: what it measures of a model in a setting, and how it prints and records that."""
 
-    file: str  # a key of FILES
+    name: str  # a key of MEASURED
     varied: tuple[str, ...]  # "model" and fields of Setting; the last varies fastest
     measure: Callable[[str, Setting, argparse.Namespace], list[Row]]
     line: Callable[[Row], str]
@@ -91,19 +92,32 @@ def run(benchmark: Benchmark, parser: argparse.ArgumentParser, args: argparse.Na
             rows.append(row)
             print(benchmark.line(row), flush=True)
     if args.write:
-        keep(args.write, benchmark.file, rows)
+        keep(args.write, benchmark.name, rows)
     return 0
 
 
-def keep(name: str, file: str, rows: list[Row]) -> None:
-    """Record rows under a name, in place of those that had it: FILE.csv, and their origin in records.csv."""
+def keep(name: str, benchmark: str, rows: list[Row]) -> None:
+    """Record rows under a name, in place of those that had it, and their origin in records.csv.
+
+    The rows of the main command, "rows", are in rows.csv. Those of all others are in parts.csv, where the column
+    `benchmark` tells them apart.
+    """
     replace_rows(FOLDER / "records.csv", RECORDS, "record", name, [{"record": name, **line_of_facts()}])
-    columns = dict.fromkeys(("record", "model", "peer", *SETTING, *FILES[file]))
-    replace_rows(FOLDER / f"{file}.csv", columns, "record", name, [{"record": name, **row} for row in rows])
-    print(f"recorded {len(rows)} rows as {name} in {FOLDER.name}/{file}.csv")
+    parts = (key for part, keys in MEASURED.items() if part != "rows" for key in keys)
+    first, measured = (("record",), MEASURED["rows"]) if benchmark == "rows" else (("record", "benchmark"), parts)
+    columns = dict.fromkeys((*first, "model", "peer", *SETTING, *measured))
+    kept = [{"record": name, "benchmark": benchmark, **row} for row in rows]
+    replace_rows(_file_of(benchmark), columns, "record", name, kept)
+    print(f"recorded {len(rows)} rows as {name} in {FOLDER.name}/{_file_of(benchmark).name}")
 
 
-def rows_of(file: str, *records: str, **wanted: Any) -> list[Row]:
+def rows_of(benchmark: str, *records: str, **wanted: Any) -> list[Row]:
     """The recorded rows of some records, or of all, whose columns are as wanted."""
-    rows = [row for row in read_rows(FOLDER / f"{file}.csv") if not records or row["record"] in records]
+    if benchmark != "rows":
+        wanted["benchmark"] = benchmark
+    rows = [row for row in read_rows(_file_of(benchmark)) if not records or row["record"] in records]
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def _file_of(benchmark: str) -> Path:
+    return FOLDER / ("rows.csv" if benchmark == "rows" else "parts.csv")
