@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from PIL import Image
 from torch import nn
 
-from benchmarks.two_processes import GLOBAL_BATCH, batches, build, train_in_one, train_in_two
+from benchmarks.training import GLOBAL_BATCH, batches, build, train_in_one, train_in_two
 from vt_timm.segmentation.data import SegmentationDataset, evaluation_transform
 from vt_timm.segmentation.evaluation import evaluate
 

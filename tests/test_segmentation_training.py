@@ -18,8 +18,8 @@ from vt_timm.errors import UserError
 from vt_timm.segmentation import training
 from vt_timm.segmentation.inference import load_segmenter, resized
 from vt_timm.segmentation.labels import IGNORE
-from vt_timm.segmentation.loss import segmentation_loss
 from vt_timm.segmentation.settings import Settings, SettingsError
+from vt_timm.segmentation.training_data import segmentation_loss
 
 from .support.samples import settings, write_small
 

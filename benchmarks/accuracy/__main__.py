@@ -23,14 +23,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import timm
+import torch
 import yaml
+from timm.data import create_dataset, create_loader, resolve_data_config
+from timm.models import load_state_dict
 
+import vt_timm  # noqa: F401  registers the models
 from vt_timm.weights.published import HUB
 
-from ..common.runs import keep_run, run_named
+from ..common.runs import keep_run, run_named, summary_of, training_losses
+from ..pretrained import top1_top5
 from . import plan
-from .plan import Experiment, prepare
-from .records import best_learning_rates, diverged, finished, keep, top1_of
+from .plan import Experiment, best_learning_rates, prepare
 
 TABLES = {
     "table2": plan.table_2,
@@ -42,6 +47,8 @@ TABLES = {
 # MALLOC_TOP_PAD_ set as well, on an AMD EPYC: 18 % (resnet18) and 27 % (vt_resnet18) more images per second at 128 px,
 # 1 to 11 % at 64 and 96 px. Without effect on another C library.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8000000000", "MALLOC_TRIM_THRESHOLD_": "16000000000"}
+# Mean training loss of an epoch from which no run here came back: runs with 23 did, those with 50 and more did not.
+DIVERGED = 100.0
 TEACHER = f"local-dir:{HUB / 'vt_resnet18.mixup_imagenette'}"
 
 
@@ -71,6 +78,74 @@ def train(experiment: Experiment, table: str, data: str, runs: Path, jobs: int, 
     record = keep(folder, experiment.name, table, log, time.time() - start, jobs, train_data)
     result = f"top-1 {record['val_top1']:.2f} %" if not record["diverged"] else f"diverged: {record['diverged']}"
     print(f"{experiment.name:<32} {result}", flush=True)
+
+
+def finished(run: Path) -> bool:
+    """Whether train.py reached the last epoch and evaluated it."""
+    rows = summary_of(run)
+    if not rows:
+        return False
+    epochs = yaml.safe_load((run / "args.yaml").read_text())["epochs"]
+    return rows[-1]["epoch"] == epochs - 1 and "eval_top1" in rows[-1]
+
+
+def diverged(log: Path) -> dict[str, Any] | None:
+    """The first epoch, counted from 1, whose mean training loss is above `DIVERGED` or not a number, and that loss."""
+    for epoch, loss in enumerate(training_losses(log.read_text()), start=1):
+        if not loss <= DIVERGED:
+            return {"epoch": epoch, "train_loss": loss}
+    return None
+
+
+def keep(
+    run: Path, name: str, table: str, log: Path, seconds: float, jobs: int, train_data: str | None
+) -> dict[str, Any]:
+    """Record a run that finished, or that was stopped because it diverged.
+
+    Args:
+        run: the run's output folder.
+        name: the experiment's name.
+        table: the command that runs it.
+        log: what train.py printed.
+        seconds: how long train.py took.
+        jobs: how many runs shared the machine.
+        train_data: folder with train/, to measure the accuracy on training images as well.
+    """
+    results: dict[str, Any] = {"seconds": round(seconds), "runs_at_once": jobs}
+    if not finished(run):
+        results |= {"val_top1": None, "val_loss": None, "diverged": diverged(log)}
+    elif train_data:
+        args = yaml.safe_load((run / "args.yaml").read_text())
+        results["train_top1"] = top1_of(run, args, f"{train_data}/train")
+    return keep_run(run, name, table, log, **results)
+
+
+def top1_of(run: Path, args: dict[str, Any], folder: str, size: int | None = None) -> float:
+    """Top-1 of the weights after the last epoch, on the images of a folder seen as validation images are.
+
+    Args:
+        run: the run's output folder.
+        args: train.py's arguments, from the run's args.yaml.
+        folder: images, one folder per class.
+        size: side in pixels; None for the run's own.
+    """
+    model = timm.create_model(
+        args["model"].partition(".")[0], num_classes=args["num_classes"], **(args["model_kwargs"] or {})
+    )
+    weights = load_state_dict(str(run / "last.pth.tar"), use_ema=bool(args["model_ema"]), weights_only=True)
+    model.load_state_dict(weights)
+    config = resolve_data_config(
+        {"img_size": size or args["img_size"], "crop_pct": args["crop_pct"]}, model=model, verbose=False
+    )
+    loader = create_loader(
+        create_dataset("", root=folder),
+        batch_size=128,
+        use_prefetcher=False,
+        num_workers=1,
+        **{k: config[k] for k in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")},
+    )
+    with torch.autocast("cpu", torch.bfloat16, enabled=args["amp"]):
+        return round(top1_top5(model.eval().to(memory_format=torch.channels_last), loader)[0], 3)
 
 
 def run_table(table: str, data: str, runs: Path, jobs: int, threads: int, only: list[str] | None) -> None:

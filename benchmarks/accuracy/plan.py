@@ -2,6 +2,7 @@
 labelled sets to fine-tune on, made from what is at hand: scikit-learn's digits and crops of Clothing Co-Parsing.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..common.runs import run_named
+
 __all__ = [
+    "CLASSES",
     "GARMENTS",
     "INGREDIENTS",
     "LEARNING_RATES",
@@ -22,8 +26,10 @@ __all__ = [
     "TRANSFER_SETS",
     "Experiment",
     "ablations",
+    "best_learning_rates",
     "digits",
     "garments",
+    "has_diverged",
     "ingredients",
     "prepare",
     "searches",
@@ -33,6 +39,7 @@ __all__ = [
 
 SEED, SEEDS = 42, {"resnet18": (42, 43, 44), "vt_resnet18": (42, 43, 44), "resnet34": (42,), "vt_resnet34": (42,)}
 LEARNING_RATES = (0.1, 0.2, 0.4)
+CLASSES = 10
 
 # Tables 3 to 7: options of vt_resnet18, each changing one thing of the default.
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -117,6 +124,21 @@ def searches() -> dict[str, list[Experiment]]:
         **{model: search(model) for model in SEEDS},
         **{f"{dataset}_{start}": [_transfer(dataset, start, lr) for lr in TRANSFER_RATES] for dataset, start in starts},
     }
+
+
+def best_learning_rates() -> dict[str, float]:
+    """The rate with the highest validation top-1, for each search that is complete."""
+    best = {}
+    for key, experiments in searches().items():
+        results = [(run_named(experiment.name), experiment.lr) for experiment in experiments]
+        if all(record for record, _ in results):
+            best[key] = max(results, key=lambda pair: pair[0]["val_top1"] or 0.0)[1]  # type: ignore[index]
+    return best
+
+
+def has_diverged(record: dict[str, Any], classes: int = CLASSES) -> bool:
+    """Whether a recorded run was stopped, or ended with a validation loss above that of guessing."""
+    return record["val_top1"] is None or record["val_loss"] > math.log(classes)
 
 
 def table_2(best: Mapping[str, float]) -> list[Experiment]:

@@ -10,8 +10,7 @@ from ..common.facts import RESULTS, table
 from ..common.measure import count
 from ..common.runs import all_runs, arguments_of, epochs_of, run_named
 from . import plan
-from .plan import Experiment
-from .records import CLASSES, best_learning_rates, has_diverged
+from .plan import CLASSES, Experiment, best_learning_rates, has_diverged
 
 __all__ = ["TABLES", "at_best_rate", "defaults_of_ingredients", "draw", "is_ahead", "recorded", "standard_error"]
 

@@ -9,7 +9,7 @@ import timm
 import yaml
 from PIL import Image
 
-from benchmarks.accuracy import plan, records, tables
+from benchmarks.accuracy import plan, tables
 from benchmarks.accuracy.__main__ import main, train
 from benchmarks.accuracy.tables import is_ahead
 from benchmarks.common import runs
@@ -42,9 +42,9 @@ def record(folder, *experiments, **changes):
 
 
 def test_the_other_seeds_run_at_the_best_rate_of_the_search(folder):
-    assert records.best_learning_rates() == {}
+    assert plan.best_learning_rates() == {}
     record(folder, *plan.table_2({}))
-    best = records.best_learning_rates()
+    best = plan.best_learning_rates()
     assert best == dict.fromkeys(plan.SEEDS, 0.1)
     missing = [e for e in plan.table_2(best) if runs.run_named(e.name) is None]
     assert {(e.model, e.seed, e.lr) for e in missing} == {
@@ -55,9 +55,9 @@ def test_the_other_seeds_run_at_the_best_rate_of_the_search(folder):
 def test_a_search_with_a_run_missing_chooses_nothing(folder):
     first, *rest = plan.search("resnet18")
     record(folder, *rest)
-    assert "resnet18" not in records.best_learning_rates()
+    assert "resnet18" not in plan.best_learning_rates()
     record(folder, first)
-    assert records.best_learning_rates()["resnet18"] == 0.1
+    assert plan.best_learning_rates()["resnet18"] == 0.1
 
 
 def test_the_plan_covers_tables_3_to_7_and_section_5_2():
@@ -216,7 +216,7 @@ def test_a_run_that_diverges_is_stopped_and_recorded(folder, monkeypatch):
     result = runs.run_named(e.name)
     assert result["diverged"] == {"epoch": 2, "train_loss": 16600.0} and result["val_top1"] is None
     record(folder, *others)
-    best = records.best_learning_rates()
+    best = plan.best_learning_rates()
     assert best["vt_resnet34"] in {other.lr for other in others}
     assert "| vt_resnet34 | diverged in epoch 2, stopped | 71.00 |" in tables.search()
 
@@ -235,7 +235,7 @@ def test_a_run_with_an_average_is_one_more_of_the_default(folder):
     kept = runs.keep_run(left_behind(folder / "run", model_ema=True), "average", "ingredients", folder / "log")
     assert kept["top1_without_average"] == 74.854
     record(folder, *plan.table_2({}))
-    planned = {e.name: e for e in plan.ingredients(records.best_learning_rates())}
+    planned = {e.name: e for e in plan.ingredients(plan.best_learning_rates())}
     record(folder, planned["resnet18_ema_float32"], val_top1=70.125, top1_without_average=74.854)
     record(folder, planned["resnet18_dropout_float32"], val_top1=75.0)
     record(folder, planned["vt_resnet18_smoothing"], val_top1=73.0)
@@ -251,14 +251,14 @@ def test_a_run_with_an_average_is_one_more_of_the_default(folder):
 
 def test_the_tables_give_mean_and_spread_of_the_seeds(folder):
     record(folder, *plan.table_2({}))
-    best = records.best_learning_rates()
+    best = plan.best_learning_rates()
     for e, value in zip(plan.table_2(best)[-4:], (73.0, 74.0, 75.0, 79.0), strict=True):
         record(folder, e, val_top1=value)
     (graph,) = [e for e in plan.ablations(best) if e.name.endswith("_graph")]
     record(folder, graph, val_top1=70.5)
     for e in plan.transfer({}):
         record(folder, e, val_top1={0.02: 82.0, 0.1: 90.0, 0.2: 89.0}[e.lr])
-    record(folder, plan.transfer(records.best_learning_rates())[3], val_top1=93.0)
+    record(folder, plan.transfer(plan.best_learning_rates())[3], val_top1=93.0)
     # resnet18: 72, 73, 74; vt_resnet18: 72, 75, 79
     text = tables.matched()
     assert "| resnet18 | 0.1 | 73.00 +- 1.00 (3 seeds) | 80.00 +- 0.00 (3 seeds) |" in text

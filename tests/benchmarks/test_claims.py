@@ -12,9 +12,10 @@ import pytest
 
 from benchmarks import tables
 from benchmarks.accuracy import plan
-from benchmarks.accuracy.records import best_learning_rates, has_diverged
+from benchmarks.accuracy.plan import best_learning_rates, has_diverged
 from benchmarks.accuracy.tables import at_best_rate, is_ahead, recorded
 from benchmarks.common.facts import RESULTS, record_of
+from benchmarks.common.paper_tables import IMAGENETTE_LEADERBOARD
 from benchmarks.common.runs import accuracy_of, all_runs, arguments_of, epochs_of, read_rows
 from benchmarks.throughput.passes import PEERS
 from benchmarks.throughput.runner import rows_of
@@ -94,9 +95,7 @@ TWENTY_EPOCHS = ("vt_resnet18.muon_imagenette", "vt_resnet18_seed43", "resnet18.
 
 
 def test_the_public_leaderboard_is_ahead_of_our_runs_from_scratch_and_not_of_the_shipped_weights():
-    with (RESULTS / "imagenette_leaderboard.csv").open() as file:
-        rows = csv.DictReader(line for line in file if not line.startswith("#"))
-        public = {int(row["epochs"]): float(row["top1"]) for row in rows if row["size"] == "128"}
+    public = IMAGENETTE_LEADERBOARD[128]
     ours = [run["val_top1"] for name, run in all_runs().items() if name in TWENTY_EPOCHS]
     assert public[20] - max(ours) > 4.9 and public[20] - min(ours) < 6.1 and len(ours) == len(TWENTY_EPOCHS)
     assert round(accuracy_of("vt_resnet18.mixup_imagenette")["top1"] - public[80], 1) == 0.1

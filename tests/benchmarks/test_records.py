@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks import segmentation, token_diversity
+from benchmarks import pretrained, segmentation
 from benchmarks.common import facts
 from benchmarks.common.facts import RESULTS
 from benchmarks.common.runs import read_rows
@@ -93,7 +93,7 @@ def test_alike_pairs_are_those_that_correlate():
         pairs = [np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9 for one, other in itertools.combinations(image, 2)]
         counted.append(sum(pairs) / len(pairs))
     assert counted == [0.3, 0.0]
-    assert token_diversity.alike(maps).tolist() == pytest.approx(counted)
+    assert pretrained.alike(maps).tolist() == pytest.approx(counted)
 
 
 def test_the_command_measures_every_module(tmp_path, monkeypatch):
@@ -103,8 +103,10 @@ def test_the_command_measures_every_module(tmp_path, monkeypatch):
             pixels = np.random.default_rng(i).integers(0, 256, (80, 90, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / label / f"{i}.jpg")
     monkeypatch.setattr(facts, "RESULTS", tmp_path)
-    monkeypatch.setattr("sys.argv", ["x", str(tmp_path), "--models", "vt_resnet_micro", "--photos", "4", "--write"])
-    assert token_diversity.main() == 0
+    monkeypatch.setattr(
+        "sys.argv", ["x", str(tmp_path), "--models", "vt_resnet_micro", "--tokens", "--photos", "4", "--write"]
+    )
+    assert pretrained.main() == 0
     (row,) = facts.record_of("records.json", "token_diversity")["rows"]
     assert row["photos"] == 4 and len(row["share_of_alike_pairs"]) == 2
     assert all(0 <= share <= 1 for share in row["share_of_alike_pairs"])

@@ -27,10 +27,9 @@ from .data import SegmentationDataset, evaluation_transform, training_transform
 from .evaluation import evaluate
 from .inference import start_from
 from .labels import DataError
-from .loss import segmentation_loss
 from .model import create_segmenter
 from .settings import Settings, SettingsError
-from .training_data import SeededSamples, UpdateSampler, fit_batch, open_splits
+from .training_data import SeededSamples, UpdateSampler, fit_batch, open_splits, segmentation_loss
 
 __all__ = ["keep_depthwise_in_float32", "run", "train"]
 
