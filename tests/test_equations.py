@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from vt_timm.lift import Lift
 from vt_timm.projector import Projector
 from vt_timm.tokenizers import (
     ClusteringTokenizer,
@@ -16,6 +15,7 @@ from vt_timm.tokenizers import (
     token_grid,
 )
 from vt_timm.transformer import GraphConvolution, TokenTransformer
+from vt_timm.visual_transformer import Lift
 
 B, C, H, W, L, HEADS = 2, 6, 2, 3, 5, 2
 P = H * W

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ..lift import Lift
 from ..projector import Projector
 from ..tokenizers import FilterTokenizer, RecurrentTokenizer
 from ..transformer import TokenTransformer
-from ..visual_transformer import VTStage
+from ..visual_transformer import Lift, VTStage
 from ..vt_resnet import VTResNet
 
 __all__ = ["FoldedProjector", "FoldedStage", "FoldedTransformer", "RowsOfMap", "affine", "folded"]

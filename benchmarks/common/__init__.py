@@ -1,1 +1,0 @@
-"""What every benchmark uses: clocks, counters, facts about the machine, the paper's tables."""

@@ -1,1 +1,0 @@
-"""Speed and memory of VT-ResNets against the ResNets they replace: `python -m benchmarks.throughput --help`."""
