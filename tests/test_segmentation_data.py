@@ -17,7 +17,7 @@ from vt_timm.segmentation.data import (
     training_transform,
 )
 from vt_timm.segmentation.labels import COCO_STUFF_CLASSES, IGNORE, LIP_CLASSES, DataError
-from vt_timm.segmentation.training_data import SeededSamples, fit_batch, open_splits
+from vt_timm.segmentation.training_data import SeededSamples, open_splits
 
 from .support.samples import FOLDERS, PLAIN, settings, write_pair, write_small
 
@@ -347,9 +347,3 @@ def test_a_bad_validation_mask_is_said_before_training(small):
     Image.new("L", (64, 52), 7).save(small / "val/labels/001.png")
     with pytest.raises(DataError, match=r"val/labels/001\.png: label 7 is beyond"):
         open_splits(settings(small))
-
-
-@pytest.mark.parametrize(("photos", "world", "batch"), [(6, 1, 6), (6, 2, 3), (8, 1, 8), (9, 1, 8), (1, 2, 1)])
-def test_the_batch_is_not_larger_than_the_data(photos, world, batch, tmp_path, capsys):
-    assert fit_batch(settings(tmp_path, batch_size=8), photos, world).batch_size == batch
-    assert ("batch_size=8 is more than" in capsys.readouterr().err) == (batch < 8)

@@ -19,7 +19,7 @@ from vt_timm.segmentation import training
 from vt_timm.segmentation.inference import load_segmenter, resized
 from vt_timm.segmentation.labels import IGNORE
 from vt_timm.segmentation.settings import Settings, SettingsError
-from vt_timm.segmentation.training_data import segmentation_loss
+from vt_timm.segmentation.training_data import fit_batch, segmentation_loss
 
 from .support.samples import settings, write_small
 
@@ -227,6 +227,12 @@ def test_settings_that_cannot_work(changes, message, small):
     with pytest.raises(SettingsError, match=message):
         training.run(settings(small, **{**FPN, **changes}), small / "run", resume=False)
     assert not (small / "run" / "best").exists()
+
+
+@pytest.mark.parametrize(("photos", "world", "batch"), [(6, 1, 6), (6, 2, 3), (8, 1, 8), (9, 1, 8), (1, 2, 1)])
+def test_the_batch_is_not_larger_than_the_data(photos, world, batch, tmp_path, capsys):
+    assert fit_batch(settings(tmp_path, batch_size=8), photos, world).batch_size == batch
+    assert ("batch_size=8 is more than" in capsys.readouterr().err) == (batch < 8)
 
 
 # --- what is left on disk
