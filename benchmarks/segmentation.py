@@ -28,6 +28,8 @@ from .segmentation_analysis import tokens_cut_off, validation_photos
 
 NECKS = ("fpn", "laterals", "vt_fpn")
 NAMES = {"fpn": "FPN", "laterals": "laterals alone", "vt_fpn": "VT-FPN"}
+COLOURS = {"fpn": "tab:gray", "laterals": "tab:blue", "vt_fpn": "tab:red"}
+POINTS = 4  # a curve has so many, or is none
 RECORD = RESULTS / "segmentation" / "runs.csv"
 PAGE = RECORD.with_name("README.md")
 TEXT = """\
@@ -111,12 +113,18 @@ def record(name: str, data: str, folder: Path) -> dict[str, Any]:
         "miou": round(last["miou"], 2),
         "pixel_accuracy": round(last["pixel_accuracy"], 2),
         "miou_without_tokens": without,
+        "curve": json.dumps(curve(folder)),
         "settings": json.dumps(kept),
         "commit": commit.strip(),
         "machine": origin["machine"],
         "versions": ", ".join(f"{package} {version}" for package, version in origin["versions"].items()),
         "date": origin["date"],
     }
+
+
+def curve(folder: Path) -> list[tuple[int, float, float]]:
+    """(update, training loss since the point before, mIoU in percent) of every evaluation."""
+    return [(int(row["update"]), round(row["train_loss"], 3), round(row["miou"], 2)) for row in evaluations(folder)]
 
 
 def recorded() -> list[dict[str, Any]]:
@@ -132,10 +140,12 @@ def write(rows: list[dict[str, Any]]) -> None:
     rows = sorted([*(row for row in recorded() if row["run"] not in names), *rows], key=lambda row: row["run"])
     RECORD.parent.mkdir(parents=True, exist_ok=True)
     with RECORD.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        columns = dict.fromkeys(key for row in rows for key in row)
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     PAGE.write_text(page(recorded()))
+    draw(recorded())
     print(f"wrote {RECORD} and {PAGE}")
 
 
@@ -181,6 +191,35 @@ def _rates(rows: list[dict[str, str]]) -> str:
     rates = sorted({lr for _, lr in found})
     cells = [[NAMES[neck], *(" and ".join(found.get((neck, lr), [])) for lr in rates)] for neck in NECKS]
     return table(["neck", *(f"rate {lr:g}" for lr in rates)], cells)
+
+
+def draw(rows: list[dict[str, str]]) -> None:
+    """Training loss and mIoU over the updates of the longest runs."""
+    from matplotlib.figure import Figure
+
+    most = max(int(row["updates"]) for row in rows)
+    figure = Figure(figsize=(8.0, 3.2), dpi=150)
+    axes = figure.subplots(1, 2)
+    for row in rows:
+        points = json.loads(row["curve"] or "[]")
+        if int(row["updates"]) < most or len(points) < POINTS:
+            continue
+        for axis, values in zip(axes, (1, 2), strict=True):
+            axis.plot(
+                [p[0] for p in points],
+                [p[values] for p in points],
+                "o-",
+                ms=3,
+                c=COLOURS[row["neck"]],
+                label=NAMES[row["neck"]],
+            )
+    for axis, name in zip(axes, ("training loss", "mIoU, %"), strict=True):
+        axis.set_xlabel("update")
+        axis.set_ylabel(name)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(PAGE.with_name("curves.png"))
 
 
 def main() -> int:

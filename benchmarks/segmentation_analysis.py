@@ -1,30 +1,33 @@
-"""What the tokens of a trained VT-FPN do, level by level, and a way to cut them off.
+"""What the tokens of a trained VT-FPN do, level by level; and what a segmenter scores that sees photos at more sizes.
 
     python -m benchmarks.segmentation_analysis RUN/best DATA/ccp          # print
-    python -m benchmarks.segmentation_analysis RUN/best DATA/ccp --write  # record segmentation/tokens.csv
+    python -m benchmarks.segmentation_analysis RUN/best DATA/ccp --write  # record in benchmarks/results/records.json
 
-A level's tokens are cut off by leaving its map as the lateral gives it, without what the projector adds.
+A level's tokens are cut off by leaving its map as the lateral gives it, without what the projector adds. The sizes are
+those of `vt-timm segment --scales`.
 """
 
 import argparse
 import contextlib
-import csv
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import to_pil_image
 
 from vt_timm.segmentation.data import SegmentationDataset, evaluation_transform
-from vt_timm.segmentation.inference import load_segmenter
+from vt_timm.segmentation.evaluation import Confusion
+from vt_timm.segmentation.inference import SCALES, load_segmenter, segment
 from vt_timm.segmentation.model import LEVELS, Segmenter
 
-from .common.facts import RESULTS, facts
+from .common.facts import keep_record
 
 PHOTOS = 20  # to describe the softmaxes
-RECORD = RESULTS / "segmentation" / "tokens.csv"
+SEEN_AT = ((1.0,), (1.0, 1.4), (0.66, 1.0, 1.4), SCALES)  # with what single sizes add
 
 
 class KeepMap(nn.Module):
@@ -90,6 +93,19 @@ def _hook(module: nn.Module, describe: Any, sums: dict[str, float]) -> Iterator[
         handle.remove()
 
 
+def scores_at(
+    model: Segmenter, folder: str, label_options: dict[str, Any], scales: Sequence[float]
+) -> dict[str, float]:
+    """mIoU and pixel accuracy in percent of what `vt-timm segment --scales` gives for the validation photos."""
+    photos = SegmentationDataset("folder", folder, "val", None, label_options)
+    confusion = Confusion(model.num_classes)
+    for image, mask in photos:  # type: ignore[attr-defined]
+        photo = to_pil_image(image)
+        confusion.add_labels(segment(model, photo, model.short_side, scales=scales), mask)
+    summary = confusion.summary()
+    return {key: round(summary[key], 2) for key in ("miou", "pixel_accuracy")}
+
+
 def _look(inputs: tuple[Tensor, ...], attention_BLHW: Tensor) -> dict[str, Tensor]:
     return {"look": _entropy(attention_BLHW.flatten(2), dim=2)}
 
@@ -118,26 +134,31 @@ def _update(inputs: tuple[Tensor, ...], output_BCHW: Tensor) -> dict[str, Tensor
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("segmenter", help="folder of a trained segmenter with the neck vt_fpn")
+    parser.add_argument("segmenter", help="folder of a trained segmenter")
     parser.add_argument("data", help="folder of Clothing Co-Parsing")
-    parser.add_argument("--write", action="store_true", help="record as benchmarks/results/segmentation/tokens.csv")
+    parser.add_argument("--write", action="store_true", help="record in benchmarks/results/records.json")
     args = parser.parse_args()
     from .segmentation import recipe
 
     model = load_segmenter(args.segmenter)
-    data = validation_photos(model, args.data, recipe().label_options())
-    rows: list[dict[str, Any]] = []
-    for level, row in enumerate(describe_tokens(model, data)):
-        rows.append({"level": level + 1, **{key: round(value, 3) for key, value in row.items()}})
-        print(rows[-1], flush=True)
+    options = recipe().label_options()
+    levels: list[dict[str, Any]] = []
+    if model.neck_name == "vt_fpn":
+        for level, row in enumerate(describe_tokens(model, validation_photos(model, args.data, options))):
+            levels.append({"level": level + 1, **{key: round(value, 3) for key, value in row.items()}})
+            print(levels[-1], flush=True)
+    scores = []
+    for scales in SEEN_AT:
+        scores.append({"scales": scales, **scores_at(model, args.data, options, scales)})
+        print(scores[-1], flush=True)
     if args.write:
-        origin = facts()
-        origin["versions"] = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
-        with RECORD.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*rows[0], *origin], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**row, **origin} for row in rows)
-        print(f"wrote {RECORD}")
+        result = {
+            "segmenter": Path(args.segmenter).name,
+            "data": Path(args.data).name,
+            "levels": levels,
+            "scores": scores,
+        }
+        keep_record("records.json", "segmenter", result)
     return 0
 
 

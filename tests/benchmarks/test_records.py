@@ -18,9 +18,10 @@ from benchmarks import pretrained, segmentation
 from benchmarks.common import facts
 from benchmarks.common.facts import RESULTS
 from benchmarks.common.runs import read_rows
-from benchmarks.segmentation_analysis import describe_tokens, tokens_cut_off
-from tests.support.samples import fill
+from benchmarks.segmentation_analysis import describe_tokens, scores_at, tokens_cut_off, validation_photos
+from tests.support.samples import fill, write_small
 from vt_timm import create_segmenter
+from vt_timm.segmentation.evaluation import evaluate
 
 JSON = [
     pytest.param(record, id=name)
@@ -158,3 +159,23 @@ def test_tokens_are_cut_off_inside_only(model):
 def test_committed_page_is_what_the_rows_give():
     rows = segmentation.recorded()
     assert rows and segmentation.PAGE.read_text() == segmentation.page(rows)
+
+
+def test_scores_of_one_view_are_those_of_the_evaluation(tmp_path):
+    write_small(tmp_path)
+    segmenter = create_segmenter("laterals", "vt_resnet_micro", 2, pretrained_backbone=True, channels=16).eval()
+    data = validation_photos(segmenter, str(tmp_path), {})
+    with torch.no_grad():  # so that each class is seen about as often
+        segmenter.head.classifier.bias[1] -= (
+            segmenter(data[0][0][None])[0, 1] - segmenter(data[0][0][None])[0, 0]
+        ).median()
+    expected = evaluate(segmenter, data)
+    for scales, same in (((1.0,), True), ((0.7, 1.0, 1.4), False)):
+        scores = scores_at(segmenter, str(tmp_path), {}, scales)
+        assert (scores == {key: round(expected[key], 2) for key in ("miou", "pixel_accuracy")}) == same
+
+
+def test_a_curve_has_every_evaluation(tmp_path):
+    lines = ["update,train_loss,lr,miou,pixel_accuracy", "2,0.70001,0.1,10.004,50", "4,0.5,0.01,20.25,60"]
+    (tmp_path / "summary.csv").write_text("\n".join(lines))
+    assert segmentation.curve(tmp_path) == [(2, 0.7, 10.0), (4, 0.5, 20.25)]

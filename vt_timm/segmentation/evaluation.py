@@ -28,7 +28,11 @@ class Confusion:
     def add(self, logits_1KHW: Tensor, mask_HW: Tensor) -> None:
         """One image, scored at the size of its mask."""
         logits_1KHW = F.interpolate(logits_1KHW.float(), mask_HW.shape[-2:], mode="bilinear")
-        self.matrix.update(logits_1KHW.argmax(dim=1), mask_HW[None].to(logits_1KHW.device))
+        self.add_labels(logits_1KHW.argmax(dim=1)[0], mask_HW)
+
+    def add_labels(self, labels_HW: Tensor, mask_HW: Tensor) -> None:
+        """One image, as `inference.segment` labels it."""
+        self.matrix.update(labels_HW, mask_HW.to(labels_HW.device))
 
     def summary(self) -> dict[str, Any]:
         """Over all processes: "miou" and "pixel_accuracy" in percent, "iou" (one per class, None for one that does not
