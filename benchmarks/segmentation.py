@@ -23,7 +23,7 @@ from vt_timm.segmentation.inference import load_segmenter
 from vt_timm.segmentation.model import LEVELS
 from vt_timm.segmentation.settings import Settings, name_of_segmenter
 
-from .common.facts import RESULTS, facts, table, without_folders
+from .common.facts import RESULTS, facts, record_of, table, without_folders
 from .segmentation_analysis import tokens_cut_off, validation_photos
 
 NECKS = ("fpn", "laterals", "vt_fpn")
@@ -153,7 +153,7 @@ def page(rows: list[dict[str, str]]) -> str:
     """The runs as Markdown: what they say, those of the recipe's size, and the search of the rate at half of it."""
     full = [row for row in rows if int(row["crop_size"]) == recipe().crop_size]
     half = [row for row in rows if row not in full]
-    return TEXT.format(full=_runs(full), half=_rates(half))
+    return TEXT.format(full=_runs(full), half=_rates(half), variants=_variants(half), scales=_scales())
 
 
 def _runs(rows: list[dict[str, str]]) -> str:
@@ -163,9 +163,7 @@ def _runs(rows: list[dict[str, str]]) -> str:
         settings = json.loads(row["settings"])
         least, most = settings["scale"]
         start = settings.get("initial_checkpoint", "")
-        start = next(
-            (f"seed {other['seed']}" for other in rows if other["run"] == start), start and "the run at b4f2de3"
-        )
+        start = next((f"seed {r['seed']}, {r['commit']}" for r in rows if start in (r["run"], *_shipped_as(r))), start)
         scores = [row[key] and f"{float(row[key]):.2f}" for key in ("miou", "pixel_accuracy", "miou_without_tokens")]
         cells.append(
             [
@@ -183,14 +181,50 @@ def _runs(rows: list[dict[str, str]]) -> str:
     return table([*head, *scores, "trained at"], cells)
 
 
+def _shipped_as(row: dict[str, str]) -> list[str]:
+    """What a run was called that another went on from while it shipped."""
+    return [f"vt_fpn_tf_efficientnet_lite0.{recipe().recipe}"] if row["run"].endswith("_shipped") else []
+
+
 def _rates(rows: list[dict[str, str]]) -> str:
     """mIoU by neck and learning rate; the backbone's rate is 0.3 times as high."""
     found: dict[tuple[str, float], list[str]] = {}
     for row in rows:
-        found.setdefault((row["neck"], json.loads(row["settings"])["lr"]), []).append(f"{float(row['miou']):.2f}")
+        if not _options(row):
+            found.setdefault((row["neck"], json.loads(row["settings"])["lr"]), []).append(f"{float(row['miou']):.2f}")
     rates = sorted({lr for _, lr in found})
     cells = [[NAMES[neck], *(" and ".join(found.get((neck, lr), [])) for lr in rates)] for neck in NECKS]
     return table(["neck", *(f"rate {lr:g}" for lr in rates)], cells)
+
+
+def _options(row: dict[str, str]) -> str:
+    """What of the neck is not as usual."""
+    return ", ".join(f"{key} {value}" for key, value in json.loads(row["settings"])["neck_options"].items())
+
+
+def _variants(rows: list[dict[str, str]]) -> str:
+    """VT-FPN as it is and with other tokens, all else the same."""
+    changed = [row for row in rows if _options(row)]
+    same = {(row["seed"], json.loads(row["settings"])["lr"]) for row in changed}
+    usual = [
+        row
+        for row in rows
+        if row["neck"] == "vt_fpn" and not _options(row) and (row["seed"], json.loads(row["settings"])["lr"]) in same
+    ]
+    cells = [
+        [_options(row) or "as it is", f"{float(row['miou']):.2f}", f"{float(row['miou_without_tokens']):.2f}"]
+        for row in [*usual, *changed]
+    ]
+    return table(["VT-FPN", "mIoU, %", "mIoU with the tokens cut off, %"], cells)
+
+
+def _scales() -> str:
+    """The segmenter that ships, by the sizes at which it sees a photo."""
+    cells = [
+        [" ".join(f"{scale:g}" for scale in row["scales"]), f"{row['miou']:.2f}", f"{row['pixel_accuracy']:.2f}"]
+        for row in record_of("records.json", "segmenter")["scores"]
+    ]
+    return table(["sizes", "mIoU, %", "pixel accuracy, %"], cells)
 
 
 def draw(rows: list[dict[str, str]]) -> None:

@@ -11,8 +11,7 @@ from torch import nn
 
 from vt_timm import Segmenter, cli
 from vt_timm.photos.draw import palette
-from vt_timm.photos.look import look
-from vt_timm.photos.models import load
+from vt_timm.photos.models import load, look
 from vt_timm.segmentation import training as segmentation_training
 from vt_timm.segmentation.inference import resized, segment
 

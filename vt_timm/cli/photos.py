@@ -14,8 +14,7 @@ from .shared import OK, Photos, add_model, check_drawing, command, load_model, p
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..photos.look import Look
-    from ..photos.models import PhotoModel
+    from ..photos.models import Look, PhotoModel
 
 __all__ = ["add_commands"]
 
@@ -160,7 +159,7 @@ def attention(args: argparse.Namespace) -> int:
 
 
 def _looks(photos: Photos, args: argparse.Namespace) -> Iterator["Look"]:
-    from ..photos.look import look
+    from ..photos.models import look
 
     for _, photo in photos:
         try:

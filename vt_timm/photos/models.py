@@ -3,6 +3,7 @@
     model = load("vt_resnet18")                          # or a segmenter's folder, local-dir:, hf-hub:, a training run
     output = model.run(model.input(model.view(photo)))   # of the photo as the network sees it
     answer = model.answer(photo, output)
+    found = look(model, photo)                           # the answer, and one map per token and VT module
 
 `Classifier` and `SegmenterOnPhotos` are the two kinds; nobody else has to know which one a model is.
 """
@@ -27,6 +28,7 @@ from timm.data import (
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
+from ..attention_maps import record_attention
 from ..errors import CommandError, UserError, did_you_mean, first_line
 from ..images import MODES
 from ..segmentation.inference import SCALES, load_segmenter, network_input, resized, segment
@@ -35,7 +37,18 @@ from ..weights.download import CONFIG, fetch
 from ..weights.local import OnnxFile, is_run, load_run
 from ..weights.published import published_segmenters
 
-__all__ = ["Answer", "Classifier", "PhotoModel", "SegmenterOnPhotos", "class_names", "load", "read_mode", "top_classes"]
+__all__ = [
+    "Answer",
+    "Classifier",
+    "Look",
+    "PhotoModel",
+    "SegmenterOnPhotos",
+    "class_names",
+    "load",
+    "look",
+    "read_mode",
+    "top_classes",
+]
 
 DISPLAY_SCALE = 3  # pixels of a picture to draw on, for each pixel that the network sees
 TOP = 5
@@ -296,3 +309,42 @@ def read_mode(model: PhotoModel) -> int:
             f"the model takes {model.channels} channels: the commands read photos of 1, 3 or 4, so use it in Python"
         )
     return model.channels
+
+
+@dataclass
+class Look:
+    """A photo as a model saw it, at a size to draw on, the model's answer, and one map (L, H, W) per VT module."""
+
+    view: Image.Image
+    answer: Answer
+    maps: list[Tensor]
+    modules: int  # VT modules that the model has; the last of a classifier has a tokenizer and no projector
+
+    def class_at(self, x: float, y: float) -> str | None:
+        """What a segmenter sees at a place, given in shares of width and height; None for a classifier."""
+        labels = self.answer.labels
+        if labels is None:
+            return None
+        height, width = labels.shape
+        label = int(labels[min(int(y * height), height - 1), min(int(x * width), width - 1)])
+        return self.answer.class_names[label]
+
+
+def look(model: PhotoModel, photo: Image.Image, of: str = "tokenizer") -> Look:
+    """Run a model on a photo and keep its attention.
+
+    Args:
+        model: a model with VT modules.
+        photo: as `images.read_image` gives it.
+        of: "tokenizer" or "projector", as in `record_attention`.
+
+    Raises:
+        ValueError: if the model has no such attention.
+    """
+    if not model.keeps_attention:
+        raise ValueError("an ONNX file keeps no attention: name the model that it was exported from")
+    modules = model.attention_modules()
+    with record_attention(modules) as all_maps, record_attention(modules, of) as maps:
+        output = model.run(model.input(model.view(photo)))
+    maps = [attention[0].float().cpu() for attention in maps]
+    return Look(model.display(photo), model.answer(photo, output), maps, len(all_maps))

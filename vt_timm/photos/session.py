@@ -12,8 +12,7 @@ from torch.nn.functional import interpolate
 from ..errors import UserError
 from ..images import MODES, ImageError, read_image
 from .draw import overlay, paint_segmentation
-from .look import Look, look
-from .models import PhotoModel, read_mode
+from .models import Look, PhotoModel, look, read_mode
 
 __all__ = ["KINDS", "NOT_A_PICTURE", "Session", "open_photo"]
 
