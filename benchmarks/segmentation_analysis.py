@@ -27,7 +27,7 @@ from vt_timm.segmentation.model import LEVELS, Segmenter
 from .common.facts import keep_record
 
 PHOTOS = 20  # to describe the softmaxes
-SEEN_AT = ((1.0,), (1.0, 1.4), (0.66, 1.0, 1.4), SCALES)  # with what single sizes add
+SEEN_AT = ((1.0,), (1.0, 1.4), SCALES)  # one view, what the validation photos like best, and what suits any photo
 
 
 class KeepMap(nn.Module):
