@@ -29,7 +29,8 @@ from .segmentation_analysis import tokens_cut_off, validation_photos
 NECKS = ("fpn", "laterals", "vt_fpn")
 NAMES = {"fpn": "FPN", "laterals": "laterals alone", "vt_fpn": "VT-FPN"}
 COLOURS = {"fpn": "tab:gray", "laterals": "tab:blue", "vt_fpn": "tab:red"}
-POINTS = 4  # a curve has so many, or is none
+STYLES = {"42": "-", "43": "--"}  # of a line, by seed
+POINTS = 3  # a curve has so many, or is none
 RECORD = RESULTS / "segmentation" / "runs.csv"
 PAGE = RECORD.with_name("README.md")
 TEXT = """\
@@ -228,30 +229,25 @@ def _scales() -> str:
 
 
 def draw(rows: list[dict[str, str]]) -> None:
-    """Training loss and mIoU over the updates of the longest runs."""
+    """Training loss and mIoU over the updates of every run at the photos' full size that was evaluated often enough."""
     from matplotlib.figure import Figure
 
-    most = max(int(row["updates"]) for row in rows)
-    figure = Figure(figsize=(8.0, 3.2), dpi=150)
+    figure = Figure(figsize=(8.0, 3.4), dpi=150)
     axes = figure.subplots(1, 2)
     for row in rows:
         points = json.loads(row["curve"] or "[]")
-        if int(row["updates"]) < most or len(points) < POINTS:
+        if int(row["crop_size"]) != recipe().crop_size or len(points) < POINTS:
             continue
-        for axis, values in zip(axes, (1, 2), strict=True):
-            axis.plot(
-                [p[0] for p in points],
-                [p[values] for p in points],
-                "o-",
-                ms=3,
-                c=COLOURS[row["neck"]],
-                label=NAMES[row["neck"]],
-            )
+        updates, *values = zip(*points, strict=True)
+        style = {"c": COLOURS[row["neck"]], "ls": STYLES[row["seed"]], "marker": "o", "ms": 3}
+        label = f"{NAMES[row['neck']]}, rate {json.loads(row['settings'])['lr']:g}, seed {row['seed']}"
+        for axis, drawn in zip(axes, values, strict=True):
+            axis.plot(updates, drawn, label=label, **style)
     for axis, name in zip(axes, ("training loss", "mIoU, %"), strict=True):
         axis.set_xlabel("update")
         axis.set_ylabel(name)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+    axes[1].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(PAGE.with_name("curves.png"))
 

@@ -1,7 +1,6 @@
 """The page in a real browser: Debian's Chromium, headless, against a server on the loopback address."""
 
 import re
-import shutil
 from importlib import util
 
 import numpy as np
@@ -9,14 +8,15 @@ import pytest
 from PIL import Image
 from timm.data import resolve_data_config
 
-import vt_timm
 from tests.support.page import (
     box,
     choose_model,
+    chromium,
     claims,
     click_a_place,
     drop,
     marked,
+    needs_browser,
     picture,
     served,
     shown,
@@ -25,31 +25,20 @@ from tests.support.page import (
     uploaded,
     wait_for,
     wait_for_text,
+    write_segmenter,
 )
 from vt_timm.cli import main
 from vt_timm.images import read_image, sample_photo
 from vt_timm.photos.models import load
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-QUIET = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
 SEGMENTER, GONE, ONNX = 1, 2, 3  # in the list of models
 NAMES = ["sky", "wall", "dog"]
 SECONDS = 30_000  # milliseconds that playwright waits; not a test of speed
 
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
-
 
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("explore") / "segmenter"
-    model = vt_timm.create_segmenter(
-        "vt_fpn", "vt_resnet_micro", 3, class_names=NAMES, short_side=64, token_dim=64, num_heads=4
-    )
-    model.save_pretrained(folder)
-    return folder
+    return write_segmenter(tmp_path_factory.mktemp("explore") / "segmenter", NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +60,8 @@ def address(segmenter, exported):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[browser]'")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

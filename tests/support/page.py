@@ -1,8 +1,9 @@
-"""The page of `vt-timm explore`: a server, what a visitor does and sees in playwright's page, and photos to give it."""
+"""The page of `vt-timm explore`: a server, a browser, what a visitor does and sees, and what to give the page."""
 
 import io
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,7 +12,18 @@ import urllib.request
 from contextlib import contextmanager
 
 import numpy as np
+import pytest
 from PIL import Image
+
+import vt_timm
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+QUIET = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
 
 @contextmanager
@@ -37,6 +49,23 @@ def served(*models):
     finally:
         server.terminate()
         server.wait()
+
+
+@contextmanager
+def chromium():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[browser]'")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield opened
+        opened.close()
+
+
+def write_segmenter(folder, names):
+    model = vt_timm.create_segmenter(
+        "vt_fpn", "vt_resnet_micro", len(names), class_names=names, short_side=64, token_dim=64, num_heads=4
+    )
+    model.save_pretrained(folder)
+    return folder
 
 
 def picture(path, colour=(200, 40, 40), size=(120, 90)):
