@@ -41,10 +41,11 @@ mIoU {miou:.2f} %, pixel accuracy {pixel_accuracy:.2f} %.
 from pathlib import Path
 
 from vt_timm.images import read_image
-from vt_timm.segmentation.inference import load_segmenter, segment
+from vt_timm.segmentation.inference import SCALES, load_segmenter, segment
 
 model = load_segmenter("FOLDER")
-labels = segment(model, read_image(Path("photo.jpg"), channels=model.in_chans), model.short_side)  # (height, width)
+photo = read_image(Path("photo.jpg"), channels=model.in_chans)
+labels = segment(model, photo, model.short_side, scales=SCALES)  # (height, width)
 ```
 
 `vt-timm segment PHOTO -o segmented.png --model FOLDER` draws it.
