@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,6 +243,17 @@ def test_attention_needs_a_model_with_tokens(capsys, tmp_path, photo, monkeypatc
 def test_sample_photo(capsys):
     status, out, _ = run(capsys, "classify", "sample", *MICRO)
     assert status == 0 and "china.jpg" in out
+
+
+def test_readme_shows_what_its_command_prints(capsys):
+    """Percentages to what processors differ by."""
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    shown = re.search(r"china\.jpg\n(.*?)\nattention\.png\n", readme, re.DOTALL)[1]
+    printed = run(capsys, "classify", "sample")[1].partition("china.jpg\n")[2]
+    ours, theirs = (
+        {name: float(share) for share, name in re.findall(r"([\d.]+) %  (.+)", text)} for text in (printed, shown)
+    )
+    assert len(theirs) == 5 and ours == pytest.approx(theirs, abs=0.2)
 
 
 def test_both_names_of_the_command():
