@@ -29,7 +29,7 @@ from .segmentation_analysis import tokens_cut_off, validation_photos
 NECKS = ("fpn", "laterals", "vt_fpn")
 NAMES = {"fpn": "FPN", "laterals": "laterals alone", "vt_fpn": "VT-FPN"}
 COLOURS = {"fpn": "tab:gray", "laterals": "tab:blue", "vt_fpn": "tab:red"}
-STYLES = {"42": "-", "43": "--"}  # of a line, by seed
+STYLES = {"42": "-", "43": "--"}  # of a line, by seed; dotted for all others
 POINTS = 3  # a curve has so many, or is none
 RECORD = RESULTS / "segmentation" / "runs.csv"
 PAGE = RECORD.with_name("README.md")
@@ -275,7 +275,7 @@ def draw(rows: list[dict[str, str]]) -> None:
         updates, *values = zip(*points, strict=True)
         rate = json.loads(row["settings"])["lr"]
         marker = "o" if rate > recipe().lr else "s"
-        style = {"c": COLOURS[row["neck"]], "ls": STYLES[row["seed"]], "marker": marker, "ms": 3}
+        style = {"c": COLOURS[row["neck"]], "ls": STYLES.get(row["seed"], ":"), "marker": marker, "ms": 3}
         label = f"{NAMES[row['neck']]}, rate {rate:g}, seed {row['seed']}"
         for axis, drawn in zip(axes, values, strict=True):
             axis.plot(updates, drawn, label=label, **style)

@@ -28,3 +28,21 @@ def segmenter_run(tmp_path):
     from tests.support.samples import write_segmenter_run
 
     return write_segmenter_run(tmp_path)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A small data set for segmentation."""
+    from tests.support.samples import write_small
+
+    write_small(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """accelerate keeps a process's settings, such as the precision, for all that follow in it."""
+    from accelerate.state import AcceleratorState
+
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

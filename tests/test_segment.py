@@ -5,7 +5,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import nn
 
@@ -15,20 +14,9 @@ from vt_timm.photos.models import load, look
 from vt_timm.segmentation import training as segmentation_training
 from vt_timm.segmentation.inference import resized, segment
 
-from .support.samples import settings, write_small
+from .support.samples import settings
 
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    """accelerate keeps a process's settings, such as the precision, for all that follow in it."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture
-def small(tmp_path):
-    write_small(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 def test_segment_writes_a_picture_with_a_legend(small, tmp_path, capsys):

@@ -9,7 +9,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import nn
 
@@ -22,20 +21,9 @@ from vt_timm.segmentation.labels import IGNORE, LabelError, Labels
 from vt_timm.segmentation.settings import Settings, SettingsError
 from vt_timm.segmentation.training import UpdateSampler, keep_depthwise_in_float32
 
-from .support.samples import PLAIN, settings, write_pair, write_small
+from .support.samples import PLAIN, settings, write_pair
 
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    """accelerate keeps a process's settings, such as the precision, for all that follow in it."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture
-def small(tmp_path):
-    write_small(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 # --- metrics

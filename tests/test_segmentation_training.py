@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from accelerate.state import AcceleratorState
 from huggingface_hub import ModelCard
 from PIL import Image
 from timm.models import save_for_hf
@@ -21,22 +20,12 @@ from vt_timm.segmentation.labels import IGNORE
 from vt_timm.segmentation.settings import Settings, SettingsError
 from vt_timm.segmentation.training_data import fit_batch, segmentation_loss
 
-from .support.samples import settings, write_small
+from .support.samples import settings
 
 FPN = dict(neck="fpn", neck_options=dict(channels=8), updates=2)
 
 
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    """accelerate keeps a process's settings, such as the precision, for all that follow in it."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture
-def small(tmp_path):
-    write_small(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 def started(root, **changes):
