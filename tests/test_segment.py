@@ -70,6 +70,24 @@ def test_several_scales_average_the_probabilities(scales, label):
     assert labels.shape == (100, 200) and labels.unique().tolist() == [label]
 
 
+class ByBrightness(BySize):
+    """Class 1 where what it sees is bright, a class for every 4 x 4 pixels."""
+
+    def forward(self, images):
+        bright = 20 * (nn.functional.avg_pool2d(images.mean(dim=1, keepdim=True), 4) - 0.5)
+        return torch.cat([-bright, bright], dim=1)
+
+
+def test_every_scale_looks_at_the_same_place():
+    """A bright corner is bright in the mean of all scales, but for the pixels along its edge."""
+    expected = torch.zeros(96, 160, dtype=torch.long)
+    expected[56:, 104:] = 1
+    photo = Image.fromarray((255 * expected).numpy().astype(np.uint8)).convert("RGB")
+    labels = segment(ByBrightness(), photo, 96, scales=(0.5, 0.66, 1, 1.4))
+    differ = (labels != expected).nonzero()
+    assert len(differ) < 200 and ((differ[:, 0] - 56).abs().minimum((differ[:, 1] - 104).abs()) <= 4).all()
+
+
 @pytest.mark.parametrize(
     ("short_side", "sizes"), [(None, [(100, 50), (200, 100), (300, 150)]), ([64, 96], [(48, 32), (96, 64), (144, 96)])]
 )

@@ -19,13 +19,7 @@ from vt_timm.segmentation.data import (
 from vt_timm.segmentation.labels import COCO_STUFF_CLASSES, IGNORE, LIP_CLASSES, DataError
 from vt_timm.segmentation.training_data import SeededSamples, open_splits
 
-from .support.samples import FOLDERS, PLAIN, settings, write_pair, write_small
-
-
-@pytest.fixture
-def small(tmp_path):
-    write_small(tmp_path)
-    return tmp_path
+from .support.samples import FOLDERS, PLAIN, settings, write_pair
 
 
 @pytest.mark.parametrize("layout", FOLDERS)
