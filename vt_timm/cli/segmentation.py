@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CommandError, first_line
+from ..files import identity, whole_file
 from .shared import Photos, add_model, command, load_model, make_folder, names_in, positive, targets, write
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ def segment_photos(args: argparse.Namespace) -> int:
 
 
 def _check_two_places(pictures: dict[Path, Path], labels_of: dict[Path, Path]) -> None:
-    both = {path.resolve() for path in pictures.values()} & {path.resolve() for path in labels_of.values()}
+    labels = {identity(path) for path in labels_of.values()}
+    both = [path for path in pictures.values() if identity(path) in labels]
     if both:
         raise CommandError(f"{min(both)}: -o and --save-labels would both write it; give each a folder of its own")
 
@@ -149,7 +151,7 @@ def _save_labels(path: Path, labels: Any, num_classes: int) -> None:
     import numpy as np
     from PIL import Image
 
-    from ..photos.draw import palette, whole_file
+    from ..photos.draw import palette
 
     if num_classes > INDEXED:
         picture = Image.fromarray(labels.numpy().astype(np.uint16))

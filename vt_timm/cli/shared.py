@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CommandError, first_line
+from ..files import identity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -142,9 +143,9 @@ def check_apart(written: Iterable[Path], photos: Iterable[Path]) -> None:
     Raises:
         CommandError: naming it.
     """
-    read = {path.resolve() for path in photos}
+    read = {identity(path) for path in photos}
     for path in written:
-        if path.resolve() in read:
+        if identity(path) in read:
             raise CommandError(f"{path}: this is one of the photos, and would be overwritten; write to another place")
 
 

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..errors import CommandError, first_line
+from ..files import whole_file
 from ..images import MODES, ImageError, find_images
-from ..photos.draw import palette, whole_file
+from ..photos.draw import palette
 from ..photos.models import Classifier, PhotoModel, SegmenterOnPhotos, read_mode
 from ..segmentation.data import MIN_SIDE, SegmentationDataset
 from ..segmentation.model import Segmenter

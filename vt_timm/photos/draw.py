@@ -5,10 +5,7 @@ They go to one file, pages of a .pdf or frames of a .gif, each written whole or 
 
 import itertools
 import math
-import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from textwrap import fill
@@ -18,6 +15,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from ..files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +30,6 @@ __all__ = [
     "paint_segmentation",
     "palette",
     "save_figures",
-    "whole_file",
 ]
 
 OPACITY = ("weight", "even")
@@ -249,23 +247,3 @@ def _rendered(figure: "Figure") -> Image.Image:
     figure.set_dpi(SCREEN_DPI)
     canvas.draw()
     return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A file beside the one to write, which takes its place if all goes well."""
-    handle, name = tempfile.mkstemp(suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -2,13 +2,12 @@
 
 import csv
 import json
-import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, first_line
+from ..files import put_in_place, restore, whole_file, whole_folder
 from .model import Segmenter
 from .settings import Settings, name_of_segmenter
 
@@ -92,15 +91,10 @@ def check_new(output: Path, advice: str = "go on with it by --resume, or name an
 
 def save_best(output: Path, model: Segmenter, metrics: dict[str, Any], settings: Settings) -> None:
     """Write `best/`: the model as a Hub folder, with its metrics and a card."""
-
-    def save(folder: Path) -> None:
+    with whole_folder(output / BEST) as folder:
         model.save_pretrained(folder)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(_card(model, metrics, settings), encoding="utf-8")
-        for path in folder.iterdir():
-            path.chmod(0o644)  # safetensors writes files that only their owner may read
-
-    _save_whole(output / BEST, save)
 
 
 def _card(model: Segmenter, metrics: dict[str, Any], settings: Settings) -> str:
@@ -130,10 +124,8 @@ def load_state(accelerator: Any, output: Path) -> None:
             the state is of a run with other settings.
     """
     if accelerator.is_main_process:
-        for folder in (output / BEST, output / LAST):
-            old = folder.with_name(f"{folder.name}.old")
-            if old.is_dir() and not folder.exists():  # killed between the two moves of `_put_in_place`
-                os.replace(old, folder)
+        restore(output / BEST)
+        restore(output / LAST)
     accelerator.wait_for_everyone()
     if not (output / LAST).is_dir():
         check_new(output, "there is no last/ to go on from; name another folder")
@@ -157,24 +149,8 @@ def save_state(accelerator: Any, output: Path) -> None:
     accelerator.save_state(str(new))  # every process saves its random state
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        _put_in_place(new, folder)
+        put_in_place(new, folder)
     accelerator.wait_for_everyone()
-
-
-def _save_whole(folder: Path, save: Callable[[Path], None]) -> None:
-    new = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    save(new)
-    _put_in_place(new, folder)
-
-
-def _put_in_place(new: Path, folder: Path) -> None:
-    old = folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def append_row(output: Path, row: dict[str, Any]) -> None:
@@ -183,9 +159,7 @@ def append_row(output: Path, row: dict[str, Any]) -> None:
     if path.is_file():
         with path.open(encoding="utf-8") as file:
             rows = [r for r in csv.DictReader(file) if int(r["update"]) < row["update"]]
-    whole = path.with_suffix(".new")
-    with whole.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, row, lineterminator="\n")
         writer.writeheader()
         writer.writerows([*rows, row])
-    whole.replace(path)

@@ -11,13 +11,11 @@ installed timm, kept in a cache.
 
 import base64
 import functools
-import hashlib
 import importlib.util
 import json
 import os
 import re
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +24,10 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub.utils.sha import git_hash
 
 from ..errors import say
+from ..files import whole_file
 from ..recipes import find_recipe
 from ..weights.local import is_run, load_run, read_description
 from .around_train import ScriptError, check_data_folder, check_same_classes, prepare_training, read_dataset
@@ -185,14 +185,10 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vt_timm"
 
 
-def _git_hash(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
 def _cached(name: str) -> Path | None:
     """A download whose content still has the hash in its name."""
     for path in (_cache() / f"timm-{timm.__version__}").glob(f"{name}.*.py"):
-        if _git_hash(path.read_bytes()) == path.name.split(".")[1]:
+        if git_hash(path.read_bytes()) == path.name.split(".")[1]:
             return path
     return None
 
@@ -208,14 +204,13 @@ def _download(name: str) -> Path:
         raise ScriptError(
             f"timm's {name}.py is not on this machine and {url} gives none ({reason}); {_how_to_get_them()}"
         ) from error
-    if _git_hash(content) != answer["sha"]:
+    if git_hash(content) != answer["sha"]:
         raise ScriptError(f"{url} gave a damaged file; try again, or {_how_to_get_them()}")
     path = _cache() / f"timm-{timm.__version__}" / f"{name}.{answer['sha']}.py"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        os.replace(file.name, path)  # whole or not at all, also when several processes download at once
+        with whole_file(path) as file:  # several processes may download at once
+            file.write_bytes(content)
     except OSError as error:
         raise ScriptError(
             f"cannot keep timm's {name}.py in {_cache()} ({error}): set XDG_CACHE_HOME to a folder that can be "

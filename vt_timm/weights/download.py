@@ -4,7 +4,6 @@ huggingface_hub downloads and caches. Added here: a cached file that is not what
 and fetched anew, so that a damaged one cannot fail every later call, and every error says what to do.
 """
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.sha import sha_fileobj
 from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError, first_line
@@ -126,12 +126,9 @@ def _damage(path: Path) -> str | None:
         return f"is not a whole safetensors file ({first_line(error)})"
     name = Path(os.readlink(path)).name if path.is_symlink() else ""
     if len(name) == SHA256_DIGITS:
-        digest = hashlib.sha256()
         with path.open("rb") as file:
-            for chunk in iter(lambda: file.read(1 << 20), b""):
-                digest.update(chunk)
-        if digest.hexdigest() != name:
-            return "has another checksum than the Hub says"
+            if sha_fileobj(file).hex() != name:
+                return "has another checksum than the Hub says"
     return None
 
 

@@ -1,0 +1,97 @@
+"""Files and folders that are written whole or not at all."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["folder_beside", "identity", "move", "put_in_place", "restore", "whole_file", "whole_folder"]
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Yield an empty, hidden folder on the disk of `path`, which is deleted at the end with what is left in it.
+
+    Raises:
+        OSError: naming `path`, where no folder can be made or writing into it fails.
+    """
+    temporary = ""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as temporary:
+            yield Path(temporary)
+    except OSError as error:
+        if error.errno is None or not str(error.filename).startswith(temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # not a temporary name, which says nothing
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a name to write a file by, which takes the place of `path` if all goes well.
+
+    It is the same name in another folder, so that a writer that adds an ending to it leaves nothing behind.
+
+    Raises:
+        OSError: naming `path`, if it cannot be written.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with folder_beside(path) as folder:
+        yield folder / path.name
+        move(folder / path.name, path)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder, which takes the place of `folder` if all goes well; until then an older one stays."""
+    with folder_beside(folder) as temporary:
+        new = temporary / folder.name
+        new.mkdir()
+        yield new
+        for file in new.iterdir():
+            move(file, file)
+        put_in_place(new, folder)
+
+
+def move(file: Path, target: Path) -> None:
+    """Move a file on its disk, in place of an older one, and give it the rights that the user's new files have.
+
+    Some writers leave files that only their owner may read.
+    """
+    probe = file.with_name(f"{file.name}~")
+    probe.touch()
+    file.chmod(probe.stat().st_mode)
+    probe.unlink()
+    os.replace(file, target)
+
+
+def put_in_place(new: Path, folder: Path) -> None:
+    """Move a folder to the place of an older one; if this is broken off, `restore` brings the older one back."""
+    old = _aside(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore(folder: Path) -> None:
+    """Bring back the folder that a process moved aside before it was killed."""
+    if _aside(folder).is_dir() and not folder.exists():
+        os.replace(_aside(folder), folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.old")
+
+
+def identity(path: Path) -> Hashable:
+    """Return what is equal for two names of one file: links, and on some systems letters of another case or form."""
+    try:
+        status = path.stat()
+    except OSError:  # there is no such file
+        return path.resolve()
+    return status.st_dev, status.st_ino
