@@ -33,10 +33,13 @@ from benchmarks.common.measure import in_turn, ratios
 from vt_timm.export.compare import open_validation, score
 from vt_timm.export.export import Options, export, short_source
 from vt_timm.export.formats import AOTI, ONNX, load_program
-from vt_timm.photos.models import Classifier, PhotoModel, SegmenterOnPhotos, load
+from vt_timm.pipelines.classification import ClassificationPipeline
+from vt_timm.pipelines.onnx_file import OnnxFile
+from vt_timm.pipelines.pipeline import Pipeline
+from vt_timm.pipelines.segmentation import SegmentationPipeline
+from vt_timm.pipelines.sources import load
 from vt_timm.recipes import SEGMENTATION, find_recipe
 from vt_timm.segmentation.settings import Settings
-from vt_timm.weights.local import OnnxFile
 from vt_timm.weights.published import published_segmenters
 
 __all__ = ["main"]
@@ -71,7 +74,7 @@ def processor_seconds_of(run: Callable[[], object]) -> float:
     return time.thread_time() - start
 
 
-def model_of(name: str, size: int) -> PhotoModel:
+def model_of(name: str, size: int) -> Pipeline:
     """A model with its weights where it has some; otherwise untrained, for its time alone."""
     if (
         name in published_segmenters()
@@ -83,7 +86,7 @@ def model_of(name: str, size: int) -> PhotoModel:
     module = timm.create_model(name, num_classes=10).eval()
     own: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
     module.pretrained_cfg = {**own, "input_size": (3, size, size), "test_input_size": None}  # type: ignore[assignment]
-    return Classifier(module)
+    return ClassificationPipeline(module)
 
 
 def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -121,23 +124,23 @@ def _opened(path: Path, args: argparse.Namespace) -> nn.Module:
     return OnnxFile(path) if args.format == ONNX else load_program(path, args.format)
 
 
-def _weights(model: PhotoModel, name: str) -> str:
+def _weights(model: Pipeline, name: str) -> str:
     if Path(name).is_dir():
         return "of a run"
-    trained = isinstance(model, SegmenterOnPhotos) or bool(model.module.pretrained_cfg.get("file"))  # type: ignore[operator,union-attr]
+    trained = isinstance(model, SegmentationPipeline) or bool(model.module.pretrained_cfg.get("file"))  # type: ignore[operator,union-attr]
     return "shipped" if trained else "none"
 
 
-def _shapes(model: PhotoModel, args: argparse.Namespace) -> list[tuple[int, int]]:
+def _shapes(model: Pipeline, args: argparse.Namespace) -> list[tuple[int, int]]:
     """Height and width of the images that are timed; a segmenter is scored with the photos at its own size."""
-    return PHOTOS if isinstance(model, SegmenterOnPhotos) else [(args.size, args.size)]
+    return PHOTOS if isinstance(model, SegmentationPipeline) else [(args.size, args.size)]
 
 
 def _calibrate_images(args: argparse.Namespace) -> int:
     return int(args.images or FEW)
 
 
-def _export(model: PhotoModel, name: str, precision: str, path: Path, args: argparse.Namespace) -> None:
+def _export(model: Pipeline, name: str, precision: str, path: Path, args: argparse.Namespace) -> None:
     calibrate = str(args.data_dir / "train") if precision == "int8" else None
     options = Options(
         **PRECISIONS[precision], calibrate=calibrate, calibrate_images=_calibrate_images(args), tolerance=1e9
@@ -145,8 +148,8 @@ def _export(model: PhotoModel, name: str, precision: str, path: Path, args: argp
     export(model, name, path, options)
 
 
-def _scores(model: PhotoModel, file: nn.Module, args: argparse.Namespace) -> dict[str, Any]:
-    if isinstance(model, SegmenterOnPhotos):
+def _scores(model: Pipeline, file: nn.Module, args: argparse.Namespace) -> dict[str, Any]:
+    if isinstance(model, SegmentationPipeline):
         data = str(args.data_dir)
         validation = open_validation(
             model, data, Settings.from_yaml(find_recipe("ccp", SEGMENTATION), {"data_dir": data})

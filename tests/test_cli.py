@@ -17,8 +17,8 @@ from vt_timm import cli
 from vt_timm.cli.shared import check_drawing, names_in
 from vt_timm.errors import CommandError
 from vt_timm.images import read_image
-from vt_timm.photos import models
-from vt_timm.photos.models import Classifier, class_names
+from vt_timm.pipelines import sources
+from vt_timm.pipelines.classification import ClassificationPipeline, class_names
 
 MICRO = ["--model", "vt_resnet_micro"]
 
@@ -215,8 +215,8 @@ def test_attention_of_a_folder_is_a_grid_and_its_maps_are_the_models(capsys, tmp
     assert saved.shape[:2] == (2, 16)
     for one, path in zip(saved, (photo.with_name("b.png"), photo), strict=True):
         with vt_timm.record_attention(model) as recorded, torch.no_grad():
-            view = Classifier(model).view(read_image(path))
-            model(Classifier(model).input(view))
+            view = ClassificationPipeline(model).view(read_image(path))
+            model(ClassificationPipeline(model).input(view))
         np.testing.assert_allclose(one, recorded[0][0].numpy(), atol=1e-6)
     paged = tmp_path / "out" / "pages.png"
     status, out, _ = run(capsys, "attention", photo, photo.with_name("b.png"), "-o", paged, *MICRO, "--photos", 1)
@@ -235,7 +235,7 @@ def test_attention_of_a_segmenter(of, capsys, tmp_path, photo):
 
 
 def test_attention_needs_a_model_with_tokens(capsys, tmp_path, photo, monkeypatch):
-    monkeypatch.setattr(models, "load", lambda *_: Classifier(timm.create_model("test_resnet").eval()))
+    monkeypatch.setattr(sources, "load", lambda *_: ClassificationPipeline(timm.create_model("test_resnet").eval()))
     status, _, err = run(capsys, "attention", photo, "-o", tmp_path / "a.png")
     assert status == 2 and "has no VT module" in err and not (tmp_path / "a.png").exists()
 

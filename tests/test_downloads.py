@@ -17,7 +17,7 @@ import vt_timm
 from tests.support.hub_server import HubServer
 from vt_timm import cli
 from vt_timm.export.export import describe
-from vt_timm.photos.models import load
+from vt_timm.pipelines.sources import load
 from vt_timm.segmentation.inference import load_segmenter
 from vt_timm.weights.download import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
 from vt_timm.weights.published import HUB

@@ -29,7 +29,7 @@ from tests.support.page import (
 )
 from vt_timm.cli import main
 from vt_timm.images import read_image, sample_photo
-from vt_timm.photos.models import load
+from vt_timm.pipelines.sources import load
 
 SEGMENTER, GONE, ONNX = 1, 2, 3  # in the list of models
 NAMES = ["sky", "wall", "dog"]

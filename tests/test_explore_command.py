@@ -17,7 +17,7 @@ SPACE = Path(__file__).parents[1] / "hub" / "space"
 
 def test_what_every_visitor_begins_with_is_not_cleaned_away():
     gradio = pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
-    from vt_timm.photos.explore import Page
+    from vt_timm.explore.page import Page
 
     page = Page(["vt_resnet_micro"])
     files = [page.view.value["path"], *(one["image"]["path"] for one in page.tokens.value)]
@@ -60,7 +60,7 @@ def test_the_space_starts_this_page():
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "vt_timm.photos.explore", raising=False)
+    monkeypatch.delitem(sys.modules, "vt_timm.explore.page", raising=False)
     assert main(["explore"]) == 2
     assert "pip install 'vt_timm[explore]'" in capsys.readouterr().err
 

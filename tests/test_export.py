@@ -24,7 +24,7 @@ from vt_timm.export.export import Options, export
 from vt_timm.export.fold import folded
 from vt_timm.export.formats import has_bfloat16, load_program, write
 from vt_timm.export.quantize import read_before_rounding
-from vt_timm.photos.models import load
+from vt_timm.pipelines.sources import load
 from vt_timm.tokenizers import FilterTokenizer
 from vt_timm.visual_transformer import VTStage
 
@@ -264,7 +264,7 @@ def test_a_model_that_cannot_be_traced_is_one_line(kind, options, tmp_path, phot
         pytest.importorskip("torchao", reason="needs torchao: pip install '.[int8]'")
     model = load(MICRO)
     monkeypatch.setattr(model, "module", Untraceable())
-    monkeypatch.setattr("vt_timm.photos.models.load", lambda name: model)
+    monkeypatch.setattr("vt_timm.pipelines.sources.load", lambda name: model)
     status, _, err = run(capsys, "export", MICRO, "-o", tmp_path / f"m{kind}", *options, *[photos] * bool(options))
     assert status == 2 and len(err.splitlines()) == 1 and f"this model cannot be exported to {kind}: " in err
     assert not list(tmp_path.glob("m*"))

@@ -16,14 +16,15 @@ import vt_timm
 from tests.support.samples import fill, write_small
 from vt_timm.cli import main
 from vt_timm.errors import CommandError
+from vt_timm.explore.session import Session
 from vt_timm.export.compare import batches, check_difference, difference, photos_below
 from vt_timm.export.export import Options, export
 from vt_timm.export.fold_segmenter import folded_segmenter
 from vt_timm.export.formats import load_program
 from vt_timm.images import read_image
 from vt_timm.photos.draw import palette
-from vt_timm.photos.models import SegmenterOnPhotos, load
-from vt_timm.photos.session import Session
+from vt_timm.pipelines.segmentation import SegmentationPipeline
+from vt_timm.pipelines.sources import load
 from vt_timm.recipes import SEGMENTATION
 from vt_timm.segmentation.inference import load_segmenter, segment
 
@@ -116,7 +117,7 @@ def test_a_file_says_what_it_is_and_takes_any_size(exported, source):
 @pytest.fixture(scope="module")
 def five_channels():
     """On a backbone with TensorFlow's padding, on which torch.export does not finish as timm computes it."""
-    return SegmenterOnPhotos(create("fpn", "tf_mobilenetv3_small_minimal_100", backbone_options={"in_chans": 5}))
+    return SegmentationPipeline(create("fpn", "tf_mobilenetv3_small_minimal_100", backbone_options={"in_chans": 5}))
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -10,7 +10,8 @@ from torch import nn
 
 from vt_timm import Segmenter, cli
 from vt_timm.photos.draw import palette
-from vt_timm.photos.models import load, look
+from vt_timm.pipelines.pipeline import look
+from vt_timm.pipelines.sources import load
 from vt_timm.segmentation import training as segmentation_training
 from vt_timm.segmentation.inference import resized, segment
 

@@ -2,7 +2,7 @@
 
 import os
 
-from vt_timm.photos.explore import serve
+from vt_timm.explore.page import serve
 
 if __name__ == "__main__":
     # The Space's variable VT_TIMM_SPACE_MODELS names other models than those that ship, with blanks between them.

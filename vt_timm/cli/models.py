@@ -110,7 +110,7 @@ def _weights_source(config: "PretrainedCfg") -> str:
 
 def download(args: argparse.Namespace) -> int:
     """Bring models into the cache, so that they load without a network; each is loaded once to see that it does."""
-    from ..photos.models import load
+    from ..pipelines.sources import load
     from ..weights.download import CONFIG, WEIGHTS, fetch
 
     for name in args.names:
@@ -154,7 +154,7 @@ def export(args: argparse.Namespace) -> int:
     """Write the file, and say how large it is and how near to the model."""
     from ..export.export import Options, export
     from ..export.formats import kind_of
-    from ..photos.models import load
+    from ..pipelines.sources import load
 
     path = Path(args.output)
     settings = _settings(args)

@@ -14,7 +14,7 @@ from .shared import OK, Photos, add_model, check_drawing, command, load_model, p
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..photos.models import Look, PhotoModel
+    from ..pipelines.pipeline import Look, Pipeline
 
 __all__ = ["add_commands"]
 
@@ -116,7 +116,7 @@ def classify(args: argparse.Namespace) -> int:
     return photos.status
 
 
-def _classified(model: "PhotoModel", waiting: list[tuple[Path, Any]], topk: int) -> list[dict[str, Any]]:
+def _classified(model: "Pipeline", waiting: list[tuple[Path, Any]], topk: int) -> list[dict[str, Any]]:
     import torch
 
     if not waiting:
@@ -124,7 +124,7 @@ def _classified(model: "PhotoModel", waiting: list[tuple[Path, Any]], topk: int)
     output = model.run(torch.cat([batch for _, batch in waiting]))
     if output.ndim != 2:
         raise CommandError("this model is a segmenter: `vt-timm segment` colours photos with it")
-    from ..photos.models import top_classes
+    from ..pipelines.classification import top_classes
 
     tops = top_classes(output, model.class_names, topk)  # type: ignore[attr-defined]
     return [{"image": str(path), "top": top} for (path, _), top in zip(waiting, tops, strict=True)]
@@ -159,7 +159,7 @@ def attention(args: argparse.Namespace) -> int:
 
 
 def _looks(photos: Photos, args: argparse.Namespace) -> Iterator["Look"]:
-    from ..photos.models import look
+    from ..pipelines.pipeline import look
 
     for _, photo in photos:
         try:
@@ -195,7 +195,7 @@ def _save_maps(path: Path, maps_LHW: list[Any]) -> None:
 def explore(args: argparse.Namespace) -> int:
     """Serve a page on this machine until it is interrupted."""
     try:
-        from ..photos.explore import serve
+        from ..explore.page import serve
     except ImportError as error:
         raise CommandError(f"the page needs {error.name}: pip install 'vt_timm[explore]'") from error
     _check_address(args.host, args.port)

@@ -10,7 +10,7 @@ from ..files import identity, whole_file
 from .shared import Photos, add_model, command, load_model, make_folder, names_in, positive, targets, write
 
 if TYPE_CHECKING:
-    from ..photos.models import PhotoModel
+    from ..pipelines.pipeline import Pipeline
 
 __all__ = ["add_commands"]
 
@@ -129,7 +129,7 @@ def _check_two_places(pictures: dict[Path, Path], labels_of: dict[Path, Path]) -
         raise CommandError(f"{min(both)}: -o and --save-labels would both write it; give each a folder of its own")
 
 
-def _segmenter(args: argparse.Namespace) -> "PhotoModel":
+def _segmenter(args: argparse.Namespace) -> "Pipeline":
     from ..weights.published import published_segmenters
 
     if args.model is None:

@@ -13,7 +13,7 @@ from ..files import identity
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..photos.models import PhotoModel
+    from ..pipelines.pipeline import Pipeline
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -77,7 +77,7 @@ OK, SOME_SKIPPED = 0, 1  # exit status
 class Photos:
     """The photos of a command, read one by one; what cannot be read is named on stderr and skipped."""
 
-    def __init__(self, paths: list[Path], model: "PhotoModel") -> None:
+    def __init__(self, paths: list[Path], model: "Pipeline") -> None:
         self.paths = paths
         self.model = model
         self.skipped = 0
@@ -86,7 +86,7 @@ class Photos:
         from tqdm import tqdm
 
         from ..images import ImageError, read_image
-        from ..photos.models import read_mode
+        from ..pipelines.pipeline import read_mode
 
         channels = read_mode(self.model)
         read = 0
@@ -109,8 +109,8 @@ class Photos:
         return SOME_SKIPPED if self.skipped else OK
 
 
-def load_model(args: argparse.Namespace) -> "PhotoModel":
-    from ..photos.models import load
+def load_model(args: argparse.Namespace) -> "Pipeline":
+    from ..pipelines.sources import load
 
     return load(args.model, args.device)
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..errors import CommandError
 from ..images import ImageError, find_images, read_image
-from ..photos.models import PhotoModel, SegmenterOnPhotos, read_mode
+from ..pipelines.pipeline import Pipeline, read_mode
+from ..pipelines.segmentation import SegmentationPipeline
 from ..segmentation.data import SegmentationDataset, evaluation_transform
 from ..segmentation.evaluation import Confusion
 from ..segmentation.labels import LAYOUTS
@@ -65,7 +66,7 @@ def photos_below(folder: str) -> list[Path]:
     return [path for path in find_images([folder]) if masks.isdisjoint(path.parents)]
 
 
-def batches(model: PhotoModel, paths: list[Path], number: int, size: int = 16) -> Iterator[Tensor]:
+def batches(model: Pipeline, paths: list[Path], number: int, size: int = 16) -> Iterator[Tensor]:
     """Some of the photos, spread evenly over their names, as normalised batches of one shape each.
 
     What cannot be read is named on stderr and skipped.
@@ -146,7 +147,7 @@ class Scores:
         return f"on {self.images} photos: {accuracy}, images per second {self.model_speed:.1f} -> {self.file_speed:.1f}"
 
 
-def score(model: PhotoModel, file: nn.Module, validation: "dict[Path, int] | SegmentationDataset") -> Scores:
+def score(model: Pipeline, file: nn.Module, validation: "dict[Path, int] | SegmentationDataset") -> Scores:
     """Score both on all photos, one at a time.
 
     Args:
@@ -177,7 +178,7 @@ class _Timed(nn.Module):
         return output
 
 
-def _classified(model: PhotoModel, runs: tuple[_Timed, _Timed], labels: dict[Path, int]) -> list[dict[str, float]]:
+def _classified(model: Pipeline, runs: tuple[_Timed, _Timed], labels: dict[Path, int]) -> list[dict[str, float]]:
     hits, channels = [0, 0], read_mode(model)
     for path, label in labels.items():
         image = model.input(model.view(read_image(path, channels=channels)))
@@ -198,7 +199,7 @@ def _segmented(runs: tuple[_Timed, _Timed], data: SegmentationDataset) -> list[d
 
 
 def open_validation(
-    model: PhotoModel, folder: str, settings: Settings | None = None
+    model: Pipeline, folder: str, settings: Settings | None = None
 ) -> "dict[Path, int] | SegmentationDataset":
     """The labelled photos that a model is scored on.
 
@@ -212,7 +213,7 @@ def open_validation(
         CommandError: if the classes are not the model's.
         UserError: for what is missing.
     """
-    if not isinstance(model, SegmenterOnPhotos):
+    if not isinstance(model, SegmentationPipeline):
         classes = _label_of_folder(model, Path(folder))
         return {path: label for name, label in classes.items() for path in find_images([str(Path(folder) / name)])}
     if util.find_spec("torchmetrics") is None:
@@ -236,7 +237,7 @@ def open_validation(
     return data
 
 
-def _label_of_folder(model: PhotoModel, folder: Path) -> dict[str, int]:
+def _label_of_folder(model: Pipeline, folder: Path) -> dict[str, int]:
     """The class of each folder of photos: by the class's name or description, else by the order of the names."""
     if not folder.is_dir():
         raise CommandError(f"--validate {folder}: there is no such folder")

@@ -24,12 +24,14 @@ from ..errors import CommandError, first_line
 from ..files import whole_file
 from ..images import MODES, ImageError, find_images
 from ..photos.draw import palette
-from ..photos.models import Classifier, PhotoModel, SegmenterOnPhotos, read_mode
+from ..pipelines.classification import ClassificationPipeline
+from ..pipelines.onnx_file import PREFIX, OnnxFile
+from ..pipelines.pipeline import Pipeline, read_mode
+from ..pipelines.segmentation import SegmentationPipeline
 from ..segmentation.data import MIN_SIDE, SegmentationDataset
 from ..segmentation.model import Segmenter
 from ..segmentation.settings import Settings
 from ..weights.download import CARD, fetch_card
-from ..weights.local import PREFIX, OnnxFile
 from ..weights.published import published_segmenters
 from .compare import Difference, Scores, batches, check_difference, difference, open_validation, photos_below, score
 from .fold import folded
@@ -110,7 +112,7 @@ class Result:
     scores: Scores | None
 
 
-def export(model: PhotoModel, name: str, path: Path, options: Options) -> Result:
+def export(model: Pipeline, name: str, path: Path, options: Options) -> Result:
     """Write a model's file, whole or not at all.
 
     Args:
@@ -155,9 +157,9 @@ def _photos_of(validation: dict[Path, int] | SegmentationDataset) -> list[Path]:
 
 
 def _write(
-    model: PhotoModel, path: Path, kind: str, options: Options, facts: dict[str, str], calibration: list[Path]
+    model: Pipeline, path: Path, kind: str, options: Options, facts: dict[str, str], calibration: list[Path]
 ) -> None:
-    segmenter = isinstance(model, SegmenterOnPhotos)
+    segmenter = isinstance(model, SegmentationPipeline)
     example = _noise(model)
     module: nn.Module
     if isinstance(model.module, Segmenter):
@@ -179,7 +181,7 @@ def _write(
         quantize(path, path, (batch.numpy() for batch in photos))
 
 
-def _without_photos(model: PhotoModel) -> Iterator[Tensor]:
+def _without_photos(model: Pipeline) -> Iterator[Tensor]:
     """What model and file are compared on where the user names no photos: those of installed libraries, or noise."""
     for sample in ("person", "photo") if model.channels in MODES else ():
         try:
@@ -189,14 +191,14 @@ def _without_photos(model: PhotoModel) -> Iterator[Tensor]:
     yield _noise(model)
 
 
-def _noise(model: PhotoModel) -> Tensor:
+def _noise(model: Pipeline) -> Tensor:
     """Two images of smooth noise: at a classifier's own size and as it sees them, for a segmenter at any size."""
     from PIL import Image
 
     generator = torch.Generator().manual_seed(0)
-    if model.channels not in MODES or isinstance(model, SegmenterOnPhotos):
+    if model.channels not in MODES or isinstance(model, SegmentationPipeline):
         # Odd, so that the tracer meets no size that needs no padding and takes it for the rule.
-        height, width = model.config["input_size"][-2:] if isinstance(model, Classifier) else (333, 301)
+        height, width = model.config["input_size"][-2:] if isinstance(model, ClassificationPipeline) else (333, 301)
         pixels = torch.randn((2, model.channels, height // 7, width // 7), generator=generator)
         return nn.functional.interpolate(pixels, (height, width), mode="bicubic")
     views = []
@@ -207,11 +209,11 @@ def _noise(model: PhotoModel) -> Tensor:
     return torch.cat(views)
 
 
-def describe(model: PhotoModel, name: str, precision: str) -> dict[str, str]:
+def describe(model: Pipeline, name: str, precision: str) -> dict[str, str]:
     """Metadata of a model's file, texts and JSON.
 
     Args:
-        model: a model as `photos.models.load` gives it.
+        model: a model as `pipelines.sources.load` gives it.
         name: the name that it was loaded by.
         precision: "float32", "float16", "bfloat16" or "int8".
 

@@ -21,11 +21,13 @@ from torch import nn
 
 from ..errors import read_text
 from ..images import MODES
-from ..photos.models import Classifier, SegmenterOnPhotos, load
+from ..pipelines.classification import ClassificationPipeline
+from ..pipelines.segmentation import SegmentationPipeline
+from ..pipelines.sources import load
+from ..runs.train_run import CHECKPOINTS, RunError, describe_classes, load_run, read_description
 from ..segmentation.inference import load_segmenter
 from ..segmentation.model import Segmenter
 from ..weights.download import CONFIG
-from ..weights.local import CHECKPOINTS, RunError, describe_classes, load_run, read_description
 
 __all__ = [
     "CHECKPOINTS",
@@ -234,7 +236,7 @@ def export_segmenter(run: Run, folder: Path, half: bool = False) -> nn.Module:
 
 def same_predictions(model: nn.Module, folder: Path) -> bool:
     """Whether the folder, loaded as a user would load it, gives the model's answer for a photo, bit for bit."""
-    kind = SegmenterOnPhotos if isinstance(model, Segmenter) else Classifier
+    kind = SegmentationPipeline if isinstance(model, Segmenter) else ClassificationPipeline
     pixels = torch.rand(12, 16, 3, generator=torch.Generator().manual_seed(0)).mul(255).byte()
     photo = Image.fromarray(pixels.numpy()).resize((320, 240))
     answers = []

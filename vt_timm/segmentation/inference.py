@@ -1,4 +1,4 @@
-"""Using a trained segmenter: to segment a photo, or as the start of another training."""
+"""Segmenting photos with a trained segmenter."""
 
 import json
 import math
@@ -14,7 +14,6 @@ from torchvision.transforms.v2 import functional as transforms
 
 from ..errors import UserError, first_line
 from ..weights.download import CONFIG, WEIGHTS, fetch
-from ..weights.published import published_segmenters
 from .data import MIN_SIDE
 from .model import Segmenter
 
@@ -22,7 +21,7 @@ MAX_LONG_SIDE, MIN_WINDOW = 1024, 64  # pixels
 SCALES = (0.5, 0.66, 1.0, 1.4)  # for any photo: a person near the camera shows in a small view, shoes in a large one
 STRIP = 64  # rows of a photo that are labelled at a time
 
-__all__ = ["SCALES", "load_segmenter", "network_input", "resized", "segment", "start_from"]
+__all__ = ["SCALES", "load_segmenter", "network_input", "resized", "segment"]
 
 
 def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
@@ -47,45 +46,6 @@ def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
         raise
     except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         raise RuntimeError(f"cannot load the segmenter {source}: {first_line(error)}") from error
-
-
-def start_from(model: Segmenter, source: str) -> list[str]:
-    """Copy a trained segmenter's weights into a new one. What classifies is copied for the classes of the same name.
-
-    Args:
-        model: the new segmenter, of the same backbone and neck.
-        source: the name of a shipped segmenter, the folder of one or of a training run, or a Hub repository.
-
-    Returns:
-        The classes that were copied.
-
-    Raises:
-        ValueError: if it cannot be loaded, or has another backbone, neck, or mean and standard deviation of colours.
-    """
-    folder = published_segmenters().get(source) or Path(source.removeprefix("local-dir:"))
-    if (folder / "best" / CONFIG).is_file():
-        folder /= "best"
-    try:
-        trained = load_segmenter(folder if folder.is_dir() else source.removeprefix("hf-hub:"))
-    except RuntimeError as error:
-        raise ValueError(f"initial_checkpoint={source!r}: {error}") from error
-    target, weights = model.state_dict(), trained.state_dict()
-    heads = [key for key in target if key.startswith("head.classifier.")]
-    for key in sorted(target.keys() ^ weights.keys()) or [k for k in target if target[k].shape != weights[k].shape]:
-        if key not in heads:
-            raise ValueError(f"initial_checkpoint={source!r} has another backbone or neck: {key} does not fit")
-    if model.normalization != trained.normalization:
-        raise ValueError(
-            f"initial_checkpoint={source!r} was trained with other colours' mean and deviation: {trained.normalization}"
-        )
-    known = [name for name in model.class_names if name in trained.class_names]
-    for key, tensor in target.items():
-        if key not in heads:
-            tensor.copy_(weights[key])
-            continue
-        for name in known:
-            tensor[model.class_names.index(name)] = weights[key][trained.class_names.index(name)]
-    return known
 
 
 def resized(

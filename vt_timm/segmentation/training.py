@@ -25,11 +25,11 @@ from ..errors import first_line, say
 from .checkpoints import Progress, append_row, check_new, load_state, save_best, save_state
 from .data import SegmentationDataset, evaluation_transform, training_transform
 from .evaluation import evaluate
-from .inference import start_from
 from .labels import DataError
 from .model import create_segmenter
 from .settings import Settings, SettingsError
 from .training_data import SeededSamples, UpdateSampler, fit_batch, open_splits, segmentation_loss
+from .warm_start import start_from
 
 __all__ = ["keep_depthwise_in_float32", "run", "train"]
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from ..distillation import create_teacher
 from ..errors import UserError, did_you_mean, first_line, read_text, say
-from ..weights.local import ARGUMENTS, CHECKPOINTS, read_description, write_description
+from ..runs.train_run import ARGUMENTS, CHECKPOINTS, read_description, write_description
 
 __all__ = [
     "ScriptError",

@@ -29,7 +29,7 @@ from huggingface_hub.utils.sha import git_hash
 from ..errors import say
 from ..files import whole_file
 from ..recipes import find_recipe
-from ..weights.local import is_run, load_run, read_description
+from ..runs.train_run import is_run, load_run, read_description
 from .around_train import ScriptError, check_data_folder, check_same_classes, prepare_training, read_dataset
 
 __all__ = ["SCRIPTS", "find_script", "run_script", "script_version"]

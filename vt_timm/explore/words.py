@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from html import escape
 
+from ..photos.draw import palette
+from ..pipelines.pipeline import Pipeline
 from ..weights.published import published_segmenters
-from .draw import palette
-from .models import PhotoModel
 from .session import KINDS as KEYS
 from .session import Session
 
@@ -84,7 +84,7 @@ def claimed(session: Session) -> str:
     return f"Tokens that take most from {here}" if session.kind == TAKEN else f"Tokens that {here} uses most"
 
 
-def modules(session: Session, model: PhotoModel) -> tuple[str, list[tuple[str, int]]]:
+def modules(session: Session, model: Pipeline) -> tuple[str, list[tuple[str, int]]]:
     """What the tokens' different sets are called, as a headline and choices."""
     number = len(session.look.maps)
     numbered = [str(i + 1) for i in range(number)]

@@ -11,8 +11,8 @@ from torch.nn.functional import interpolate
 
 from ..errors import UserError
 from ..images import MODES, ImageError, read_image
-from .draw import overlay, paint_segmentation
-from .models import Look, PhotoModel, look, read_mode
+from ..photos.draw import overlay, paint_segmentation
+from ..pipelines.pipeline import Look, Pipeline, look, read_mode
 
 __all__ = ["KINDS", "NOT_A_PICTURE", "Session", "open_photo"]
 
@@ -62,7 +62,7 @@ class Session:
     own_photo: bool = True  # whether the visitor chose it
 
     @classmethod
-    def begin(cls, photo: Image.Image, name: str, model: PhotoModel, own_photo: bool = True) -> "Session":
+    def begin(cls, photo: Image.Image, name: str, model: Pipeline, own_photo: bool = True) -> "Session":
         """Let a model look at a photo.
 
         Raises:
@@ -74,7 +74,7 @@ class Session:
         looks, classifies = {KINDS[0]: found}, found.answer.labels is None
         return cls(photo, name, _seen(model, photo), looks, module=coarsest, show_map=classifies, own_photo=own_photo)
 
-    def switch(self, kind: str, model: PhotoModel) -> None:
+    def switch(self, kind: str, model: Pipeline) -> None:
         """Show the other kind of attention of the same photo; token and place stay chosen.
 
         Raises:
@@ -136,7 +136,7 @@ class Session:
         return None if self.place is None else self.look.class_at(*self.place)
 
 
-def _look(model: PhotoModel, photo: Image.Image, kind: str) -> Look:
+def _look(model: Pipeline, photo: Image.Image, kind: str) -> Look:
     """A look without maps if the model has no such attention to show."""
     photo = photo.convert(MODES[read_mode(model)])
     with _one_at_a_time:
@@ -149,7 +149,7 @@ def _look(model: PhotoModel, photo: Image.Image, kind: str) -> Look:
     return found
 
 
-def _seen(model: PhotoModel, photo: Image.Image) -> float:
+def _seen(model: Pipeline, photo: Image.Image) -> float:
     """The share of the photo that is left by the model's crop, from what it leaves of two ramps of grey."""
     mode = MODES[read_mode(model)]
     size = [max(1, round(side * LARGE / max(photo.size))) for side in photo.size]  # large enough for a fine ramp

@@ -22,9 +22,10 @@ from PIL import Image
 
 from ..errors import CommandError, UserError
 from ..images import SAMPLES, ImageError, sample_photo
+from ..pipelines.pipeline import Pipeline
+from ..pipelines.sources import load
 from ..weights.published import published_segmenters
 from . import words
-from .models import PhotoModel, load
 from .session import Session, open_photo
 
 __all__ = ["Page", "serve"]
@@ -50,7 +51,7 @@ def _of_its_own(picture: Image.Image) -> Image.Image:
 
 
 @cache
-def _model(name: str) -> PhotoModel:
+def _model(name: str) -> Pipeline:
     return load(name, "cpu")
 
 
