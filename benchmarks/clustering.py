@@ -19,8 +19,8 @@ from torch import Tensor
 
 from vt_timm.tokenizers import grid_attention, kmeans, pool_pixels
 
-from .common.facts import keep_record
 from .common.measure import in_its_own_process, in_turn, middle_half, peak_of, ratios
+from .common.records import keep_record
 
 __all__ = ["listing_1", "ours"]
 

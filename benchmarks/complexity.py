@@ -7,7 +7,6 @@ MACs are multiply-accumulates, half of the FLOPs that torch counts.
 """
 
 import argparse
-import csv
 import inspect
 import itertools
 import sys
@@ -15,11 +14,10 @@ from typing import Any, NamedTuple
 
 import vt_timm
 
-from .common.facts import RESULTS, facts
-from .common.facts import table as grid
-from .common.measure import Cost, count, count_segmenter, count_stage5
+from .common.counting import Cost, count, count_segmenter, count_stage5
 from .common.paper_tables import ABLATIONS, FPN_TABLES, TABLE_1, TABLES, FPNRow, Row
-from .common.runs import read_rows
+from .common.records import RESULTS, facts, read_rows, replace_rows
+from .common.records import table as grid
 
 __all__ = ["Comparison", "ablation_changes", "compare", "markdown_page"]
 
@@ -249,16 +247,12 @@ def write() -> None:
     page, table = RESULTS / "complexity.md", RESULTS / "complexity.csv"
     measured = "\n".join(f"- {key}: {value}" for key, value in facts().items())
     page.write_text(f"{markdown_page()}\n## How this was measured\n\n{measured}\n")
-    with table.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*Comparison._fields, "difference"])
-        for number in TITLES:
-            writer.writerows([*c, c.difference] for c in compare(number))
-        for name, options, size in NOT_IN_THE_PAPER:
-            for quantity, value in zip(
-                ("MACs (M)", "parameters (M)"), _rounded(count(name, size, **options)), strict=True
-            ):
-                writer.writerow(["", f"{size} px", _call(name, options), quantity, "", value, ""])
+    rows = [{**c._asdict(), "difference": c.difference} for number in TITLES for c in compare(number)]
+    for name, options, size in NOT_IN_THE_PAPER:
+        own = {"row": f"{size} px", "model": _call(name, options)}
+        macs, params = _rounded(count(name, size, **options))
+        rows += [{**own, "quantity": "MACs (M)", "ours": macs}, {**own, "quantity": "parameters (M)", "ours": params}]
+    replace_rows(table, rows)
     print(f"wrote {page} and {table}")
 
 

@@ -26,9 +26,9 @@ from vt_timm.distillation import Teacher
 from vt_timm.recipes import find_recipe
 from vt_timm.weights.published import HUB
 
-from .common.facts import keep_record
+from .accuracy.runs import keep_run, summary_of
 from .common.measure import in_turn, middle_half, ratios
-from .common.runs import keep_run, summary_of
+from .common.records import keep_record
 
 RECIPE = "distillation_imagenette"
 TEACHER = "vt_resnet18.mixup_imagenette"

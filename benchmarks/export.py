@@ -12,7 +12,6 @@ of another one gives its row the name.
 """
 
 import argparse
-import csv
 import statistics
 import tempfile
 import time
@@ -28,8 +27,8 @@ import torch
 from torch import nn
 
 import vt_timm
-from benchmarks.common.facts import RESULTS, facts
 from benchmarks.common.measure import in_turn, ratios
+from benchmarks.common.records import RESULTS, facts, replace_rows
 from vt_timm.export.compare import open_validation, score
 from vt_timm.export.export import Options, export, short_source
 from vt_timm.export.formats import AOTI, ONNX, load_program
@@ -59,12 +58,6 @@ PHOTOS = [
     (512, 341),
 ]  # pixels: half of Clothing Co-Parsing's photos, and as the shipped segmenter sees them
 MEASURES = {"top-1": "top1", "mIoU": "miou", "pixel accuracy": "pixel_accuracy"}  # what `score` calls them
-COLUMNS = [
-    "model", "format", "precision", "weights", "size", "megabytes", "top1_model", "top1", "miou_model", "miou",
-    "pixel_accuracy_model", "pixel_accuracy", "photos",
-    *(f"{what}_batch{batch}" for batch in BATCHES for what in ("ms", "over_float32", "over_peer")),
-    "calibrated_on", "command", "commit", "date", "runtime", "machine",
-]  # fmt: skip
 
 
 def processor_seconds_of(run: Callable[[], object]) -> float:
@@ -185,16 +178,10 @@ def _time(
             row[f"over_peer_batch{batch}"] = round(statistics.median(ratios(seconds[f"{pair[1]}/{precision}"], own)), 2)
 
 
-def keep(new: list[dict[str, Any]]) -> None:
-    """Put rows into the record in place of those of the same models, precisions and sizes."""
-    key = ("model", "format", "precision", "size")
-    written = {tuple(str(row[k]) for k in key) for row in new}
-    old = list(csv.DictReader(RECORD.read_text(encoding="utf-8").splitlines())) if RECORD.is_file() else []
-    kept = [row for row in old if tuple(row[k] for k in key) not in written]
-    with RECORD.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*kept, *new])
+def keep(rows: list[dict[str, Any]]) -> None:
+    """Record rows in place of those of the same models, formats, precisions and sizes."""
+    for row in rows:
+        replace_rows(RECORD, [row], **{key: row[key] for key in ("model", "format", "precision", "size")})
     print(f"wrote {RECORD}")
 
 
@@ -215,8 +202,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for pair in args.pairs:
         rows = list(measure(pair.split(","), args))
-        for row in rows:
-            print(*(row.get(column, "") for column in COLUMNS[:19]))
+        print(*rows, sep="\n")
         keep(rows)
 
 

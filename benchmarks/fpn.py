@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import vt_timm
 
-from .common.facts import keep_record
 from .common.measure import in_its_own_process, in_turn, middle_half, peak_of, ratios
+from .common.records import keep_record
 
 SIZE = (800, 1216)
 CHANNELS, STRIDES = (256, 512, 1024, 2048), (4, 8, 16, 32)

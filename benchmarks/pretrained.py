@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 import vt_timm
 
-from .common.facts import keep_record, line_of_facts
-from .common.runs import keep_accuracy
+from .accuracy.runs import keep_accuracy
+from .common.records import keep_record, line_of_facts
 
 __all__ = ["alike", "evaluate", "tokens_alike", "top1_top5"]
 

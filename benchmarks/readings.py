@@ -10,7 +10,7 @@ import itertools
 import sys
 from typing import NamedTuple
 
-from .common.measure import Cost, count, count_stage5
+from .common.counting import Cost, count, count_stage5
 from .common.paper_tables import TABLES
 
 __all__ = ["OURS", "Reading", "best_readings", "cost", "readings_table", "stage_budget", "trunk"]

@@ -1,4 +1,4 @@
-"""The generated tables of the pages, written in place from the records.
+"""Write the tables of the pages in place, from the records.
 
     python -m benchmarks.tables            # fill the tables
     python -m benchmarks.tables --check    # fail if a page has another table than the records give
@@ -8,7 +8,6 @@ A page holds `<!-- table: NAME -->`, a table, and `<!-- /table -->`. Everything 
 """
 
 import argparse
-import csv
 import json
 import re
 import sys
@@ -16,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .accuracy import tables as accuracy
-from .common.facts import RESULTS, table
-from .common.runs import read_rows
+from .common.records import RESULTS, read_rows, table
+from .segmentation import tables as segmenters
 from .throughput import tables as speed
 from .throughput.runner import rows_of
 
@@ -28,6 +27,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "MODEL_CARD.md",
     RESULTS / "accuracy" / "README.md",
+    RESULTS / "segmentation" / "README.md",
     RESULTS / "speed" / "README.md",
 )
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -35,17 +35,17 @@ MODELS = ("vt_resnet18", "vt_resnet34", "vt_resnet50", "vt_resnet101", "vt_resne
 
 
 def models() -> str:
-    """Cost, speed, and top-1 of the shipped weights, the best of each model."""
-    cost = {(r["model"], r["quantity"]): r["ours"] for r in _complexity() if r["ours"]}
+    """Tabulate cost, speed, and top-1 of the shipped weights, the best of each model."""
+    cost = {(r["model"], r["quantity"]): r["ours"] for r in read_rows(RESULTS / "complexity.csv") if r["ours"]}
     eager = {
         r["model"]: f"{r['ratio']:.2f}" for r in rows_of("rows", "eager", memory_format="contiguous", batch_size=1)
     }
     rows = []
     for name in MODELS:
-        macs, params = float(cost[name, "MACs (M)"]), float(cost[name, "parameters (M)"])
+        macs, params = cost[name, "MACs (M)"], cost[name, "parameters (M)"]
         resnet = cost.get((name.removeprefix("vt_"), "MACs (M)"))
-        share = f"{macs / float(resnet):.2f}" if resnet else None
-        shipped = [r for r in read_rows(RESULTS / "accuracy" / "shipped.csv") if r["architecture"] == name]
+        share = f"{macs / resnet:.2f}" if resnet else None
+        shipped = read_rows(RESULTS / "accuracy" / "shipped.csv", architecture=name)
         best = max(shipped, key=lambda r: r["top1"], default=None)
         top1 = f"{best['top1']:.2f} % at {best['input_size'][-1]} px" if best else "none"
         rows.append([f"`{name}`", f"{params:.1f}", f"{macs:.0f}", share, eager.get(name), top1])
@@ -53,13 +53,8 @@ def models() -> str:
     return table([*head, "times the ResNet's speed, batch 1", "shipped weights, Imagenette top-1"], rows)
 
 
-def _complexity() -> list[dict[str, str]]:
-    with (RESULTS / "complexity.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 def weights() -> str:
-    """The shipped weights."""
+    """Tabulate the shipped weights."""
     rows = []
     for r in read_rows(RESULTS / "accuracy" / "shipped.csv"):
         card = f"[card](hub/{r['model']}/README.md)"
@@ -69,7 +64,7 @@ def weights() -> str:
 
 
 def segmentation() -> str:
-    """The shipped segmenters, as their records say."""
+    """Tabulate the shipped segmenters, as their records say."""
     rows = []
     for name, record in json.loads((RESULTS / "segmentation" / "shipped.json").read_text()).items():
         if (ROOT / "hub" / name / "config.json").is_file():
@@ -80,51 +75,48 @@ def segmentation() -> str:
 
 
 def exported() -> str:
-    """What 8 bits do to the shipped models, each at its own size."""
-    rows = {(r["model"], r["size"], r["precision"]): r for r in _files() if r["format"] == ".onnx"}
+    """Tabulate what 8 bits do to the shipped models, each at its own size."""
+    rows = {(r["model"], r["size"], r["precision"]): r for r in read_rows(RESULTS / "export.csv", format=".onnx")}
     cells = []
     for (model, size, precision), small in rows.items():
         if precision == "int8" and small["photos"] and small["weights"] == "shipped":
             full = rows[model, size, "float32"]
             name, column = ("mIoU", "miou") if small["miou"] else ("top-1", "top1")
-            accuracy = f"{name} {float(small[f'{column}_model']):.2f} -> {float(small[column]):.2f} %"
-            size_of_file = f"{float(full['megabytes']):.1f} -> {float(small['megabytes']):.1f}"
+            accuracy = f"{name} {small[f'{column}_model']:.2f} -> {small[column]:.2f} %"
+            size_of_file = f"{full['megabytes']:.1f} -> {small['megabytes']:.1f}"
             cells.append([f"`{model}`", size, size_of_file, small["over_float32_batch1"], accuracy])
     return table(["model", "px", "MB", "times faster", "accuracy"], cells)
 
 
-def _files() -> list[dict[str, str]]:
-    with (RESULTS / "export.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 def files() -> str:
-    """Exported files in ONNX Runtime and AOTInductor."""
+    """Tabulate exported files in ONNX Runtime and AOTInductor, each beside its peer's."""
+    rows = read_rows(RESULTS / "export.csv")
+    shared = ("format", "precision", "size", "machine")
+    peers = {tuple(row[key] for key in shared): row for row in rows if row["over_peer_batch1"] is None}
     cells = []
-    for r in _files():
-        accuracy = [
-            f"{name} {float(r[f'{column}_model']):.2f} -> {float(r[column]):.2f} %"
-            for name, column in (("top-1", "top1"), ("mIoU", "miou"), ("pixels", "pixel_accuracy"))
-            if r.get(column)
+    for row in rows:
+        if row["over_peer_batch1"] is None:
+            continue
+        name = row["model"].partition("_tf_")[0]
+        size = f"{row['megabytes']:.1f} / {peers[tuple(row[key] for key in shared)]['megabytes']:.1f}"
+        times = [
+            f"{row[f'ms_batch{batch}']:.1f} ({row[f'over_peer_batch{batch}']:.2f})" if row[f"ms_batch{batch}"] else None
+            for batch in (1, 16)
         ]
-        photos = f" ({r['photos']} photos)" if accuracy else ""
-        times = (r[f"{what}_batch{batch}"] for batch in (1, 16) for what in ("ms", "over_float32", "over_peer"))
-        cells.append(
-            [
-                f"`{r['model']}`",
-                r["format"],
-                r["precision"],
-                r["size"],
-                r["megabytes"],
-                r["machine"].split(" (AVX")[0].replace("(R)", "").replace(" Processor", ""),
-                *times,
-                ", ".join(accuracy) + photos,
-            ]
-        )
-    head = ["model", "file", "precision", "px", "MB", "processor"]
-    for of_time in ("ms, batch 1", "ms per image, batch 16"):
-        head += [of_time, "over float32", "over its peer"]
-    return table([*head, "model -> file"], cells)
+        cells.append([f"`{name}`", row["format"], row["precision"], row["size"], size, *times])
+    head = ["model", "file", "precision", "px", "MB, ours / peer"]
+    return table([*head, "ms, batch 1", "ms per image, batch 16"], cells)
+
+
+def scores() -> str:
+    """Tabulate what exported files score beside the models that they came from."""
+    cells = []
+    for row in read_rows(RESULTS / "export.csv"):
+        for name, column in (("top-1", "top1"), ("mIoU", "miou"), ("pixels", "pixel_accuracy")):
+            if row[column]:
+                score = [f"{row[f'{column}_model']:.2f}", f"{row[column]:.2f}"]
+                cells.append([f"`{row['model']}`", row["format"], row["precision"], name, *score, row["photos"]])
+    return table(["model", "file", "precision", "score", "model, %", "file, %", "photos"], cells)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -133,13 +125,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "segmentation": segmentation,
     "exported": exported,
     "files": files,
+    "scores": scores,
     **accuracy.TABLES,
+    **segmenters.TABLES,
     **speed.TABLES,
 }
 
 
 def fill(text: str) -> str:
-    """A page with every marked table as the records give it.
+    """Return a page with every marked table as the records give it.
 
     Raises:
         KeyError: if there is no table of a name.
@@ -165,6 +159,7 @@ def main() -> int:
                 page.write_text(filled)
     if args.plots:
         accuracy.draw()
+        segmenters.draw()
         speed.draw()
     if args.check and differ:
         print(f"other tables than the records give: {', '.join(differ)}; run python -m benchmarks.tables")

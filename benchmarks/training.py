@@ -15,7 +15,6 @@ left to differ is the order in which numbers are added.
 """
 
 import argparse
-import csv
 import os
 import signal
 import subprocess
@@ -36,7 +35,8 @@ from torch import Tensor, nn
 
 import vt_timm  # noqa: F401  registers the models
 
-from .common.facts import keep_record
+from .accuracy.runs import summary_of
+from .common.records import keep_record
 
 __all__ = ["train_in_one", "train_in_two"]
 
@@ -69,12 +69,6 @@ def run(call: list[str], log: Path, kill: bool = False) -> None:
         raise SystemExit(f"the run ended with {process.returncode}, see {log}:\n{log.read_text()[-2000:]}")
 
 
-def metrics(folder: Path) -> list[dict[str, str]]:
-    """One row per epoch; timm writes the header again after a resume."""
-    with (folder / "summary.csv").open() as file:
-        return [row for row in csv.DictReader(file) if row["epoch"] != "epoch"]
-
-
 def largest_difference(one: Path, other: Path, use_ema: bool) -> float:
     a, b = (load_state_dict(str(folder / "last.pth.tar"), use_ema, weights_only=True) for folder in (one, other))
     assert a.keys() == b.keys()
@@ -91,9 +85,9 @@ def resume(args: argparse.Namespace) -> None:
         result: dict[str, Any] = {
             "settings": SETTINGS,
             "killed_at": f"epoch {KILL_IN_EPOCH}, update {KILL_AT_UPDATE}, epochs counted from 0",
-            "left_alone": metrics(left_alone),
-            "killed_and_resumed": metrics(killed),
-            "same_metrics": metrics(left_alone) == metrics(killed),
+            "left_alone": summary_of(left_alone),
+            "killed_and_resumed": summary_of(killed),
+            "same_metrics": summary_of(left_alone) == summary_of(killed),
             "largest_difference_of_weights": largest_difference(left_alone, killed, use_ema=False),
             "largest_difference_of_ema_weights": largest_difference(left_alone, killed, use_ema=True),
         }

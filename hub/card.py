@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.facts import record_of
-from benchmarks.common.runs import accuracy_of, arguments_of
+from benchmarks.accuracy.runs import accuracy_of, arguments_of
+from benchmarks.common.records import record_of
 from vt_timm.publishing.card import classifier_card, segmenter_card
 from vt_timm.weights.published import hub_name
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import vt_timm  # noqa: F401  registers the models
-from benchmarks.common.facts import keep_segmenter_run, line_of_facts
-from benchmarks.common.runs import keep_accuracy, keep_run
+from benchmarks.accuracy.runs import keep_accuracy, keep_run
+from benchmarks.common.records import line_of_facts
 from benchmarks.pretrained import evaluate
+from benchmarks.segmentation.runs import keep_segmenter_run
 from vt_timm.cli.training import add_publish_options
 from vt_timm.errors import first_line
 from vt_timm.publishing.export import Run, RunError, read_run

@@ -12,7 +12,8 @@ from huggingface_hub.repocard import metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 
-from benchmarks.common import facts, runs
+from benchmarks.accuracy import runs
+from benchmarks.common import records
 from hub import card, publish
 from tests.support.samples import NAME, REPOSITORY, logits
 from vt_timm.publishing import card as publishing_card
@@ -222,7 +223,7 @@ def test_the_card_of_a_segmenter_names_the_one_it_went_on_from(segmenter_run, tm
 
 def test_the_record_of_a_segmenter_renders_its_card_without_this_machines_paths(segmenter_run, tmp_path, monkeypatch):
     folder, _ = segmenter_run
-    monkeypatch.setattr(facts, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
     for module in (publish, card):
         monkeypatch.setattr(module, "HUB", tmp_path / "hub")
     assert publish.main([str(folder), "--record"]) == 0

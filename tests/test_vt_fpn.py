@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from benchmarks.common.measure import count_segmenter
+from benchmarks.common.counting import count_segmenter
 from benchmarks.common.paper_tables import FPN_TABLES
 from tests.support.samples import fill
 from vt_timm import Segmenter, create_segmenter

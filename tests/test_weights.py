@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 
-from benchmarks.common.runs import accuracy_of
+from benchmarks.accuracy.runs import accuracy_of
 from tests.support.samples import fill
 from vt_timm.images import read_image, sample_photo
 from vt_timm.segmentation.inference import SCALES, load_segmenter, segment

@@ -32,10 +32,10 @@ from timm.models import load_state_dict
 import vt_timm  # noqa: F401  registers the models
 from vt_timm.weights.published import HUB
 
-from ..common.runs import keep_run, run_named, summary_of, training_losses
 from ..pretrained import top1_top5
 from . import plan
 from .plan import Experiment, best_learning_rates, prepare
+from .runs import keep_run, run_named, summary_of, training_losses
 
 TABLES = {
     "table2": plan.table_2,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..common.runs import run_named
+from .runs import run_named
 
 __all__ = [
     "CLASSES",
@@ -138,7 +138,7 @@ def best_learning_rates() -> dict[str, float]:
 
 def has_diverged(record: dict[str, Any], classes: int = CLASSES) -> bool:
     """Whether a recorded run was stopped, or ended with a validation loss above that of guessing."""
-    return record["val_top1"] is None or record["val_loss"] > math.log(classes)
+    return record["val_top1"] is None or not (record["val_loss"] or math.inf) <= math.log(classes)
 
 
 def table_2(best: Mapping[str, float]) -> list[Experiment]:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..common.facts import RESULTS, table
-from ..common.measure import count
-from ..common.runs import all_runs, arguments_of, epochs_of, run_named
+from ..common.counting import count
+from ..common.records import RESULTS, table
 from . import plan
 from .plan import CLASSES, Experiment, best_learning_rates, has_diverged
+from .runs import all_runs, arguments_of, epochs_of, run_named
 
 __all__ = ["TABLES", "at_best_rate", "defaults_of_ingredients", "draw", "is_ahead", "recorded", "standard_error"]
 

@@ -1,9 +1,6 @@
-"""What models cost. MACs and parameters are counted by torch (convolutions and matrix products) on meta tensors. Time
-and memory are measured, always against a peer in the same run: single figures of one machine say little.
-"""
+"""Measure time and memory, always against a peer in the same run: single figures of one machine say little."""
 
 import ctypes
-import functools
 import json
 import multiprocessing
 import statistics
@@ -11,25 +8,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import timm
 import torch
-from timm.models.resnet import Bottleneck
-from torch.utils.flop_counter import FlopCounterMode
-
-import vt_timm
-
-from .paper_tables import FPNRow
 
 __all__ = [
-    "Cost",
-    "SegmenterCost",
     "allocated_peak_of",
     "clock_of",
-    "count",
-    "count_segmenter",
-    "count_stage5",
     "in_its_own_process",
     "in_turn",
     "middle_half",
@@ -39,72 +23,6 @@ __all__ = [
 
 
 Run = Callable[[], object]
-
-
-class Cost(NamedTuple):
-    """MACs and parameters, both in millions."""
-
-    macs: float
-    params: float
-
-
-def count(name: str, size: int = 224, **options: Any) -> Cost:
-    """MACs and parameters of a timm model for an image of size x size pixels."""
-    return _count(name, size, json.dumps(options))[0]
-
-
-def count_stage5(name: str, size: int = 224) -> Cost:
-    """MACs and parameters of a ResNet's last stage alone, or of the VT stage in its place."""
-    return _count(name, size, "{}")[1]
-
-
-@functools.cache
-def _count(name: str, size: int, options: str) -> tuple[Cost, Cost]:
-    model = timm.create_model(name, device="meta", **json.loads(options)).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, size, size, device="meta"))
-    by_module = counter.get_flop_counts()
-    stage5 = "vt_stage" if hasattr(model, "vt_stage") else "layer4"
-    return (
-        Cost(counter.get_total_flops() / 2e6, _millions(model)),
-        Cost(
-            sum(by_module.get(f"{type(model).__name__}.{stage5}", {}).values()) / 2e6,
-            _millions(getattr(model, stage5, torch.nn.Identity())),
-        ),
-    )
-
-
-def _millions(module: torch.nn.Module) -> float:
-    return sum(p.numel() for p in module.parameters()) / 1e6
-
-
-class SegmenterCost(NamedTuple):
-    """MACs in thousand millions: of the whole, of the neck alone, and of the whole with a backbone as Detectron2's."""
-
-    total: float
-    neck: float
-    total_stride_in_1x1: float
-
-
-@functools.cache
-def count_segmenter(row: FPNRow) -> SegmenterCost:
-    """A segmenter of Tables 9 and 10.
-
-    Detectron2's ResNet halves the map in the first 1x1 convolution of a stage, timm's in the 3x3, which is dearer.
-    """
-    with torch.device("meta"):
-        model = vt_timm.create_segmenter(row.kind, row.backbone, row.num_classes).eval()
-    total, neck = _count_segmenter(model, row.size)
-    for block in model.backbone.modules():
-        if isinstance(block, Bottleneck):
-            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
-    return SegmenterCost(total, neck, _count_segmenter(model, row.size)[0])
-
-
-def _count_segmenter(model: torch.nn.Module, size: tuple[int, int]) -> tuple[float, float]:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, *size, device="meta"))
-    return counter.get_total_flops() / 2e9, sum(counter.get_flop_counts()["Segmenter.neck"].values()) / 2e9
 
 
 def seconds_of(run: Run) -> float:

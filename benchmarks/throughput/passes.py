@@ -24,7 +24,8 @@ from torch import nn
 
 import vt_timm  # registers the models
 
-from ..common.measure import clock_of, count
+from ..common.counting import count
+from ..common.measure import clock_of
 
 __all__ = [
     "FORMATS",

@@ -1,44 +1,27 @@
-"""What the commands of this folder share: options that list what to vary, one loop over them, and the record."""
+"""Run the commands of this folder over what their options list, one loop for all of them."""
 
 import argparse
 import itertools
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from ..common.facts import RESULTS, line_of_facts
-from ..common.runs import FACTS, read_rows, replace_rows
+from ..common.records import RESULTS, line_of_facts, read_rows, replace_rows
 from .passes import FORMATS, PEERS, PRECISIONS, Setting
 
 __all__ = ["Benchmark", "Row", "add_choices", "keep", "rows_of", "run", "settings"]
 
 FOLDER = RESULTS / "speed"
-RECORDS = ("record", "command", *FACTS)
-SETTING = tuple(field.name for field in fields(Setting))
-# What each command measures, beside `record`, `model`, `peer` and the columns of the setting.
-MEASURED = {
-    "rows": ("pairs", "ratio", "low", "high", "macs_ratio", "peer_images_per_second", "model_images_per_second"),
-    "stages": (
-        *("resnet_ms", "layer4_ms", "vt_stage_ms"),
-        *("layer4_gmacs_per_second", "vt_stage_gmacs_per_second", "product_gmacs_per_second"),
-        *("free", "products", "as_it_is"),
-    ),
-    "memory": ("model_megabytes", "peer_megabytes", "share", "vt_stage_keeps_megabytes", "layer4_keeps_megabytes"),
-    "projector": ("projector_ms", "fused_ms", "pairs", "fused_is_faster_by", "low", "high"),
-    "startup": ("what", "ms", "times_the_peer", "low", "high"),
-}
-
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One command: what it measures of a model in a setting, and how it prints and records that."""
+    """A command: what it measures of a model in a setting, and how it prints and records that."""
 
-    name: str  # a key of MEASURED
+    name: str  # of the file under benchmarks/results/speed/ that its records are in
     varied: tuple[str, ...]  # "model" and fields of Setting; the last varies fastest
     measure: Callable[[str, Setting, argparse.Namespace], list[Row]]
     line: Callable[[Row], str]
@@ -55,7 +38,7 @@ def add_choices(
     batch_sizes: Sequence[int] = (1, 16),
     pairs: int | None = 25,
 ) -> None:
-    """The options that list what to vary, with these defaults; without `pairs`, none that is about time."""
+    """Add the options that list what to vary, with these defaults; without `pairs`, none that is about time."""
     parser.add_argument("--models", nargs="+", choices=models, default=default_models)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=precisions)
     parser.add_argument("--memory-formats", nargs="+", choices=FORMATS, default=memory_formats)
@@ -69,7 +52,7 @@ def add_choices(
 
 
 def settings(args: argparse.Namespace, varied: Sequence[str]) -> list[tuple[str, Setting]]:
-    """Model and setting for each combination of what the options list, `--batch-sizes` for "batch_size" and so on."""
+    """Return model and setting for each combination of what the options list, `--sizes` for "size" and so on."""
     fixed = {key: getattr(args, key) for key in ("task", "device", "threads") if hasattr(args, key)}
     found = []
     for values in itertools.product(*(getattr(args, f"{key}s") for key in varied)):
@@ -97,27 +80,13 @@ def run(benchmark: Benchmark, parser: argparse.ArgumentParser, args: argparse.Na
 
 
 def keep(name: str, benchmark: str, rows: list[Row]) -> None:
-    """Record rows under a name, in place of those that had it, and their origin in records.csv.
-
-    The rows of the main command, "rows", are in rows.csv. Those of all others are in parts.csv, where the column
-    `benchmark` tells them apart.
-    """
-    replace_rows(FOLDER / "records.csv", RECORDS, "record", name, [{"record": name, **line_of_facts()}])
-    parts = (key for part, keys in MEASURED.items() if part != "rows" for key in keys)
-    first, measured = (("record",), MEASURED["rows"]) if benchmark == "rows" else (("record", "benchmark"), parts)
-    columns = dict.fromkeys((*first, "model", "peer", *SETTING, *measured))
-    kept = [{"record": name, "benchmark": benchmark, **row} for row in rows]
-    replace_rows(_file_of(benchmark), columns, "record", name, kept)
-    print(f"recorded {len(rows)} rows as {name} in {FOLDER.name}/{_file_of(benchmark).name}")
+    """Record rows of a benchmark under a name, in place of those that had it, and their origin in records.csv."""
+    replace_rows(FOLDER / "records.csv", [{"record": name, **line_of_facts()}], record=name)
+    replace_rows(FOLDER / f"{benchmark}.csv", [{"record": name, **row} for row in rows], record=name)
+    print(f"recorded {len(rows)} rows as {name} in {FOLDER.name}/{benchmark}.csv")
 
 
 def rows_of(benchmark: str, *records: str, **wanted: Any) -> list[Row]:
-    """The recorded rows of some records, or of all, whose columns are as wanted."""
-    if benchmark != "rows":
-        wanted["benchmark"] = benchmark
-    rows = [row for row in read_rows(_file_of(benchmark)) if not records or row["record"] in records]
-    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-
-
-def _file_of(benchmark: str) -> Path:
-    return FOLDER / ("rows.csv" if benchmark == "rows" else "parts.csv")
+    """Return the recorded rows of some records, or of all, whose columns are as wanted."""
+    rows = read_rows(FOLDER / f"{benchmark}.csv", **wanted)
+    return [row for row in rows if not records or row["record"] in records]

@@ -22,7 +22,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..common.measure import clock_of, count_stage5, in_turn
+from ..common.counting import count_stage5
+from ..common.measure import clock_of, in_turn
 from .passes import PEERS, PRECISIONS, Setting, rounds_for
 from .runner import Benchmark, Row, add_choices, run
 

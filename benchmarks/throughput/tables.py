@@ -1,12 +1,10 @@
-"""The tables of `benchmarks/results/speed/README.md`, and its plot, from the records."""
+"""Make the tables of `benchmarks/results/speed/README.md`, and its plot, from the records."""
 
-import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from ..common.facts import RESULTS, table
-from ..common.runs import read_rows
+from ..common.records import RESULTS, record_of, table
 from .passes import PEERS, macs_of
 from .runner import Row, rows_of
 
@@ -21,16 +19,13 @@ DRAWN = (
 )
 
 
-def ratios(*columns: Column) -> str:
-    """One line per model, layout and size, one column per title; each has a record and what its rows must have."""
-    lines: dict[tuple[str, ...], dict[str, str]] = {}
-    for title, record, wanted in columns:
-        for row in rows_of("rows", record, **wanted):
-            key = (row["model"], row["peer"], row["memory_format"], row["size"], f"{row['macs_ratio']:.2f}")
-            lines.setdefault(key, {})[title] = _with_middle_half(row, "ratio")
-    titles = list(dict.fromkeys(title for title, _, _ in columns))
-    head = ["model", "against", "layout", "px", "MACs", *titles]
-    return table(head, ([*key, *(cells.get(title) for title in titles)] for key, cells in lines.items()))
+def ratios(record: str, *titles: str) -> str:
+    """Tabulate a record with the middle half of its pairs: one line per model, peer and layout, a column per batch."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for row in rows_of("rows", record):
+        key = (f"`{row['model']}`", f"`{row['peer']}`", row["memory_format"], f"{row['macs_ratio']:.2f}")
+        lines.setdefault(key, []).append(_with_middle_half(row, "ratio"))
+    return table(["model", "against", "layout", "MACs", *titles], ([*key, *cells] for key, cells in lines.items()))
 
 
 def _with_middle_half(row: Row, key: str) -> str:
@@ -42,7 +37,7 @@ def _by_batch(title: str, record: str, **wanted: Any) -> Iterable[Column]:
 
 
 def quick(*columns: Column, layouts: bool = True) -> str:
-    """The ratios alone, in one line per model, and per layout if there are two."""
+    """Tabulate ratios alone, in one line per model, and per layout if there are two."""
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for title, record, wanted in columns:
         for row in rows_of("rows", record, **wanted):
@@ -57,51 +52,36 @@ def quick(*columns: Column, layouts: bool = True) -> str:
 
 
 def sizes() -> str:
-    """How the ratio grows with the image, and what a VT stage that took no time would give."""
+    """Tabulate how the ratio grows with the image, and what a VT stage that took no time would give."""
     free = {(r["model"], r["size"]): r["free"] for r in rows_of("stages", "stages_sizes")}
     free |= {
         (r["model"], 224): r["free"] for r in rows_of("stages", "stages", memory_format="channels_last", batch_size=1)
     }
-    rows = [
-        [
-            r["model"],
-            r["size"],
-            f"{r['macs_ratio']:.2f}",
-            _with_middle_half(r, "ratio"),
-            f"{free[r['model'], r['size']]:.2f}",
-        ]
-        for r in rows_of("rows", "sizes")
-    ]
-    return table(["model", "px", "MACs", "float32, batch 1", "with a VT stage of no time"], rows)
+    rows = []
+    for row in rows_of("rows", "sizes"):
+        (other,) = rows_of("rows", "bfloat16_sizes", model=row["model"], size=row["size"])
+        cells = [f"{row['macs_ratio']:.2f}", _with_middle_half(row, "ratio"), f"{free[row['model'], row['size']]:.2f}"]
+        rows.append([f"`{row['model']}`", row["size"], *cells, _with_middle_half(other, "ratio")])
+    return table(["model", "px", "MACs", "float32", "with a VT stage of no time", "bfloat16"], rows)
 
 
 def bounds() -> str:
-    """Milliseconds of the parts, and the ratios that they allow."""
-    head = ["record", "model", "precision", "layout", "px", "batch", "ResNet", "layer4", "VT stage", "as it is"]
-    head += ["products", "free", "layer4, GMAC/s", "VT stage, GMAC/s", "product, GMAC/s"]
-    keys = ["record", "model", "precision", "memory_format", "size", "batch_size", "resnet_ms", "layer4_ms"]
-    keys += ["vt_stage_ms", "as_it_is", "products", "free"]
-    keys += [f"{part}_gmacs_per_second" for part in ("layer4", "vt_stage", "product")]
-    return table(head, ([row[key] for key in keys] for row in rows_of("stages")))
+    """Tabulate the ratios that the parts allow, of channels_last maps at 224 px."""
+    kinds = ("as_it_is", "products", "free")
+    lines: dict[tuple[str, str], list[str]] = {}
+    for row in rows_of("stages", "stages", "bfloat16_stages", memory_format="channels_last"):  # batch 1, then 16
+        lines.setdefault((f"`{row['model']}`", row["precision"]), []).extend(f"{row[kind]:.2f}" for kind in kinds)
+    titles = [f"{kind.replace('_', ' ')}, batch {size}" for size in (1, 16) for kind in kinds]
+    return table(["model", "precision", *titles], ([*key, *cells] for key, cells in sorted(lines.items(), key=_order)))
+
+
+def _order(line: tuple[tuple[str, ...], Any]) -> tuple[bool, int]:
+    model, precision = line[0]
+    return precision != "float32", list(PEERS).index(model.strip("`"))
 
 
 def memory() -> str:
-    """What a pass allocates at its peak."""
-    head = ["task", "model", "layout", "precision", "px", "batch", "VT-ResNet, MB", "ResNet, MB", "share"]
-    head += ["VT stage keeps, MB", "layer4 keeps, MB"]
-    keys = ["task", "model", "memory_format", "precision", "size", "batch_size", "model_megabytes", "peer_megabytes"]
-    kept = ("vt_stage_keeps_megabytes", "layer4_keeps_megabytes")
-    return table(
-        head,
-        (
-            [*(row[key] for key in keys), f"{row['share']:.3f}", *(row[key] for key in kept)]
-            for row in rows_of("memory")
-        ),
-    )
-
-
-def memory_shares() -> str:
-    """Peak memory over the ResNet's."""
+    """Tabulate peak memory over the ResNet's."""
     shares = {(r["model"], r["task"], r["memory_format"]): f"{r['share']:.2f}" for r in rows_of("memory")}
     columns = [(task, layout) for task in ("inference", "train") for layout in ("contiguous", "channels_last")]
     names = {"inference": "inference", "train": "training step"}
@@ -109,17 +89,26 @@ def memory_shares() -> str:
     return table(head, ([f"`{model}`", *(shares[(model, *column)] for column in columns)] for model in PEERS))
 
 
+def kept() -> str:
+    """Tabulate what the last stages hold for their backward pass."""
+    keys = ("memory_format", "vt_stage_keeps_megabytes", "layer4_keeps_megabytes")
+    rows = [[f"`{row['model']}`", *(row[key] for key in keys)] for row in rows_of("memory", task="train")]
+    return table(["model", "layout", "VT stage, MB", "layer4, MB"], rows)
+
+
 def projector() -> str:
-    """The projector beside torch's fused attention."""
-    head = ["model", "layout", "precision", "px", "batch", "projector, ms", "fused, ms", "fused, times its speed"]
-    keys = ["model", "memory_format", "precision", "size", "batch_size", "projector_ms", "fused_ms"]
-    rows = rows_of("projector")
-    return table(head, ([*(row[key] for key in keys), _with_middle_half(row, "fused_is_faster_by")] for row in rows))
+    """Tabulate the projector beside torch's fused attention."""
+    keys = ("memory_format", "batch_size", "projector_ms", "fused_ms")
+    rows = [
+        [f"`{row['model']}`", *(row[key] for key in keys), _with_middle_half(row, "fused_is_faster_by")]
+        for row in rows_of("projector")
+    ]
+    return table(["model", "layout", "batch", "projector, ms", "fused, ms", "fused, times its speed"], rows)
 
 
 def fpn() -> str:
-    """VT-FPN beside FPN, the neck alone and the whole segmenter."""
-    found = json.loads((RESULTS / "records.json").read_text())["fpn"]
+    """Tabulate VT-FPN beside FPN, the neck alone and the whole segmenter."""
+    found = record_of("records.json", "fpn")
     rows = []
     for name, key in (("neck", "neck"), ("whole network", "whole_network")):
         part = found[key]
@@ -131,7 +120,7 @@ def fpn() -> str:
 
 
 def startup() -> str:
-    """Milliseconds of imports and of `timm.create_model`."""
+    """Tabulate milliseconds of imports and of `timm.create_model`."""
     rows = [
         [
             " ".join(filter(None, (row["what"], row["model"]))),
@@ -144,59 +133,49 @@ def startup() -> str:
     return table(["what", "ms", "times the ResNet's", "middle half"], rows)
 
 
-def records() -> str:
-    """Where the rows come from."""
-    keys = ("record", "commit", "date", "machine", "torch", "timm")
-    rows = ([*(row[key] for key in keys), f"`{row['command']}`"] for row in read_rows(FOLDER / "records.csv"))
-    return table([*keys, "command"], rows)
-
-
-EAGER: list[Column] = [
-    *_by_batch("float32", "eager"),
+EXPORTED = [
+    *_by_batch("compile", "compile"),
+    *_by_batch("AOTInductor", "aot"),
+    *_by_batch("ONNX Runtime", "onnx"),
+]
+MORE: list[Column] = [
     *_by_batch("again", "eager_again"),
     ("huge pages, batch 16", "eager_huge_pages", {}),
     ("batch 64", "eager_batch64", {}),
     *_by_batch("2 threads", "eager_2threads"),
 ]
 BFLOAT16: list[Column] = [
-    *_by_batch("eager", "bfloat16_eager"),
     ("batch 64", "bfloat16_batch64", {}),
     *_by_batch("2 threads", "bfloat16_2threads"),
     *_by_batch("compiled", "bfloat16_compile"),
     ("compiled, batch 1", "bfloat16_compile_34_101", {}),
-    ("training step, batch 16", "bfloat16_train", {}),
-    ("second run, batch 1", "bfloat16_sizes", {}),
+    ("training, batch 16", "bfloat16_train", {}),
 ]
-EXPORTED = [
-    *_by_batch("torch.compile", "compile"),
-    *_by_batch("AOTInductor", "aot"),
-    *_by_batch("ONNX Runtime", "onnx"),
-]
-TRAIN: list[Column] = [("training step, batch 16", "train", {})]
 
 TABLES: dict[str, Callable[[], str]] = {
-    "speed": partial(quick, *_by_batch("AVX2, float32", "eager"), *_by_batch("AVX512, bfloat16", "bfloat16_eager")),
-    "export": partial(quick, *EXPORTED, layouts=False),
-    "training_step": partial(quick, *TRAIN),
-    "memory": memory_shares,
-    "speed_eager": partial(ratios, *EAGER),
-    "speed_exported": partial(ratios, *EXPORTED),
-    "speed_train": partial(ratios, *TRAIN),
-    "speed_sizes": sizes,
-    "speed_bfloat16": partial(ratios, *BFLOAT16),
-    "speed_others": partial(ratios, ("float32, batch 1", "others", {})),
-    "speed_before": partial(ratios, *_by_batch("float32", "before")),
+    "speed": partial(
+        quick,
+        *_by_batch("float32", "eager"),
+        *_by_batch("bfloat16", "bfloat16_eager"),
+    ),
+    "speed_exported": partial(quick, *EXPORTED, layouts=False),
+    "speed_training": partial(quick, ("training step, batch 16", "train", {})),
     "speed_memory": memory,
+    "speed_more": partial(quick, *MORE),
+    "speed_sizes": sizes,
+    "speed_bfloat16": partial(quick, *BFLOAT16),
+    "speed_others": partial(ratios, "others", "float32, batch 1"),
+    "speed_before": partial(ratios, "before", "float32, batch 1", "float32, batch 16"),
+    "speed_kept": kept,
     "speed_bounds": bounds,
     "speed_projector": projector,
     "speed_fpn": fpn,
     "speed_startup": startup,
-    "speed_records": records,
 }
 
 
 def draw() -> None:
-    """Ratio of times against ratio of MACs, and time per image against MACs, of the records that have all models."""
+    """Draw the ratio of times over that of MACs, and time per image over MACs, of the records that have all models."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, 4.0), dpi=150)
@@ -232,7 +211,7 @@ def draw() -> None:
 
 
 def _join(axis: Any, row: Row, colour: str, named: bool) -> None:
-    """A line from a ResNet to its VT-ResNet."""
+    """Draw a line from a ResNet to its VT-ResNet."""
     macs = [macs_of(row[who], 224) for who in ("peer", "model")]
     ms = [1000 / row[f"{who}_images_per_second"] for who in ("peer", "model")]
     axis.plot(macs, ms, color=colour, linewidth=1)

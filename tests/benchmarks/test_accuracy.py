@@ -9,10 +9,10 @@ import timm
 import yaml
 from PIL import Image
 
-from benchmarks.accuracy import plan, tables
+from benchmarks.accuracy import plan, runs, tables
 from benchmarks.accuracy.__main__ import main, train
 from benchmarks.accuracy.tables import is_ahead
-from benchmarks.common import runs
+from benchmarks.common.records import replace_rows
 from vt_timm.recipes import find_recipe
 
 VALUES = {0.4: 70.0, 0.1: 72.0, 0.2: 71.0}
@@ -36,9 +36,9 @@ def record(folder, *experiments, **changes):
         row = dict(name=e.name, model=e.model, options=dict(e.options), seed=e.seed, lr=e.lr, dtype=e.dtype, epochs=6)
         row |= dict(val_top1=VALUES.get(e.lr, 70.0), train_top1=80.0, val_loss=3.0 if e.lr == 0.4 else 1.0, seconds=60)
         row |= dict(base_args="matched_imagenette", settings={})
-        runs.replace_rows(folder / "runs.csv", runs.RUNS, "name", e.name, [{**row, **changes}])
+        replace_rows(folder / "runs.csv", [{**dict.fromkeys(runs.MEASURED), **row, **changes}], name=e.name)
         epochs = [{"name": e.name, "epoch": epoch, "train_loss": 2.0, "seconds": 176.4} for epoch in (0, 1)]
-        runs.replace_rows(folder / "epochs.csv", runs.EPOCHS, "name", e.name, epochs)
+        replace_rows(folder / "epochs.csv", epochs, name=e.name)
 
 
 def test_the_other_seeds_run_at_the_best_rate_of_the_search(folder):

@@ -2,7 +2,6 @@
 themselves: their links lead somewhere, and the first ones stay short and free of loose numbers.
 """
 
-import csv
 import operator
 import re
 import statistics
@@ -14,10 +13,10 @@ import pytest
 from benchmarks import tables
 from benchmarks.accuracy import plan
 from benchmarks.accuracy.plan import best_learning_rates, has_diverged
+from benchmarks.accuracy.runs import accuracy_of, all_runs, arguments_of, epochs_of
 from benchmarks.accuracy.tables import at_best_rate, is_ahead, recorded
-from benchmarks.common.facts import RESULTS, record_of
 from benchmarks.common.paper_tables import IMAGENETTE_LEADERBOARD
-from benchmarks.common.runs import accuracy_of, all_runs, arguments_of, epochs_of, read_rows
+from benchmarks.common.records import RESULTS, read_rows, record_of
 from benchmarks.throughput.passes import PEERS
 from benchmarks.throughput.runner import rows_of
 from vt_timm.segmentation.inference import SCALES
@@ -197,9 +196,8 @@ def test_shipped_weights_have_a_run_and_a_measurement():
 
 def test_fpn_is_ahead_of_vt_fpn_whose_laterals_come_last():
     """Also README's line on segmentation."""
-    with (RESULTS / "segmentation" / "runs.csv").open() as file:
-        rows = {row["run"]: row for row in csv.DictReader(file)}
-    miou = {name: float(row["miou"]) for name, row in rows.items()}
+    rows = {row["run"]: row for row in read_rows(RESULTS / "segmentation" / "runs.csv")}
+    miou = {name: row["miou"] for name, row in rows.items()}
     necks = ("fpn", "vt_fpn", "laterals")
 
     def of(settings, neck):
@@ -226,7 +224,7 @@ def test_fpn_is_ahead_of_vt_fpn_whose_laterals_come_last():
     assert changed == [0.6, -1.9, -1.9] and 0.6 < abs(operator.sub(*of("half_lr2e-3", "vt_fpn"))) < 0.7
     for neck in necks:
         assert miou[f"half_lr5e-4_{neck}_seed42"] < miou[f"half_{neck}_seed42"] < miou[f"half_lr2e-3_{neck}_seed42"]
-    added = {n: miou[n] - float(row["miou_without_tokens"]) for n, row in rows.items() if row["neck"] == "vt_fpn"}
+    added = {n: miou[n] - row["miou_without_tokens"] for n, row in rows.items() if row["neck"] == "vt_fpn"}
     long_ones = [round(added.pop(f"long_{name}vt_fpn_seed42"), 1) for name in ("", "lr2e-3_")]
     assert long_ones == [0.9, 2.0] and round(min(added.values()), 1) == -0.3 and round(max(added.values()), 1) == 2.5
 
@@ -245,42 +243,39 @@ def test_no_model_became_slower_than_before():
 
 
 def test_aotinductor_is_level_in_8_bits_and_ahead_in_more():
-    with (RESULTS / "export.csv").open() as file:
-        ours = [row for row in csv.DictReader(file) if (row["model"], row["size"]) == ("vt_resnet18", "192")]
+    ours = read_rows(RESULTS / "export.csv", model="vt_resnet18", size="192")
     rows = {(row["format"], row["precision"]): row for row in ours}
     assert len({row["machine"] for row in ours}) == 1
     for batch in (1, 16):
-        over = {key: float(row[f"over_peer_batch{batch}"]) for key, row in rows.items()}
-        ms = {key: float(row[f"ms_batch{batch}"]) for key, row in rows.items()}
+        over = {key: row[f"over_peer_batch{batch}"] for key, row in rows.items()}
+        ms = {key: row[f"ms_batch{batch}"] for key, row in rows.items()}
         assert over[".aoti.pt2", "float32"] > 1.05 and over[".aoti.pt2", "bfloat16"] > 1.05
         assert 0.95 < over[".aoti.pt2", "int8"] < 1.05
         assert round(ms[".aoti.pt2", "int8"] / ms[".onnx", "int8"], 1) == {1: 1.1, 16: 0.9}[batch]
-        assert float(rows[".aoti.pt2", "bfloat16"][f"over_float32_batch{batch}"]) > 1.7
+        assert rows[".aoti.pt2", "bfloat16"][f"over_float32_batch{batch}"] > 1.7
         assert ms[".onnx", "float32"] < ms[".aoti.pt2", "float32"]
     for precision in ("bfloat16", "int8"):
         row = rows[".aoti.pt2", precision]
-        assert abs(float(row["top1_model"]) - float(row["top1"])) < 0.15
+        assert abs(row["top1_model"] - row["top1"]) < 0.15
 
 
 def test_an_exported_vt_fpn_is_ahead_of_fpn_in_8_bits_by_less():
-    with (RESULTS / "export.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["model"].startswith("vt_fpn")]
-    over = {precision: [float(r["over_peer_batch1"]) for r in rows if r["precision"] == precision]
+    rows = [row for row in read_rows(RESULTS / "export.csv") if row["model"].startswith("vt_fpn")]
+    over = {precision: [r["over_peer_batch1"] for r in rows if r["precision"] == precision]
             for precision in ("float32", "int8")}  # fmt: skip
     assert all(1.65 < ratio < 1.75 for ratio in over["float32"]) and all(1.15 < r < 1.25 for r in over["int8"])
 
 
 def test_exported_vt_is_ahead_in_8_bits_at_224_px_and_nearly_level_at_192():
-    with (RESULTS / "export.csv").open() as file:
-        ours = [row for row in csv.DictReader(file) if (row["model"], row["format"]) == ("vt_resnet18", ".onnx")]
+    ours = read_rows(RESULTS / "export.csv", model="vt_resnet18", format=".onnx")
     rows = {(row["precision"], row["size"]): row for row in ours}
     for batch in (1, 16):
-        over = {key: float(row[f"over_peer_batch{batch}"]) for key, row in rows.items()}
+        over = {key: row[f"over_peer_batch{batch}"] for key, row in rows.items()}
         assert over["float32", "192"] > 1.1 and over["float32", "224"] > 1.1
         assert round(over["int8", "192"], 2) == {1: 0.97, 16: 1.02}[batch]
         assert round(over["int8", "224"], 2) == {1: 1.02, 16: 1.03}[batch]
-    assert -0.1 < float(rows["int8", "192"]["top1_model"]) - float(rows["int8", "192"]["top1"]) < 0.5
-    faster = [float(rows["int8", size][f"over_float32_batch{batch}"]) for size in ("192", "224") for batch in (1, 16)]
+    assert -0.1 < rows["int8", "192"]["top1_model"] - rows["int8", "192"]["top1"] < 0.5
+    faster = [rows["int8", size][f"over_float32_batch{batch}"] for size in ("192", "224") for batch in (1, 16)]
     assert min(faster) > 2.5
 
 

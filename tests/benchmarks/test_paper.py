@@ -1,15 +1,14 @@
 """The models against the paper's tables."""
 
-import csv
 from pathlib import Path
 
 import pytest
 
 from benchmarks import clustering, complexity, readings
-from benchmarks.common import runs
-from benchmarks.common.facts import record_of
-from benchmarks.common.measure import count, count_stage5
+from benchmarks.accuracy import runs
+from benchmarks.common.counting import count, count_stage5
 from benchmarks.common.paper_tables import FPN_TABLES, TABLE_1, TABLES
+from benchmarks.common.records import read_rows, record_of
 from benchmarks.complexity import ablation_changes, compare
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -130,14 +129,9 @@ def test_recorded_tables_are_what_the_command_prints():
     assert page.startswith(complexity.markdown_page())
     for fact in ("command: python -m benchmarks.complexity --write", "date: ", "'torch': ", "machine: "):
         assert fact in page
-    with (BENCHMARKS / "results" / "complexity.csv").open() as file:
-        rows = [
-            (r["table"], r["row"], r["quantity"], r["paper"], r["ours"]) for r in csv.DictReader(file) if r["table"]
-        ]
+    rows = [row for row in read_rows(BENCHMARKS / "results" / "complexity.csv") if row["table"]]
     expected = [c for table in range(1, 11) for c in compare(table)]
-    assert rows == [
-        tuple("" if v is None else str(v) for v in (c.table, c.row, c.quantity, c.paper, c.ours)) for c in expected
-    ]
+    assert [{key: row[key] for key in complexity.Comparison._fields} for row in rows] == [c._asdict() for c in expected]
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks import pretrained, segmentation
-from benchmarks.common import facts
-from benchmarks.common.facts import RESULTS
-from benchmarks.common.runs import read_rows
-from benchmarks.segmentation_analysis import describe_tokens, scores_at, tokens_cut_off, validation_photos
+from benchmarks import pretrained
+from benchmarks.common import records
+from benchmarks.common.records import RESULTS, read_rows, replace_rows
+from benchmarks.segmentation import runs
+from benchmarks.segmentation.analysis import describe_tokens, scores_at, tokens_cut_off, validation_photos
 from tests.support.samples import fill, write_small
 from vt_timm import create_segmenter
 from vt_timm.segmentation.evaluation import evaluate
@@ -53,20 +53,38 @@ def has_origin(row):
 
 
 def test_every_row_of_speed_has_its_record_and_every_record_its_rows():
-    records = {row["record"] for row in read_rows(RESULTS / "speed" / "records.csv")}
+    origins = {row["record"] for row in read_rows(RESULTS / "speed" / "records.csv")}
     files = [path for path in (RESULTS / "speed").glob("*.csv") if path.stem != "records"]
-    assert {row["record"] for path in files for row in read_rows(path)} == records
+    assert {row["record"] for path in files for row in read_rows(path)} == origins
+
+
+def test_rows_come_back_as_they_were_written_and_others_stay_to_the_letter(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("name,commit,seed,top1\na,1234567,,1.50\nb,0e12345,3,\n")
+    first = {"name": "c", "commit": "89", "seed": 4, "top1": 2.0, "options": {"projector": False}, "at": [1.0, 2.0]}
+    replace_rows(path, [first], name="c")
+    replace_rows(path, [{**first, "top1": None}, {**first, "seed": 5}], name="c")
+    assert path.read_text().splitlines()[:3] == [
+        "name,commit,seed,top1,options,at",
+        "a,1234567,,1.50,,",
+        "b,0e12345,3,,,",
+    ]
+    assert read_rows(path, name="c") == [{**first, "top1": None}, {**first, "seed": 5}]
+    assert read_rows(path)[0] == {**dict.fromkeys(first), "name": "a", "commit": "1234567", "top1": 1.5}
+    assert [type(row["seed"]) for row in read_rows(path)[1:]] == [int, int, int]
+    replace_rows(path, [], name="c")
+    assert [row["name"] for row in read_rows(path)] == ["a", "b"] and read_rows(tmp_path / "none.csv") == []
 
 
 def test_facts_name_the_command_with_huge_pages_and_without_folders(monkeypatch):
-    monkeypatch.setattr(facts.sys, "argv", ["x", "--data", "/disk/data/photos", "--pairs", "3"])
-    monkeypatch.setitem(facts.sys.modules, "__main__", type("module", (), {"__spec__": None}))
+    monkeypatch.setattr(records.sys, "argv", ["x", "--data", "/disk/data/photos", "--pairs", "3"])
+    monkeypatch.setitem(records.sys.modules, "__main__", type("module", (), {"__spec__": None}))
     monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
-    assert facts.facts()["command"] == "python -m x --data DATA/data/photos --pairs 3"
+    assert records.facts()["command"] == "python -m x --data DATA/data/photos --pairs 3"
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
-    assert facts.facts()["command"].startswith("THP_MEM_ALLOC_ENABLE=1 python -m x ")
-    if (Path(facts.__file__).parents[2] / ".git").exists():
-        assert re.fullmatch(r"[0-9a-f]{7,}\+?", facts.facts()["commit"])
+    assert records.facts()["command"].startswith("THP_MEM_ALLOC_ENABLE=1 python -m x ")
+    if (Path(records.__file__).parents[2] / ".git").exists():
+        assert re.fullmatch(r"[0-9a-f]{7,}\+?", records.facts()["commit"])
 
 
 @pytest.mark.parametrize(
@@ -80,7 +98,7 @@ def test_facts_name_the_command_with_huge_pages_and_without_folders(monkeypatch)
     ],
 )
 def test_a_command_keeps_no_folder_of_this_machine(argument, recorded):
-    assert facts._portable(argument) == recorded
+    assert records._portable(argument) == recorded
 
 
 def test_alike_pairs_are_those_that_correlate():
@@ -103,12 +121,12 @@ def test_the_command_measures_every_module(tmp_path, monkeypatch):
         for i in range(3):
             pixels = np.random.default_rng(i).integers(0, 256, (80, 90, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / label / f"{i}.jpg")
-    monkeypatch.setattr(facts, "RESULTS", tmp_path)
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
     monkeypatch.setattr(
         "sys.argv", ["x", str(tmp_path), "--models", "vt_resnet_micro", "--tokens", "--photos", "4", "--write"]
     )
     assert pretrained.main() == 0
-    (row,) = facts.record_of("records.json", "token_diversity")["rows"]
+    (row,) = records.record_of("records.json", "token_diversity")["rows"]
     assert row["photos"] == 4 and len(row["share_of_alike_pairs"]) == 2
     assert all(0 <= share <= 1 for share in row["share_of_alike_pairs"])
 
@@ -156,11 +174,6 @@ def test_tokens_are_cut_off_inside_only(model):
         assert torch.equal(model(image), whole) and not torch.allclose(whole, bare(image))
 
 
-def test_committed_page_is_what_the_rows_give():
-    rows = segmentation.recorded()
-    assert rows and segmentation.PAGE.read_text() == segmentation.page(rows)
-
-
 def test_scores_of_one_view_are_those_of_the_evaluation(tmp_path):
     write_small(tmp_path)
     segmenter = create_segmenter("laterals", "vt_resnet_micro", 2, pretrained_backbone=True, channels=16).eval()
@@ -178,4 +191,4 @@ def test_scores_of_one_view_are_those_of_the_evaluation(tmp_path):
 def test_a_curve_has_every_evaluation(tmp_path):
     lines = ["update,train_loss,lr,miou,pixel_accuracy", "2,0.70001,0.1,10.004,50", "4,0.5,0.01,20.25,60"]
     (tmp_path / "summary.csv").write_text("\n".join(lines))
-    assert segmentation.curve(tmp_path) == [(2, 0.7, 10.0), (4, 0.5, 20.25)]
+    assert runs.curve(tmp_path) == [(2, 0.7, 10.0), (4, 0.5, 20.25)]

@@ -1,13 +1,11 @@
-"""The training runs that the pages quote, as lines of CSV files under `benchmarks/results/accuracy/`.
+"""Keep and read the training runs that the pages quote, as lines of CSV files under `benchmarks/results/accuracy/`.
 
 `runs.csv` has one line per run, `epochs.csv` one per run and epoch, `shipped.csv` one per shipped model. The arguments
 of a run are those of its recipe in `base_args.yaml`, with the run's own columns and its `settings` put over them.
 """
 
-import csv
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import yaml
 
 from vt_timm.publishing.export import read_evaluations
 
-from .facts import RESULTS, line_of_facts, without_folders
+from ..common.records import RESULTS, line_of_facts, read_rows, replace_rows, without_folders
 
 __all__ = [
     "accuracy_of",
@@ -25,45 +23,15 @@ __all__ = [
     "epochs_of",
     "keep_accuracy",
     "keep_run",
-    "read_rows",
-    "replace_rows",
     "run_named",
     "summary_of",
     "training_losses",
 ]
 
 ACCURACY, BASES = RESULTS / "accuracy", "base_args.yaml"
-FACTS = ("date", "commit", "machine", "python", "torch", "timm", "vt_timm")
-RUNS = (
-    *("name", "table", "model", "options", "seed", "lr", "dtype", "base_args", "settings", "epochs"),
-    *("val_top1", "val_loss", "top1_without_average", "train_top1", "top1_at", "diverged", "seconds"),
-    *("runs_at_once", *FACTS),
-)
-EPOCHS = ("name", "epoch", "update", "updates", "train_loss", "seconds", "eval_loss", "eval_top1", "eval_top5", "lr")
-SHIPPED = (
-    *("model", "architecture", "tag", "options", "data", "images", "top1", "top5", "input_size", "crop_pct"),
-    *("interpolation", "command", *FACTS),
-)
 # Arguments of train.py that have a column of their own, or that name the run.
 OWN = ("model", "model_kwargs", "seed", "lr", "experiment")
-WORDS = {
-    *(
-        "name",
-        "table",
-        "model",
-        "dtype",
-        "base_args",
-        "date",
-        "commit",
-        "machine",
-        "python",
-        "torch",
-        "timm",
-        "vt_timm",
-    ),
-    *("record", "peer", "task", "device", "mode", "memory_format", "precision", "command", "architecture", "tag"),
-    *("data", "interpolation", "what", "benchmark"),
-}
+MEASURED = ("val_top1", "val_loss", "top1_without_average", "train_top1", "top1_at", "diverged", "seconds")
 # What train.py prints at the end of an epoch's line: epoch, update, updates, mean loss, mean seconds per update.
 TRAINED = re.compile(
     r"^Train: (\d+) \[ *(\d+)/ *(\d+) .*?Loss: *\S+ \( *([\d.e+]+|nan|inf)\).*?\(([\d.]+)s, ", re.MULTILINE
@@ -71,55 +39,28 @@ TRAINED = re.compile(
 TESTED = re.compile(r"^Test: \[.*?Acc@1: *\S+ \( *([\d.]+)\)", re.MULTILINE)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Lines of a CSV file: numbers and JSON as what they are, empty cells as None. A missing file has no lines."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return [{key: _value(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
-
-
-def _value(key: str, text: str) -> Any:
-    if text == "":
-        return None
-    if text in ("nan", "inf"):
-        return float(text)
-    return text if key in WORDS else json.loads(text)
-
-
-def replace_rows(path: Path, columns: Iterable[str], key: str, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Put rows into a CSV file, in place of those whose column `key` is `name`."""
-    kept = [row for row in read_rows(path) if row[key] != name]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, tuple(columns), lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        for row in [*kept, *rows]:
-            writer.writerow({k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()})
-
-
 def all_runs() -> dict[str, dict[str, Any]]:
-    """Every recorded run by its name."""
+    """Return every recorded run by its name."""
     return {row["name"]: row for row in read_rows(ACCURACY / "runs.csv")}
 
 
 def run_named(name: str) -> dict[str, Any] | None:
-    """The record of a run, None if there is none."""
+    """Return the record of a run, None if there is none."""
     return all_runs().get(name)
 
 
 def epochs_of(name: str) -> list[dict[str, Any]]:
-    """The recorded epochs of a run."""
-    return [row for row in read_rows(ACCURACY / "epochs.csv") if row["name"] == name]
+    """Return the recorded epochs of a run."""
+    return read_rows(ACCURACY / "epochs.csv", name=name)
 
 
 def accuracy_of(name: str) -> dict[str, Any]:
-    """What `benchmarks.pretrained` measured for a shipped model, MODEL.TAG."""
-    return next(row for row in read_rows(ACCURACY / "shipped.csv") if row["model"] == name)
+    """Return what `benchmarks.pretrained` measured for a shipped model, MODEL.TAG."""
+    return read_rows(ACCURACY / "shipped.csv", model=name)[0]
 
 
 def arguments_of(name: str) -> dict[str, Any]:
-    """The arguments of train.py in a recorded run, as its args.yaml had them."""
+    """Return the arguments of train.py in a recorded run, as its args.yaml had them."""
     run = all_runs()[name]
     base = _bases()[run["base_args"]]
     own = {"model": run["model"], "model_kwargs": run["options"], "seed": run["seed"], "lr": run["lr"]}
@@ -127,13 +68,13 @@ def arguments_of(name: str) -> dict[str, Any]:
 
 
 def summary_of(run: Path) -> list[dict[str, float]]:
-    """A run folder's summary.csv: one dictionary per evaluated epoch; none where there is no such file yet."""
+    """Read a run folder's summary.csv: one dictionary per evaluated epoch, none where there is no such file yet."""
     path = run / "summary.csv"
     return read_evaluations(path) if path.is_file() else []
 
 
 def training_losses(log: str) -> list[float]:
-    """Mean training loss of each epoch, from the epoch's last line in train.py's log."""
+    """Return the mean training loss of each epoch, from the epoch's last line in train.py's log."""
     return [row["train_loss"] for row in _trained(log).values()]
 
 
@@ -145,7 +86,7 @@ def keep_run(run: Path, name: str, table: str, log: Path | None, **results: Any)
         name: what to call it; a record of this name is replaced.
         table: the table of the pages that it belongs to.
         log: what train.py printed; it is read once and not kept. None leaves epochs without evaluation out.
-        results: more columns of runs.csv.
+        results: more columns of runs.csv, among them those of `MEASURED` that the folder does not tell.
     """
     args = yaml.safe_load((run / "args.yaml").read_text())
     start = args.get("initial_checkpoint") or ""
@@ -173,6 +114,7 @@ def keep_run(run: Path, name: str, table: str, log: Path | None, **results: Any)
         "base_args": base,
         "settings": settings,
         "epochs": args["epochs"],
+        **dict.fromkeys(MEASURED),
         **evaluated,
         **line_of_facts(),
         **results,
@@ -181,18 +123,18 @@ def keep_run(run: Path, name: str, table: str, log: Path | None, **results: Any)
     for row in summary:
         epochs.setdefault(int(row["epoch"]), {}).update(row, epoch=int(row["epoch"]))
     lines = [{"name": name, **epochs[epoch]} for epoch in sorted(epochs)]
-    replace_rows(ACCURACY / "epochs.csv", EPOCHS, "name", name, lines)
-    replace_rows(ACCURACY / "runs.csv", RUNS, "name", name, [record])
+    replace_rows(ACCURACY / "epochs.csv", lines, name=name)
+    replace_rows(ACCURACY / "runs.csv", [record], name=name)
     return all_runs()[name]
 
 
 def keep_accuracy(record: Mapping[str, Any]) -> None:
     """Keep what `benchmarks.pretrained` measured for a shipped model, in place of what was kept before."""
-    replace_rows(ACCURACY / "shipped.csv", SHIPPED, "model", record["model"], [record])
+    replace_rows(ACCURACY / "shipped.csv", [record], model=record["model"])
 
 
 def _trained(log: str) -> dict[int, dict[str, Any]]:
-    """By epoch: the last logged update, counted from 0, the mean loss up to it, and the seconds of a whole epoch."""
+    """Return by epoch the last logged update, counted from 0, the mean loss up to it, the seconds of a whole epoch."""
     found = {}
     for epoch, update, updates, loss, seconds in TRAINED.findall(log):
         found[int(epoch)] = {
@@ -206,12 +148,12 @@ def _trained(log: str) -> dict[int, dict[str, Any]]:
 
 
 def _bases() -> dict[str, dict[str, Any]]:
-    """The base arguments by recipe."""
+    """Read the base arguments by recipe."""
     return yaml.safe_load((ACCURACY / BASES).read_text()) if (ACCURACY / BASES).is_file() else {}
 
 
 def _base_and_settings(args: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
-    """The recipe's base arguments, and what differs from them.
+    """Return the name of the recipe's base arguments, and what differs from them.
 
     These arguments become the base where there is none, or where the recipe's has arguments of another timm.
     """

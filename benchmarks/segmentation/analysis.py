@@ -1,7 +1,7 @@
-"""What the tokens of a trained VT-FPN do, level by level; and what a segmenter scores that sees photos at more sizes.
+"""Measure what the tokens of a trained segmenter do, level by level, and what more sizes of a photo add.
 
-    python -m benchmarks.segmentation_analysis RUN/best DATA/ccp          # print
-    python -m benchmarks.segmentation_analysis RUN/best DATA/ccp --write  # record in benchmarks/results/records.json
+    python -m benchmarks.segmentation.analysis RUN/best DATA/ccp          # print
+    python -m benchmarks.segmentation.analysis RUN/best DATA/ccp --write  # record in benchmarks/results/records.json
 
 A level's tokens are cut off by leaving its map as the lateral gives it, without what the projector adds. The sizes are
 those of `vt-timm segment --scales`.
@@ -19,19 +19,26 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_pil_image
 
+from vt_timm.recipes import SEGMENTATION, find_recipe
 from vt_timm.segmentation.data import SegmentationDataset, evaluation_transform
 from vt_timm.segmentation.evaluation import Confusion
 from vt_timm.segmentation.inference import SCALES, load_segmenter, segment
 from vt_timm.segmentation.model import LEVELS, Segmenter
+from vt_timm.segmentation.settings import Settings
 
-from .common.facts import keep_record
+from ..common.records import keep_record
 
 PHOTOS = 20  # to describe the softmaxes
 SEEN_AT = ((1.0,), (1.0, 1.4), SCALES)  # one view, what the validation photos like best, and what suits any photo
 
 
+def recipe(changes: dict[str, Any] | None = None) -> Settings:
+    """Return the settings of the recipe `ccp`, with changes."""
+    return Settings.from_yaml(find_recipe("ccp", SEGMENTATION), {"data_dir": "ccp", **(changes or {})})
+
+
 class KeepMap(nn.Module):
-    """In place of a projector: the map as it is."""
+    """The map as it is, in place of a projector's."""
 
     def forward(self, feature_BCHW: Tensor, tokens_BLD: Tensor) -> Tensor:
         return feature_BCHW
@@ -39,7 +46,7 @@ class KeepMap(nn.Module):
 
 @contextlib.contextmanager
 def tokens_cut_off(model: Segmenter, levels: list[int]) -> Iterator[None]:
-    """Inside, the maps of these levels are what the laterals give."""
+    """Leave the maps of these levels as the laterals give them, inside."""
     neck: Any = model.neck
     kept = neck.projectors
     neck.projectors = nn.ModuleList(KeepMap() if i in levels else projector for i, projector in enumerate(kept))
@@ -50,13 +57,13 @@ def tokens_cut_off(model: Segmenter, levels: list[int]) -> Iterator[None]:
 
 
 def validation_photos(model: Segmenter, folder: str, label_options: dict[str, Any]) -> SegmentationDataset:
-    """Clothing Co-Parsing's validation photos as the segmenter sees them."""
+    """Open Clothing Co-Parsing's validation photos as the segmenter sees them."""
     transform = evaluation_transform(model.short_side, **model.normalization)  # type: ignore[arg-type]
     return SegmentationDataset("folder", folder, "val", transform, label_options)
 
 
 def describe_tokens(model: Segmenter, data: SegmentationDataset, photos: int = PHOTOS) -> list[dict[str, float]]:
-    """What each level's softmaxes and update are like, as means over photos.
+    """Describe each level's softmaxes and update, as means over photos.
 
     Returns:
         One row per level: "look" and "read" are the entropies of the tokenizer's softmax over the pixels and of the
@@ -96,7 +103,7 @@ def _hook(module: nn.Module, describe: Any, sums: dict[str, float]) -> Iterator[
 def scores_at(
     model: Segmenter, folder: str, label_options: dict[str, Any], scales: Sequence[float]
 ) -> dict[str, float]:
-    """mIoU and pixel accuracy in percent of what `vt-timm segment --scales` gives for the validation photos."""
+    """Score what `vt-timm segment --scales` gives for the validation photos: mIoU and pixel accuracy in percent."""
     photos = SegmentationDataset("folder", folder, "val", None, label_options)
     confusion = Confusion(model.num_classes)
     for image, mask in photos:  # type: ignore[attr-defined]
@@ -115,7 +122,7 @@ def _read(inputs: tuple[Tensor, ...], attention_NLP: Tensor) -> dict[str, Tensor
 
 
 def _entropy(attention: Tensor, dim: int) -> Tensor:
-    """Mean entropy as a share of that of a flat softmax."""
+    """Return the mean entropy as a share of that of a flat softmax."""
     entropy = -(attention * attention.clamp_min(1e-30).log()).sum(dim)
     return entropy.mean() / math.log(attention.shape[dim])
 
@@ -138,8 +145,6 @@ def main() -> int:
     parser.add_argument("data", help="folder of Clothing Co-Parsing")
     parser.add_argument("--write", action="store_true", help="record in benchmarks/results/records.json")
     args = parser.parse_args()
-    from .segmentation import recipe
-
     model = load_segmenter(args.segmenter)
     options = recipe().label_options()
     levels: list[dict[str, Any]] = []

@@ -1,0 +1,78 @@
+"""Keep the training runs of segmenters that the pages and cards quote, under `benchmarks/results/segmentation/`."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vt_timm.segmentation.evaluation import evaluate
+from vt_timm.segmentation.inference import load_segmenter
+from vt_timm.segmentation.model import LEVELS
+from vt_timm.segmentation.settings import name_of_segmenter
+
+from ..common.records import RESULTS, keep_record, line_of_facts, read_rows, replace_rows, without_folders
+from .analysis import recipe, tokens_cut_off, validation_photos
+
+__all__ = ["RUNS", "curve", "evaluations", "keep_run", "keep_segmenter_run", "record"]
+
+RUNS = RESULTS / "segmentation" / "runs.csv"
+
+
+def evaluations(folder: Path) -> list[dict[str, Any]]:
+    """Read a run folder's summary.csv: one dictionary per evaluation, none where there is no such file yet."""
+    return read_rows(folder / "summary.csv")
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """Read the settings of a run without this machine's folders."""
+    settings = yaml.safe_load((folder / "settings.yaml").read_text())
+    settings["data_dir"] = Path(settings["data_dir"]).name
+    settings["backbone"] = without_folders(settings["backbone"])
+    settings["initial_checkpoint"] = name_of_segmenter(settings.get("initial_checkpoint", ""))
+    return settings
+
+
+def record(name: str, data: str, folder: Path) -> dict[str, Any]:
+    """Return the line of a run: its settings, its last evaluation, which no score picked, and where it comes from."""
+    settings = settings_of(folder)
+    without = None
+    if settings["neck"] == "vt_fpn":
+        model = load_segmenter(folder / "best")
+        with tokens_cut_off(model, list(range(LEVELS))):
+            without = round(evaluate(model, validation_photos(model, data, recipe().label_options()))["miou"], 2)
+    last = evaluations(folder)[-1]
+    return {
+        "run": name,
+        "neck": settings["neck"],
+        "seed": settings["seed"],
+        "updates": int(last["update"]),
+        "crop_size": settings["crop_size"],
+        "miou": round(last["miou"], 2),
+        "pixel_accuracy": round(last["pixel_accuracy"], 2),
+        "miou_without_tokens": without,
+        "settings": {key: value for key, value in settings.items() if key not in ("data_dir", "classes")},
+        "curve": curve(folder),
+        **line_of_facts(),
+    }
+
+
+def curve(folder: Path) -> list[tuple[int, float, float]]:
+    """Return (update, training loss since the point before, mIoU in percent) of every evaluation."""
+    return [(int(row["update"]), round(row["train_loss"], 3), round(row["miou"], 2)) for row in evaluations(folder)]
+
+
+def keep_run(row: dict[str, Any]) -> None:
+    """Keep the line of a run, in place of one that had its name."""
+    replace_rows(RUNS, [row], run=row["run"])
+
+
+def keep_segmenter_run(run: Path, name: str, metrics: dict[str, Any]) -> None:
+    """Keep a run that ships in shipped.json, without this machine's paths.
+
+    Args:
+        run: the output folder of `vt-timm train-segmenter`.
+        name: what to call it.
+        metrics: metrics of the weights that were published.
+    """
+    kept = {**metrics, "settings": settings_of(run), "evaluations": evaluations(run)}
+    keep_record("segmentation/shipped.json", name, kept)
