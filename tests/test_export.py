@@ -337,6 +337,6 @@ def test_the_page_on_deployment_runs_without_torch(exported, photos, tmp_path):
         command = [sys.executable, script, exported, photo]
         printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         model = load(MICRO)
-        top = model.describe(model.run(model.input(model.view(Image.open(photo).convert("RGB"))))).shares
+        top = model(photo).shares
         for line, (name, share) in zip(printed.splitlines(), top.items(), strict=True):
             assert line.endswith(name) and float(line.split()[0]) == pytest.approx(100 * share, abs=0.1)

@@ -10,7 +10,6 @@ from torch import nn
 
 from vt_timm import Segmenter, cli
 from vt_timm.photos.draw import palette
-from vt_timm.pipelines.pipeline import look
 from vt_timm.pipelines.sources import load
 from vt_timm.segmentation import training as segmentation_training
 from vt_timm.segmentation.inference import resized, segment
@@ -119,7 +118,7 @@ def test_the_command_and_the_page_see_a_photo_alike(tmp_path, capsys):
         assert cli.main([*command, str(tmp_path / name), *extra]) == 0, capsys.readouterr().err
         written[name] = torch.from_numpy(np.array(Image.open(tmp_path / name / "photo.png")))
     torch.testing.assert_close(written["one"].long(), segment(model, photo, 96))
-    torch.testing.assert_close(written["all"].long(), look(load(str(tmp_path / "model")), photo).answer.labels)
+    torch.testing.assert_close(written["all"].long(), load(str(tmp_path / "model")).attention(photo).answer.labels)
     assert (written["one"] != written["all"]).any()
 
 

@@ -1,5 +1,6 @@
 """The one reader of images: which files are pictures, and how the commands and the training of segmenters read them."""
 
+import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,16 @@ from PIL import Image, ImageOps
 
 from .errors import UserError
 
-__all__ = ["ImageError", "exif_upright", "find_images", "is_picture", "read_channels", "read_image", "sample_photo"]
+__all__ = [
+    "ImageError",
+    "exif_upright",
+    "find_images",
+    "is_picture",
+    "read_channels",
+    "read_image",
+    "sample_photo",
+    "to_image",
+]
 
 SAMPLE = "sample"  # in place of a file: a photo that an installed library ships
 SAMPLES = {  # package, file, and what the package is called to pip
@@ -81,7 +91,7 @@ def _pictures_below(folder: Path) -> Iterator[Path]:
         yield from (path for name in files if is_picture(path := Path(place, name)))
 
 
-def sample_photo(name: str) -> Path:
+def sample_photo(name: str = "photo") -> Path:
     """A photo that an installed library ships.
 
     Args:
@@ -122,6 +132,30 @@ def read_image(path: Path, max_side: int | None = None, channels: int = 3) -> Im
         return _converted(_eight_bits(exif_upright(image)), MODES[channels])
 
 
+def to_image(photo: str | Path | bytes | Image.Image | np.ndarray, channels: int = 3) -> Image.Image:
+    """A photo in whatever form one has it, as `read_image` gives it.
+
+    Args:
+        photo: a file's name, its bytes, a PIL image, or an array (H, W) or (H, W, channels).
+        channels: as for `read_image`.
+
+    Raises:
+        ImageError: as `read_image`, and for an array of another shape.
+    """
+    if isinstance(photo, np.ndarray):
+        try:
+            values = _checked(photo, channels)
+        except ValueError as error:
+            raise ImageError(f"cannot read this array ({error})") from error
+        return Image.fromarray(values.squeeze(-1) if channels == 1 else values, MODES[channels])
+    if isinstance(photo, Image.Image):
+        return _converted(_eight_bits(exif_upright(photo)), MODES[channels])
+    if isinstance(photo, bytes):
+        with _opened(io.BytesIO(photo), "these bytes") as image:
+            return _converted(_eight_bits(exif_upright(image)), MODES[channels])
+    return read_image(Path(photo), channels=channels)
+
+
 def read_channels(path: Path, channels: int) -> np.ndarray:
     """The pixels of an image, (H, W, channels) of 8 bits, for any number of channels.
 
@@ -144,14 +178,14 @@ def read_channels(path: Path, channels: int) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path | io.BytesIO, name: object = None) -> Iterator[Image.Image]:
     """The file, opened; whatever Pillow raises on reading it becomes one line."""
     try:
         with Image.open(path) as image:
             yield image
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise ImageError(f"{path}: cannot read this image ({reason})") from error
+        raise ImageError(f"{name or path}: cannot read this image ({reason})") from error
 
 
 def exif_upright(image: Image.Image) -> Image.Image:

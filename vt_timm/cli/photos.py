@@ -2,19 +2,18 @@
 
 import argparse
 import errno
-import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CommandError
-from .shared import OK, Photos, add_model, check_drawing, command, load_model, positive, write
+from .shared import OK, Photos, add_model, check_drawing, command, load_model, positive, print_json, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..pipelines.pipeline import Look, Pipeline
+    from ..pipelines.answers import Look
 
 __all__ = ["add_commands"]
 
@@ -96,38 +95,15 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
 
 
 def classify(args: argparse.Namespace) -> int:
-    """Print the top classes of every image."""
-    photos = Photos(args.paths, load_model(args))
-    results: list[dict[str, Any]] = []
-    waiting: list[tuple[Path, Any]] = []
-    for path, photo in photos:
-        waiting.append((path, photos.model.input(photos.model.view(photo))))
-        if len(waiting) == args.batch_size:
-            results += _classified(photos.model, waiting, args.topk)
-            waiting = []
-    results += _classified(photos.model, waiting, args.topk)
+    """Print the top classes of every image, each as soon as it is known."""
+    photos = Photos(args.paths, load_model(args, "classifier"))
+    answers = photos.answers(topk=args.topk, batch_size=args.batch_size)
     if args.json:
-        print(json.dumps(results, indent=2))
+        print_json({"image": str(path), **answer.to_dict()} for path, answer in answers)
     else:
-        for result in results:
-            print(result["image"])
-            for top in result["top"]:
-                print(f"  {100 * top['probability']:5.1f} %  {top['class']}")
+        for path, answer in answers:
+            print(f"{path}\n{answer}", flush=True)
     return photos.status
-
-
-def _classified(model: "Pipeline", waiting: list[tuple[Path, Any]], topk: int) -> list[dict[str, Any]]:
-    import torch
-
-    if not waiting:
-        return []
-    output = model.run(torch.cat([batch for _, batch in waiting]))
-    if output.ndim != 2:
-        raise CommandError("this model is a segmenter: `vt-timm segment` colours photos with it")
-    from ..pipelines.classification import top_classes
-
-    tops = top_classes(output, model.class_names, topk)  # type: ignore[attr-defined]
-    return [{"image": str(path), "top": top} for (path, _), top in zip(waiting, tops, strict=True)]
 
 
 def attention(args: argparse.Namespace) -> int:
@@ -159,11 +135,9 @@ def attention(args: argparse.Namespace) -> int:
 
 
 def _looks(photos: Photos, args: argparse.Namespace) -> Iterator["Look"]:
-    from ..pipelines.pipeline import look
-
     for _, photo in photos:
         try:
-            found = look(photos.model, photo, args.of)
+            found = photos.model.attention(photo, args.of)
         except ValueError as error:
             raise CommandError(str(error)) from error
         if args.module > len(found.maps):

@@ -2,15 +2,14 @@
 
 import argparse
 import json
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import CommandError, first_line
 from ..files import identity, whole_file
-from .shared import Photos, add_model, command, load_model, make_folder, names_in, positive, targets, write
-
-if TYPE_CHECKING:
-    from ..pipelines.pipeline import Pipeline
+from .shared import Photos, add_model, command, load_model, make_folder, names_in, positive, print_json, targets, write
 
 __all__ = ["add_commands"]
 
@@ -86,39 +85,33 @@ def _add_train_segmenter(commands: argparse._SubParsersAction) -> None:
 
 
 def segment_photos(args: argparse.Namespace) -> int:
-    """Photos in the colours of their classes, with a legend; labels and shares where asked for."""
+    """Draw photos in the colours of their classes, with a legend; write labels and shares where asked for."""
     if not (args.output or args.save_labels or args.json):
         raise CommandError("nothing to write: name a picture or a folder with -o, or say --save-labels or --json")
     if args.window and args.scales:
         raise CommandError("--scales: a window sees the photo at its own size; leave --window or --scales out")
-    photos = Photos(args.paths, _segmenter(args))
+    args.model = args.model or _shipped_segmenter()
+    photos = Photos(args.paths, load_model(args, "segmenter"))
     pictures = targets(photos.paths, args.output)
     labels_of: dict[Path, Path] = {}
     if args.save_labels:
         make_folder(args.save_labels)
         labels_of = names_in(args.save_labels, photos.paths)
         _check_two_places(pictures, labels_of)
-    shares = []
-    from ..segmentation.inference import SCALES, segment
 
-    model: Any = photos.model.module
-    short_side, scales = args.short_side or model.short_side, args.scales or SCALES
-    for path, photo in photos:
-        try:
-            labels = segment(model, photo, short_side, args.max_long_side, args.window, scales)
-        except ValueError as error:
-            raise CommandError(str(error)) from error
-        counts = labels.flatten().bincount(minlength=len(model.class_names)) / labels.numel()
-        shares.append({"image": str(path), "shares": dict(zip(model.class_names, counts.tolist(), strict=True))})
-        if args.save_labels:
-            _save_labels(labels_of[path], labels, len(model.class_names))
-        if args.output:
-            from ..photos.draw import draw_segmentation
+    def written() -> Iterator[dict[str, Any]]:
+        sizes = dict(short_side=args.short_side, max_long_side=args.max_long_side, window=args.window)
+        for path, answer in photos.answers(scales=args.scales, **sizes):
+            if args.save_labels:
+                _save_labels(labels_of[path], answer.labels, len(answer.class_names))
+            if args.output:
+                write(iter([answer.draw(args.layout == "beside")]), str(pictures[path]), quiet=args.json)
+            yield {"image": str(path), **answer.to_dict()}
 
-            figure = draw_segmentation(photo, labels, model.class_names, args.layout == "beside")
-            write(iter([figure]), str(pictures[path]), quiet=args.json)
     if args.json:
-        print(json.dumps(shares, indent=2))
+        print_json(written())
+    else:
+        deque(written(), maxlen=0)
     return photos.status
 
 
@@ -129,21 +122,13 @@ def _check_two_places(pictures: dict[Path, Path], labels_of: dict[Path, Path]) -
         raise CommandError(f"{min(both)}: -o and --save-labels would both write it; give each a folder of its own")
 
 
-def _segmenter(args: argparse.Namespace) -> "Pipeline":
+def _shipped_segmenter() -> str:
     from ..weights.published import published_segmenters
 
-    if args.model is None:
-        shipped = list(published_segmenters())
-        if not shipped:
-            raise CommandError("no segmenter ships with this installation: name one with --model")
-        args.model = shipped[0]
-    model = load_model(args)
-    if model.place != "level":
-        raise CommandError(
-            f"{args.model} is a classifier: name a segmenter, or leave --model out for the one that ships; `vt-timm "
-            "classify` is for classifiers"
-        )
-    return model
+    shipped = list(published_segmenters())
+    if not shipped:
+        raise CommandError("no segmenter ships with this installation: name one with --model")
+    return shipped[0]
 
 
 def _save_labels(path: Path, labels: Any, num_classes: int) -> None:

@@ -1,10 +1,15 @@
 """What several commands share: options and the kinds of values that they take, photos in, and pictures out."""
 
 import argparse
+import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import util
+from itertools import islice
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CommandError, first_line
@@ -27,6 +32,7 @@ __all__ = [
     "make_folder",
     "names_in",
     "positive",
+    "print_json",
     "targets",
     "write",
 ]
@@ -72,6 +78,8 @@ positive.__name__ = "positive number"  # argparse prints it: "invalid positive n
 
 
 OK, SOME_SKIPPED = 0, 1  # exit status
+COMMANDS = {"classifier": "`vt-timm classify` names what is on photos", "segmenter": "`vt-timm segment` colours photos"}
+AHEAD = 32  # photos that are read before they are asked for
 
 
 class Photos:
@@ -85,18 +93,15 @@ class Photos:
     def __iter__(self) -> Iterator[tuple[Path, Any]]:
         from tqdm import tqdm
 
-        from ..images import ImageError, read_image
-        from ..pipelines.pipeline import read_mode
+        from ..images import ImageError
 
-        channels = read_mode(self.model)
         read = 0
-        for path in tqdm(self.paths, unit="photo", disable=None if len(self.paths) > 1 else True, leave=False):
-            try:
-                photo = read_image(path, channels=channels)
-            except ImageError as error:
+        progress = tqdm(self.paths, unit="photo", disable=None if len(self.paths) > 1 else True, leave=False)
+        for path, photo in ahead(self._read, progress):
+            if isinstance(photo, ImageError):
                 if len(self.paths) == 1:
-                    raise
-                tqdm.write(f"vt-timm: skipped {error}", file=sys.stderr)
+                    raise photo
+                tqdm.write(f"vt-timm: skipped {photo}", file=sys.stderr)
                 self.skipped += 1
                 continue
             read += 1
@@ -104,15 +109,76 @@ class Photos:
         if not read:
             raise CommandError("none of the images could be read")
 
+    def _read(self, path: Path) -> tuple[Path, Any]:
+        from ..images import ImageError
+
+        try:
+            return path, self.model.read(path)
+        except ImageError as error:
+            return path, error
+
+    def answers(self, **options: Any) -> Iterator[tuple[Path, Any]]:
+        """Yield each photo's path and the model's answer, as soon as it is known; the next photos are read meanwhile.
+
+        Raises:
+            CommandError: for options that the model refuses.
+        """
+        paths: deque[Path] = deque()
+
+        def photos() -> Iterator[Any]:
+            for path, photo in self:
+                paths.append(path)
+                yield photo
+
+        try:
+            for answer in self.model.answers(photos(), **options):
+                yield paths.popleft(), answer
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+
     @property
     def status(self) -> int:
         return SOME_SKIPPED if self.skipped else OK
 
 
-def load_model(args: argparse.Namespace) -> "Pipeline":
+def ahead(work: Callable[[Any], Any], items: Iterable[Any], number: int = AHEAD) -> Iterator[Any]:
+    """Yield `work(item)` of each item in order, done on another thread for a few items before they are asked for."""
+    items = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(work, item) for item in islice(items, number))
+        while waiting:
+            done = waiting.popleft().result()
+            waiting.extend(pool.submit(work, item) for item in islice(items, 1))
+            yield done
+
+
+def print_json(entries: Iterable[dict[str, Any]]) -> None:
+    """Print a list as JSON, each entry as soon as it is known; the list is closed whatever happens."""
+    before = "[\n"
+    try:
+        for entry in entries:
+            print(before + indent(json.dumps(entry, indent=2), "  "), end="", flush=True)
+            before = ",\n"
+    finally:
+        print("[]" if before.startswith("[") else "\n]", flush=True)
+
+
+def load_model(args: argparse.Namespace, kind: str | None = None) -> "Pipeline":
+    """Load the model that a command was told.
+
+    Raises:
+        UserError: in one line, if it cannot be loaded, or is of another kind than the command's.
+    """
     from ..pipelines.sources import load
 
-    return load(args.model, args.device)
+    model = load(args.model, args.device)
+    if kind and model.kind != kind:
+        command = {
+            "classifier": "`vt-timm classify` names what is on photos",
+            "segmenter": "`vt-timm segment` colours photos",
+        }
+        raise CommandError(f"{args.model} is a {model.kind}, and not a {kind}: {command[model.kind]} with it")
+    return model
 
 
 def check_drawing(output: str, photos: Iterable[Path] = (), pages: int = 1) -> None:

@@ -12,7 +12,8 @@ from torch.nn.functional import interpolate
 from ..errors import UserError
 from ..images import MODES, ImageError, read_image
 from ..photos.draw import overlay, paint_segmentation
-from ..pipelines.pipeline import Look, Pipeline, look, read_mode
+from ..pipelines.answers import Look
+from ..pipelines.pipeline import Pipeline, read_mode
 
 __all__ = ["KINDS", "NOT_A_PICTURE", "Session", "open_photo"]
 
@@ -138,13 +139,8 @@ class Session:
 
 def _look(model: Pipeline, photo: Image.Image, kind: str) -> Look:
     """A look without maps if the model has no such attention to show."""
-    photo = photo.convert(MODES[read_mode(model)])
     with _one_at_a_time:
-        try:
-            found = look(model, photo, kind)
-        except ValueError:
-            output = model.run(model.input(model.view(photo)))
-            found = Look(model.display(photo), model.answer(photo, output), [], 0)
+        found = model.look(photo, kind)
     found.view.thumbnail((LARGE, LARGE))
     return found
 

@@ -25,6 +25,7 @@ __all__ = [
     "OPACITY",
     "SLIDE",
     "draw_attention",
+    "draw_classification",
     "draw_segmentation",
     "overlay",
     "paint_segmentation",
@@ -188,6 +189,33 @@ def draw_segmentation(
     right = (width - legend) / width
     figure.legend(handles=patches, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=8, frameon=False)
     figure.subplots_adjust(left=0, right=right, top=1, bottom=0, wspace=0.02)
+    return figure
+
+
+def draw_classification(photo: Image.Image, top: list[tuple[str, float]]) -> "Figure":
+    """The photo, and beside it a bar for the probability of each of the most probable classes.
+
+    Args:
+        photo: as it was read.
+        top: names and probabilities, the largest first.
+    """
+    from matplotlib.figure import Figure
+
+    height, bars = 3.0, 3.2  # inches: of the photo, and of the bars' width
+    photo = photo.convert("RGB")
+    photo.thumbnail((max(int(DPI * height), 1),) * 2)
+    width = max(height * photo.width / photo.height, 1.0)
+    figure = Figure(figsize=(width + bars, height), dpi=DPI)
+    left, right = figure.subplots(1, 2, gridspec_kw=dict(width_ratios=(width, bars)))
+    left.axis("off")
+    left.imshow(photo)
+    shares = [share for _, share in top]
+    right.barh(range(len(top)), shares, color="tab:blue")
+    for row, (name, share) in enumerate(top):
+        right.text(0.02, row - 0.42, f"{name}  {100 * share:.0f} %", fontsize=8, va="bottom", parse_math=False)
+    right.set(xlim=(0, 1), ylim=(len(top) - 0.4, -0.8))
+    right.axis("off")
+    figure.subplots_adjust(left=0, right=0.98, top=1, bottom=0, wspace=0.08)
     return figure
 
 

@@ -1,6 +1,6 @@
 """Classifiers of photos."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,8 @@ from PIL import Image
 from timm.data import CustomDatasetInfo, ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 from torch import Tensor, nn
 
-from .pipeline import DISPLAY_SCALE, Answer, Pipeline
+from .answers import Classification
+from .pipeline import BATCH, DISPLAY_SCALE, Photo, Pipeline, batched
 
 __all__ = ["ClassificationPipeline", "ClassifierInFile", "class_names", "top_classes"]
 
@@ -18,8 +19,8 @@ TOP = 5
 class ClassificationPipeline(Pipeline):
     """Any classifier of timm's: its own size, crop, interpolation, colours and class names."""
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module)
+    def __init__(self, module: nn.Module, name: str = "") -> None:
+        super().__init__(module, name)
         config = resolve_data_config({}, model=module, use_test_size=True)
         self.config = {**config, "mean": self._per_channel(config["mean"]), "std": self._per_channel(config["std"])}
         *self.geometry, self.to_tensor, self.normalize = create_transform(**self.config).transforms
@@ -40,10 +41,26 @@ class ClassificationPipeline(Pipeline):
     def input(self, view: Image.Image) -> Tensor:
         return self.normalize(self.to_tensor(view)).unsqueeze(0)
 
-    def describe(self, output: Tensor) -> Answer:
-        (top,) = top_classes(output, self.class_names, TOP)
-        caption = "{} {:.0f} %".format(top[0]["class"], 100 * top[0]["probability"])
-        return Answer(caption, {one["class"]: one["probability"] for one in top}, class_names=self.class_names)
+    def answers(self, photos: Iterable[Photo], topk: int = TOP, batch_size: int = BATCH) -> Iterator[Classification]:
+        """Yield the answer for one photo after the other.
+
+        Args:
+            photos: as for a call.
+            topk: how many classes an answer names.
+            batch_size: how many photos the network sees at a time.
+        """
+        for images in batched(map(self.read, photos), batch_size):
+            output = self.run(torch.cat([self.input(self.view(image)) for image in images]))
+            for image, logits_K in zip(images, output, strict=True):
+                yield self.describe(image, logits_K[None], topk)
+
+    def describe(self, photo: Image.Image, output: Tensor, topk: int = TOP) -> Classification:
+        names = self.class_names
+        (ranked,) = top_classes(output, names, max(len(names), 2))
+        scores = {one["class"]: one["probability"] for one in reversed(ranked)}  # of two classes of a name the larger
+        scores = dict(sorted(scores.items(), key=lambda item: -item[1]))
+        top = ranked[:topk]
+        return Classification(photo, names, {one["class"]: one["probability"] for one in top}, top, scores)
 
 
 class ClassifierInFile(ClassificationPipeline):

@@ -1,85 +1,166 @@
-"""A trained model as the commands and the page use it: a photo in, an answer out, and where its attention is.
-
-model = sources.load("vt_resnet18")                  # or a segmenter's folder, local-dir:, hf-hub:, a training run
-output = model.run(model.input(model.view(photo)))   # of the photo as the network sees it
-answer = model.answer(photo, output)
-found = look(model, photo)                           # the answer, and one map per token and VT module
-"""
+"""A trained model as one uses it on photos: a photo in, an answer out, and where its attention is."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from ..attention_maps import record_attention
 from ..errors import CommandError
-from ..images import MODES
+from ..images import MODES, to_image
+from .answers import Answer, Look
 
-__all__ = ["DISPLAY_SCALE", "Answer", "Look", "Pipeline", "look", "read_mode"]
+__all__ = ["BATCH", "DISPLAY_SCALE", "Photo", "Pipeline", "batched", "read_mode"]
 
 DISPLAY_SCALE = 3  # pixels of a picture to draw on, for each pixel that the network sees
+BATCH = 16
 
-
-@dataclass
-class Answer:
-    """What a model says of a photo."""
-
-    caption: str
-    shares: dict[str, float]  # the probability of the top classes, or each class's share of the picture
-    labels: Tensor | None = None  # a segmenter's, (height, width), whatever the size
-    class_names: list[str] = field(default_factory=list)
+Photo = str | Path | bytes | Image.Image | np.ndarray
 
 
 class Pipeline(ABC):
-    """What every model does with a photo."""
+    """A trained model with all that stands between a photo and an answer.
 
+    `vt_timm.load` makes it. `ClassificationPipeline` and `SegmentationPipeline` are the two kinds; nobody else has to
+    know which one a model is.
+
+    Args:
+        module: the network, in eval mode.
+        name: the name that it was loaded by.
+    """
+
+    kind = "classifier"
     place = "VT module"  # what one of its attention maps belongs to
     sample = "photo"  # which of `images.SAMPLES` suits it
     class_names: list[str]
-    keeps_attention = True  # whether its attention can be recorded
+    keeps_attention = True  # False for an ONNX file
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, name: str = "") -> None:
         self.module = module
+        self.name = name
         self.device = next(module.parameters()).device
+
+    @overload
+    def __call__(self, photo: Photo, **options: Any) -> Answer: ...
+    @overload
+    def __call__(self, photo: Sequence[Photo], **options: Any) -> list[Answer]: ...
+    def __call__(self, photo: Photo | Sequence[Photo], **options: Any) -> Answer | list[Answer]:
+        """Answer for a photo, or for each of several.
+
+        Args:
+            photo: a file's name, its bytes, a PIL image, or an array (H, W) or (H, W, channels); or a list of them.
+            options: those of `answers`.
+
+        Raises:
+            UserError: in one line, for a photo that cannot be read.
+        """
+        if isinstance(photo, (str, Path, bytes, Image.Image, np.ndarray)):
+            return next(self.answers([photo], **options))
+        return list(self.answers(photo, **options))
+
+    @abstractmethod
+    def answers(self, photos: Iterable[Photo], **options: Any) -> Iterator[Answer]:
+        """Yield the answer for one photo after the other, as soon as it is known."""
 
     @property
     def channels(self) -> int:
         """The number of channels of the images that it takes."""
         return int(getattr(self.module, "in_chans", 3))
 
+    def read(self, photo: Photo) -> Image.Image:
+        """Return a photo in the channels that the network takes, the right way up.
+
+        Raises:
+            UserError: in one line, for a photo that cannot be read.
+        """
+        return to_image(photo, read_mode(self))
+
     @abstractmethod
     def view(self, photo: Image.Image) -> Image.Image:
-        """The part of the photo that the network sees, at the size at which it does."""
+        """Return the part of the photo that the network sees, at the size at which it does."""
 
     @abstractmethod
     def display(self, photo: Image.Image) -> Image.Image:
-        """The same part with more pixels, to draw on."""
+        """Return the same part with more pixels, to draw on."""
 
     @abstractmethod
     def input(self, view: Image.Image) -> Tensor:
-        """A view as a normalised batch of one, (1, channels, H, W)."""
+        """Return a view as a normalised batch of one, (1, channels, H, W)."""
 
     def run(self, batch: Tensor) -> Tensor:
+        """Return the network's output for a batch of inputs, in float32 on the CPU."""
         with torch.inference_mode():
             return self.module(batch.to(self.device)).float().cpu()
 
     @abstractmethod
-    def describe(self, output: Tensor) -> Answer:
-        """The answer for one image, from the network's output (1, ...)."""
-
-    def answer(self, photo: Image.Image, output: Tensor) -> Answer:
-        """The answer for a photo, from the network's output for its view."""
-        return self.describe(output)
+    def describe(self, photo: Image.Image, output: Tensor) -> Answer:
+        """Return the answer for a photo, given the network's output (1, ...) for its view."""
 
     def attention_modules(self) -> nn.Module:
-        """The part of the network whose attention is looked at, for `record_attention`."""
+        """Return the part of the network whose attention is looked at, for `record_attention`."""
         return self.module
+
+    def attention(self, photo: Photo, of: str = "tokenizer") -> Look:
+        """Look at a photo and keep where the tokens look (Figures 5 and 7).
+
+        Args:
+            photo: as for a call.
+            of: "tokenizer" or "projector", as in `record_attention`.
+
+        Raises:
+            UserError: in one line, for a photo that cannot be read.
+            ValueError: if the model has no such attention.
+        """
+        if not self.keeps_attention:
+            raise ValueError("an ONNX file keeps no attention: name the model that it was exported from")
+        image = self.read(photo)
+        modules = self.attention_modules()
+        with record_attention(modules) as all_maps, record_attention(modules, of) as maps:
+            output = self.run(self.input(self.view(image)))
+        maps = [attention[0].float().cpu() for attention in maps]
+        return Look(self.display(image), self.describe(image, output), maps, len(all_maps))
+
+    def look(self, photo: Photo, of: str = "tokenizer") -> Look:
+        """As `attention`; of a model that has no such attention the look has no maps."""
+        try:
+            return self.attention(photo, of)
+        except ValueError:
+            image = self.read(photo)
+            return Look(self.display(image), self(image), [], 0)
+
+    def export(self, path: str | Path, **options: Any) -> Any:
+        """Write the model to one file that carries what it needs: .onnx, .pt2 or .aoti.pt2.
+
+        Args:
+            path: the file; its ending says the kind.
+            options: those of `vt_timm.export.export.Options`, such as int8=True and calibrate="PHOTOS".
+
+        Returns:
+            The file's size, and how far its answers are from the model's.
+
+        Raises:
+            UserError: in one line, if it cannot be exported, or answers differently.
+        """
+        from ..export.export import Options, export
+
+        return export(self, self.name, Path(path), Options(**options))
+
+
+def batched(photos: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Yield lists of as many as that, the last one shorter."""
+    photos = iter(photos)
+    while batch := list(islice(photos, size)):
+        yield batch
 
 
 def read_mode(model: Pipeline) -> int:
-    """The number of channels to read a photo with.
+    """Return the number of channels to read a photo with.
 
     Raises:
         CommandError: for a number that Pillow has no mode for.
@@ -89,42 +170,3 @@ def read_mode(model: Pipeline) -> int:
             f"the model takes {model.channels} channels: the commands read photos of 1, 3 or 4, so use it in Python"
         )
     return model.channels
-
-
-@dataclass
-class Look:
-    """A photo as a model saw it, at a size to draw on, the model's answer, and one map (L, H, W) per VT module."""
-
-    view: Image.Image
-    answer: Answer
-    maps: list[Tensor]
-    modules: int  # VT modules that the model has; the last of a classifier has a tokenizer and no projector
-
-    def class_at(self, x: float, y: float) -> str | None:
-        """What a segmenter sees at a place, given in shares of width and height; None for a classifier."""
-        labels = self.answer.labels
-        if labels is None:
-            return None
-        height, width = labels.shape
-        label = int(labels[min(int(y * height), height - 1), min(int(x * width), width - 1)])
-        return self.answer.class_names[label]
-
-
-def look(model: Pipeline, photo: Image.Image, of: str = "tokenizer") -> Look:
-    """Run a model on a photo and keep its attention.
-
-    Args:
-        model: a model with VT modules.
-        photo: as `images.read_image` gives it.
-        of: "tokenizer" or "projector", as in `record_attention`.
-
-    Raises:
-        ValueError: if the model has no such attention.
-    """
-    if not model.keeps_attention:
-        raise ValueError("an ONNX file keeps no attention: name the model that it was exported from")
-    modules = model.attention_modules()
-    with record_attention(modules) as all_maps, record_attention(modules, of) as maps:
-        output = model.run(model.input(model.view(photo)))
-    maps = [attention[0].float().cpu() for attention in maps]
-    return Look(model.display(photo), model.answer(photo, output), maps, len(all_maps))

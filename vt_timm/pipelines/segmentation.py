@@ -1,13 +1,16 @@
 """Segmenters of photos."""
 
+from collections.abc import Iterable, Iterator, Sequence
+
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
-from ..segmentation.inference import SCALES, network_input, resized, segment
+from ..segmentation.inference import MAX_LONG_SIDE, SCALES, network_input, resized, segment
 from ..segmentation.model import Segmenter
+from .answers import Segmentation
 from .onnx_file import OnnxFile
-from .pipeline import DISPLAY_SCALE, Answer, Pipeline
+from .pipeline import DISPLAY_SCALE, Photo, Pipeline
 
 __all__ = ["SegmentationPipeline", "SegmenterInFile"]
 
@@ -17,12 +20,13 @@ SHARE_SHOWN = 0.001  # a class that covers a smaller share of a photo is not nam
 class SegmentationPipeline(Pipeline):
     """A segmenter; its own attention is that of its neck, although its backbone may have VT modules too."""
 
+    kind = "segmenter"
     place = "level"
     sample = "person"
     module: Segmenter | OnnxFile
 
-    def __init__(self, module: Segmenter | OnnxFile) -> None:
-        super().__init__(module)
+    def __init__(self, module: Segmenter | OnnxFile, name: str = "") -> None:
+        super().__init__(module, name)
         self.class_names = module.class_names
 
     def view(self, photo: Image.Image) -> Image.Image:
@@ -35,19 +39,47 @@ class SegmentationPipeline(Pipeline):
     def input(self, view: Image.Image) -> Tensor:
         return network_input(self.module, view)  # type: ignore[arg-type]
 
-    def describe(self, output: Tensor) -> Answer:
-        return self._described(output.argmax(dim=1)[0])
+    def answers(
+        self,
+        photos: Iterable[Photo],
+        short_side: int | Sequence[int] | None = None,
+        scales: Sequence[float] | None = None,
+        max_long_side: int = MAX_LONG_SIDE,
+        window: int | None = None,
+    ) -> Iterator[Segmentation]:
+        """Yield the answer for one photo after the other, its labels at the photo's own size.
 
-    def answer(self, photo: Image.Image, output: Tensor) -> Answer:
-        """As `vt-timm segment` labels the photo: the network sees it at other sizes too, not only as its view."""
-        labels = segment(self.module, photo, self.module.short_side, scales=SCALES)  # type: ignore[arg-type]
-        return self._described(labels)
+        Args:
+            photos: as for a call.
+            short_side, max_long_side: sides of what the network sees, in pixels; None for those of its evaluation.
+            scales: sizes at which it sees the photo, times the short side; None for `segmentation.inference.SCALES`.
+            window: side of a window that moves over the photo at its own size instead.
 
-    def _described(self, labels: Tensor) -> Answer:
+        Raises:
+            ValueError: for sizes that cannot be.
+        """
+        if window and scales:
+            raise ValueError("scales: a window sees the photo at its own size; leave window or scales out")
+        for photo in map(self.read, photos):
+            labels = segment(
+                self.module,  # type: ignore[arg-type]
+                photo,
+                short_side or self.module.short_side,
+                max_long_side,
+                window,
+                scales or SCALES,
+            )
+            yield self._described(photo, labels)
+
+    def describe(self, photo: Image.Image, output: Tensor) -> Segmentation:
+        """Label the photo as a call does: the network sees it at other sizes too, not only as its view."""
+        return next(self.answers([photo]))
+
+    def _described(self, photo: Image.Image, labels: Tensor) -> Segmentation:
         counts = labels.flatten().bincount(minlength=len(self.class_names))
         seen = [i for i in counts.argsort(descending=True).tolist() if counts[i] > SHARE_SHOWN * labels.numel()]
         shares = {self.class_names[i]: counts[i].item() / labels.numel() for i in seen}
-        return Answer(", ".join(list(shares)[:2]), shares, labels, self.class_names)
+        return Segmentation(photo, self.class_names, shares, labels)
 
     def attention_modules(self) -> nn.Module:
         return self.module.neck  # type: ignore[return-value]

@@ -1,10 +1,13 @@
 """From any name that a user has for a trained model to the model."""
 
 import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import timm
+from torch import nn
 
 from ..errors import CommandError, UserError, did_you_mean, first_line
 from ..runs.train_run import is_run, load_run
@@ -16,11 +19,95 @@ from .onnx_file import OnnxFile
 from .pipeline import Pipeline
 from .segmentation import SegmentationPipeline, SegmenterInFile
 
-__all__ = ["load"]
+__all__ = ["Source", "load", "resolve"]
 
 
-def load(name: str, device: str = "cpu") -> Pipeline:
-    """A trained model by any name that a user has for it.
+@dataclass(frozen=True)
+class Source:
+    """Where a trained model lies, and what it is.
+
+    Args:
+        name: the name that the user gave.
+        kind: "classifier" or "segmenter" (a folder, a repository of the Hub or a name of timm's), "run" (of timm's
+            train.py, or one of its checkpoints), or "onnx" (a file of `vt-timm export`).
+        place: the folder or file; for a repository ORG/NAME, for what timm finds by itself its name there.
+    """
+
+    name: str
+    kind: str
+    place: str
+
+    def load(self, device: str = "cpu") -> Pipeline:
+        """Load it.
+
+        Raises:
+            UserError: in one line, for every way in which that can fail.
+        """
+        if self.kind == "onnx":
+            file = OnnxFile(self.place)
+            return SegmenterInFile(file, self.name) if file.is_segmenter else ClassifierInFile(file, self.name)
+        if self.kind == "segmenter":
+            try:
+                return SegmentationPipeline(load_segmenter(self.place, device), self.name)
+            except RuntimeError as error:
+                raise CommandError(str(error)) from error
+        if self.kind == "run":
+            return ClassificationPipeline(self._try(lambda: load_run(Path(self.place))).to(device), self.name)
+        module = self._try(lambda: timm.create_model(self.place, pretrained=True).eval())
+        return ClassificationPipeline(module.to(device), self.name)
+
+    def _try(self, create: Callable[[], nn.Module]) -> nn.Module:
+        try:
+            return create()
+        except UserError:
+            raise
+        except Exception as error:  # timm, torch and the Hub's client raise whatever they like for a bad name or file
+            reason = first_line(error)
+            hint = ""
+            if reason.startswith("Unknown model"):
+                hint = did_you_mean(self.name, [*timm.list_models(), *published_segmenters()], 3)
+            elif "No pretrained weights" in reason:
+                hint = " `vt-timm models` lists the models that have weights."
+            raise CommandError(f"cannot load {self.name}: {reason}{hint}") from error
+
+
+def resolve(name: str) -> Source:
+    """Find what a name means: a file, a folder, a training run, a repository of the Hub, or a model of timm's.
+
+    Raises:
+        UserError: in one line, for a folder that holds no model, one that is not there, and a repository that cannot
+            be reached.
+    """
+    if name.endswith(".onnx"):
+        return Source(name, "onnx", name)
+    path = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
+    if path.is_dir() and (path / "best" / CONFIG).is_file():
+        path = path / "best"
+    if path.is_dir() and _describes_segmenter(path):
+        return Source(name, "segmenter", str(path))
+    if is_run(path):
+        return Source(name, "run", str(path))
+    if path.is_dir():
+        if not (path / CONFIG).is_file():
+            raise CommandError(f"{name} holds neither a model (config.json) nor a training run (args.yaml)")
+        return Source(name, "classifier", f"local-dir:{path}")
+    repository = name.removeprefix("hf-hub:")
+    if "/" not in repository or name.startswith("local-dir:"):
+        return Source(name, "classifier", name)
+    if repository == name:
+        _check_not_mistyped(path)
+    if _describes_segmenter(fetch(repository, CONFIG).parent):
+        return Source(name, "segmenter", repository)
+    return Source(name, "classifier", f"hf-hub:{repository}")
+
+
+def load(name: str | os.PathLike[str], device: str = "cpu") -> Pipeline:
+    """Load a trained model by any name that one has for it.
+
+    >>> import vt_timm
+    >>> model = vt_timm.load("vt_resnet18")
+    >>> print(model(vt_timm.sample_photo()).label)
+    church
 
     Args:
         name: a model of timm's with weights, `local-dir:FOLDER`, `hf-hub:ORG/NAME`, `ORG/NAME`, a folder of either
@@ -28,33 +115,13 @@ def load(name: str, device: str = "cpu") -> Pipeline:
             a file of `vt-timm export`, FILE.onnx.
         device: the device to put it on.
 
+    Returns:
+        A pipeline: called with a photo it answers.
+
     Raises:
         UserError: in one line, for every way in which loading can fail.
     """
-    if name.endswith(".onnx"):
-        file = OnnxFile(name)
-        return SegmenterInFile(file) if file.is_segmenter else ClassifierInFile(file)
-    path = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
-    if path.is_dir() and (path / "best" / CONFIG).is_file():
-        path = path / "best"
-    if path.is_dir() and _describes_segmenter(path):
-        return _segmenter(str(path), device)
-    if is_run(path):
-        return _classifier(name, lambda: load_run(path), device)
-    if path.is_dir():
-        if not (path / CONFIG).is_file():
-            raise CommandError(f"{name} holds neither a model (config.json) nor a training run (args.yaml)")
-        return _classifier(name, lambda: timm.create_model(f"local-dir:{path}", pretrained=True), device)
-    repository = name.removeprefix("hf-hub:")
-    if "/" in repository and not name.startswith("local-dir:"):
-        if _describes_segmenter(_hub_folder(repository)):
-            return _segmenter(repository, device)
-        name = f"hf-hub:{repository}"
-    return _classifier(name, lambda: timm.create_model(name, pretrained=True), device)
-
-
-def _hub_folder(repository: str) -> Path:
-    return fetch(repository, CONFIG).parent
+    return resolve(os.fspath(name)).load(device)
 
 
 def _describes_segmenter(folder: Path) -> bool:
@@ -64,23 +131,13 @@ def _describes_segmenter(folder: Path) -> bool:
         return False
 
 
-def _segmenter(source: str, device: str) -> Pipeline:
-    try:
-        return SegmentationPipeline(load_segmenter(source, device))
-    except RuntimeError as error:
-        raise CommandError(str(error)) from error
+def _check_not_mistyped(path: Path) -> None:
+    """Refuse a name that can only be a folder or nearly is one: the Hub would be asked for it in vain.
 
-
-def _classifier(name: str, create: Any, device: str) -> Pipeline:
-    try:
-        return ClassificationPipeline(create().eval().to(device))
-    except UserError:
-        raise
-    except Exception as error:  # timm, torch and the Hub's client raise whatever they like for a bad name or file
-        reason = first_line(error)
-        hint = ""
-        if reason.startswith("Unknown model"):
-            hint = did_you_mean(name, [*timm.list_models(), *published_segmenters()], 3)
-        elif "No pretrained weights" in reason:
-            hint = " `vt-timm models` lists the models that have weights."
-        raise CommandError(f"cannot load {name}: {reason}{hint}") from error
+    Raises:
+        CommandError: naming the folder that is near.
+    """
+    here = path.parent.is_dir()
+    near = did_you_mean(str(path), [str(p) for p in path.parent.iterdir()]) if here else ""
+    if near or path.is_absolute() or path.parts[:1] in (("..",), ("~",)) or len(path.parts) > 2:
+        raise CommandError(f"there is no model at {path}: no such file or folder{near}")
