@@ -52,9 +52,9 @@ class Source:
             except RuntimeError as error:
                 raise CommandError(str(error)) from error
         if self.kind == "run":
-            return ClassificationPipeline(self._try(lambda: load_run(Path(self.place))).to(device), self.name)
-        module = self._try(lambda: timm.create_model(self.place, pretrained=True).eval())
-        return ClassificationPipeline(module.to(device), self.name)
+            return ClassificationPipeline(self._try(lambda: load_run(Path(self.place)).to(device)), self.name)
+        module = self._try(lambda: timm.create_model(self.place, pretrained=True).eval().to(device))
+        return ClassificationPipeline(module, self.name)
 
     def _try(self, create: Callable[[], nn.Module]) -> nn.Module:
         try:
