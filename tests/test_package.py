@@ -45,3 +45,11 @@ def test_the_address_of_the_repository_stands_in_one_place():
     (address,) = [url for url in addresses if url.endswith("/vt_timm")]
     found = subprocess.run(["git", "grep", "-lF", address], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["pyproject.toml"]
+
+
+def test_badges_say_what_the_package_says():
+    about = metadata("vt_timm")
+    oldest = about["Requires-Python"].removeprefix(">=")
+    for name, said in (("license", about["License-Expression"]), ("python", f"&#8805; {oldest}")):
+        badge = (ROOT / "hub" / "pictures" / f"{name}.svg").read_text(encoding="utf-8")
+        assert f">{said}</text>" in badge and f">{name}</text>" in badge
