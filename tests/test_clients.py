@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.layers import convert_sync_batchnorm
+from timm.utils.model import freeze_batch_norm_2d, unfreeze_batch_norm_2d
 from torch import nn
 
-import vt_timm  # registers the models
+import vt_timm
 from tests.support.samples import fill
+from vt_timm.export.fold import folded
+from vt_timm.export.fold_segmenter import folded_segmenter
 
 NEEDS = "needs the package: pip install '.[clients]'"
 
@@ -206,3 +210,60 @@ def test_gradients_of_each_image_at_once():
     for i in range(2):
         alone = grad(loss)(parameters, x[i])
         torch.testing.assert_close({name: value[i] for name, value in at_once.items()}, alone)
+
+
+def _unfrozen(model):
+    return unfreeze_batch_norm_2d(freeze_batch_norm_2d(model))
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [nn.SyncBatchNorm.convert_sync_batchnorm, convert_sync_batchnorm, freeze_batch_norm_2d, _unfrozen],
+    ids=["torch", "timm", "frozen", "unfrozen"],
+)
+@pytest.mark.parametrize("options", [{}, {"features_only": True}], ids=["classifier", "backbone"])
+def test_tools_that_build_every_batch_norm_anew_change_no_answer(convert, options):
+    """Such a tool keeps what a norm of its kind computes and nothing else, so that ours must not compute more."""
+    model = fill(timm.create_model("vt_resnet_micro", **options)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images)
+        found = convert(copy.deepcopy(model)).eval()
+        torch.testing.assert_close(found(images), expected)
+        torch.testing.assert_close(folded(found)(images), expected)
+
+
+def test_norms_without_running_statistics_use_the_batch():
+    model = fill(timm.create_model("vt_resnet_micro", num_classes=3)).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.track_running_stats, module.running_mean, module.running_var = False, None, None
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(model(images), model.train()(images))
+
+
+@pytest.mark.parametrize("fold", [False, True], ids=["plain", "folded"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    "create",
+    [
+        lambda: timm.create_model("vt_resnet_micro", num_classes=7),
+        lambda: timm.create_model("vt_resnet_micro", num_classes=7, tokenizer="cluster"),
+        lambda: timm.create_model("vt_resnet_micro", num_classes=7, tokenizer="pool", relation="graph"),
+        lambda: vt_timm.create_segmenter("vt_fpn", "vt_resnet_micro", 7),
+    ],
+    ids=["filter", "cluster", "pool", "segmenter"],
+)
+def test_a_batch_of_no_images_has_no_answers(create, layout, fold):
+    model = create().eval()
+    model = (folded_segmenter if isinstance(model, vt_timm.Segmenter) else folded)(model) if fold else model
+    nothing, one = (torch.zeros(n, 3, 64, 64).to(memory_format=layout) for n in (0, 1))
+    with torch.no_grad():
+        assert model(nothing).shape == (0, *model(one).shape[1:])
+    if not fold:
+        for of in ("tokenizer", "projector"):
+            with vt_timm.record_attention(model, of) as maps:
+                model(one)
+                expected = [(0, *m.shape[1:]) for m in maps]
+                model(nothing)
+            assert [m.shape for m in maps] == expected

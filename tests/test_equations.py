@@ -297,7 +297,7 @@ def test_channels_last_changes_nothing():
 def test_the_lift_of_a_channels_last_map_is_its_convolution_and_contiguous(train):
     lift = randomize(Lift(C, 3 * C)).train(train)
     feature, _ = inputs(8)
-    expected = lift.bn(lift.conv(feature))
+    expected = lift.bn(lift.conv(feature)).relu()
     (expected_gradient,) = torch.autograd.grad(expected.square().sum(), lift.conv.weight)
     actual = lift(feature.contiguous(memory_format=torch.channels_last))
     assert actual.is_contiguous()

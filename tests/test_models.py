@@ -283,9 +283,12 @@ def test_timms_tools_freeze_the_projectors_batch_norm():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_one_token_of_one_image_trains():
+def test_one_token_trains_from_two_images_on():
+    """A single value has no spread: torch's batch norm says so, as it does to a ResNet whose map is one pixel."""
     model = build(num_tokens=1).train()
-    model(images(64, batch=1)).sum().backward()
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        model(images(64, batch=1))
+    model(images(64, batch=2)).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 
 

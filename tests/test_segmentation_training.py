@@ -1,5 +1,6 @@
 """What a run of a segmenter can be told, what it refuses, and what it leaves on disk."""
 
+import copy
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from vt_timm.segmentation.labels import IGNORE
 from vt_timm.segmentation.settings import Settings, SettingsError
 from vt_timm.segmentation.training_data import fit_batch, segmentation_loss
 
-from .support.samples import settings
+from .support.samples import fill, settings
 
 FPN = dict(neck="fpn", neck_options=dict(channels=8), updates=2)
 
@@ -184,6 +185,25 @@ def test_photos_are_seen_at_the_size_of_the_evaluation(small):
 
 
 # --- what is refused before training
+
+
+@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "resnet18", "vt_resnet_micro", "regnetx_002"])
+def test_what_synchronised_norms_train_is_what_is_loaded(backbone):
+    """The norms of EfficientNets and RegNets hold an activation, which a converter may lose without a word."""
+    model = fill(create_segmenter("vt_fpn", backbone, 3)).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        trained = training.synchronised(copy.deepcopy(model), torch.device("cuda")).eval()
+        torch.testing.assert_close(trained(images), model(images))
+    assert trained.state_dict().keys() == model.state_dict().keys()
+    assert any(isinstance(m, torch.nn.SyncBatchNorm) for m in trained.modules())
+    assert not any(type(m) is torch.nn.BatchNorm2d for m in trained.modules())
+
+
+def test_norms_that_cannot_be_synchronised_are_refused_before_training(small, monkeypatch):
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    with pytest.raises(SettingsError, match="on GPUs alone; here say --set sync_bn=false"):
+        started(small, sync_bn=True)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,6 @@ def _projector_hooks(projector: Any, record: Any) -> list[Any]:
 
     def reshape(_module: nn.Module, args: Any, _out: Tensor) -> None:
         B, _, H, W = args[0].shape
-        record(latest.pop().view(B, projector.num_heads, -1, H, W).mean(dim=1))
+        record(latest.pop().unflatten(0, (B, projector.num_heads)).mean(dim=1).unflatten(2, (H, W)))
 
     return [projector.attention.register_forward_hook(keep), projector.register_forward_hook(reshape)]

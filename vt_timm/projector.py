@@ -9,9 +9,8 @@ import math
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
-from torch.fx import Proxy
 
-__all__ = ["Projector", "TokenBatchNorm"]
+__all__ = ["Projector"]
 
 
 class Projector(nn.Module):
@@ -57,7 +56,7 @@ class Projector(nn.Module):
         self.query = nn.Parameter(torch.empty(num_heads, self.head_dim, self.head_dim, **dd))
         self.key = nn.Linear(token_dim, feature_dim, bias=False, **dd)
         self.value = nn.Linear(token_dim, feature_dim, bias=False, **dd) if feature_dim != token_dim else nn.Identity()
-        self.bn = TokenBatchNorm(feature_dim, **dd)
+        self.bn = nn.BatchNorm2d(feature_dim, **dd)  # 2d: the kind that timm's tools freeze, convert and synchronise
         self.attention = nn.Softmax(dim=1)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.reset_parameters()
@@ -74,7 +73,9 @@ class Projector(nn.Module):
         feature_NdP = feature_BCHW.flatten(2).unflatten(1, (heads, d)).flatten(0, 1)
         key_BLhd = self.key(tokens_BLD).unflatten(2, (heads, d))
         # The norm is over tokens, not pixels: L rows per image instead of P, and in inference the same affine map.
-        value_BCL = self.bn(self.value(tokens_BLD).transpose(1, 2).unsqueeze(-1)).squeeze(-1)
+        # Contiguous, since torch's gradients through a norm of a transposed tensor are wrong under vmap.
+        value_BCL1 = self.value(tokens_BLD).transpose(1, 2).unsqueeze(-1).contiguous()
+        value_BCL = self.bn(value_BCL1).squeeze(-1)
         value_BCL = self.drop_path(value_BCL)  # drops or scales an image's update, which is linear in its values
         # (X W_Q) K^T = X (K W_Q^T)^T: W_Q meets L keys instead of P pixels, the same product for fewer MACs.
         # (B, L, h, e) x (h, d, e) -> (B, h, L, d)
@@ -85,30 +86,3 @@ class Projector(nn.Module):
         update_NdP = torch.bmm(value_BCL.unflatten(1, (heads, d)).flatten(0, 1), attention_NLP)
         update_NdP += feature_NdP  # in place before the view: on a view, backward copies the gradient
         return update_NdP.view_as(feature_BCHW)
-
-
-class TokenBatchNorm(nn.BatchNorm2d):
-    """Batch norm of token values (B, C, L, 1): the kind that timm's tools freeze, convert and synchronise.
-
-    One token of one image has no spread: there the running statistics stand in, and do not move.
-    """
-
-    def forward(self, value_BCL1: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out this branch, not half a condition
-            if isinstance(value_BCL1, Proxy):  # a leaf of a traced graph, as every layer of torch.nn is
-                tracer = value_BCL1.tracer
-                return tracer.create_proxy("call_module", tracer.path_of_module(self), (value_BCL1,), {})
-        by_batch = False
-        # A branch and not an expression: a compiler then knows which kind of norm it compiles.
-        if self.training and value_BCL1.shape[0] * value_BCL1.shape[2] > 1:
-            by_batch = True
-        momentum = self.momentum
-        if by_batch and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if momentum is None:  # the plain mean over batches, as torch.optim.swa_utils.update_bn asks for
-                momentum = 1.0 / float(self.num_batches_tracked)
-        momentum = 0.0 if momentum is None else momentum
-        value_BCL1 = value_BCL1.contiguous()  # of a transposed tensor, torch's gradients are wrong under vmap
-        return nn.functional.batch_norm(
-            value_BCL1, self.running_mean, self.running_var, self.weight, self.bias, by_batch, momentum, self.eps
-        )

@@ -7,7 +7,6 @@ of a token.
 
 import torch
 import torch.fx
-from timm.layers import BatchNormAct2d
 from timm.models import checkpoint
 from torch import Tensor, nn
 
@@ -193,10 +192,11 @@ class Lift(nn.Module):
     def __init__(self, in_chans: int, feature_dim: int, device=None, dtype=None) -> None:
         super().__init__()
         self.conv = PointwiseConv2d(in_chans, feature_dim, device=device, dtype=dtype)
-        self.bn = BatchNormAct2d(feature_dim, device=device, dtype=dtype)
+        self.bn = nn.BatchNorm2d(feature_dim, device=device, dtype=dtype)
+        self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x))
+        return self.act(self.bn(self.conv(x)))
 
 
 class PointwiseConv2d(nn.Conv2d):
@@ -221,4 +221,4 @@ def convolve_1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     product_BCP = torch.bmm(weight.flatten(1).expand(B, -1, -1), x.flatten(2))
     if bias is not None:
         product_BCP = product_BCP + bias[:, None]
-    return product_BCP.view(B, -1, H, W)
+    return product_BCP.view(B, weight.shape[0], H, W)

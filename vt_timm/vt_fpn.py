@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 
 from .errors import check_positive
-from .projector import Projector, TokenBatchNorm
+from .projector import Projector
 from .tokenizers import FilterTokenizer
 from .transformer import TokenTransformer
 
@@ -117,9 +117,9 @@ class VTFPN(nn.Module):
         self.tokenizers = nn.ModuleList(
             FilterTokenizer(channels, token_dim, number, norm_logits=True) for number in tokens
         )
-        self.token_norms = nn.ModuleList(TokenBatchNorm(token_dim, affine=False) for _ in in_channels)
+        self.token_norms = nn.ModuleList(nn.BatchNorm2d(token_dim, affine=False) for _ in in_channels)
         self.transformer = nn.Sequential(*(TokenTransformer(token_dim, num_heads) for _ in range(depth)))
-        self.related_norms = nn.ModuleList(TokenBatchNorm(token_dim, affine=False) for _ in in_channels)
+        self.related_norms = nn.ModuleList(nn.BatchNorm2d(token_dim, affine=False) for _ in in_channels)
         self.projectors = nn.ModuleList(Projector(channels, token_dim, projector_heads, gain=gain) for _ in in_channels)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
@@ -136,7 +136,7 @@ class VTFPN(nn.Module):
 def _normalize(norms: nn.ModuleList, tokens_BLD: Sequence[Tensor]) -> list[Tensor]:
     """Each level's tokens, normalized by the statistics of that level's tokens over the batch."""
     return [
-        norm(tokens.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)  # as (B, D, L, 1)
+        norm(tokens.transpose(1, 2).unsqueeze(-1).contiguous()).squeeze(-1).transpose(1, 2)  # as (B, D, L, 1)
         for norm, tokens in zip(norms, tokens_BLD, strict=True)
     ]
 

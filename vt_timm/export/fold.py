@@ -23,9 +23,8 @@ from ..vt_resnet import VTResNet
 __all__ = ["FoldedProjector", "FoldedStage", "FoldedTransformer", "RowsOfMap", "affine", "folded"]
 
 
-def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """What a batch norm does in inference: `scale x + shift`, one of each per channel."""
-    assert norm.running_mean is not None and norm.running_var is not None
+def affine(norm: Any) -> tuple[Tensor, Tensor]:
+    """Return what a batch norm, also a frozen one, does in inference: `scale x + shift`, per channel."""
     scale = torch.rsqrt(norm.running_var + norm.eps)
     scale = scale if norm.weight is None else scale * norm.weight.detach()
     shift = -scale * norm.running_mean
@@ -51,7 +50,7 @@ class FoldedTransformer(nn.Module):
 
     def related(self, tokens_BLD: Tensor) -> Tensor:
         """T' of eq. 3."""
-        tokens_BhLd = tokens_BLD.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        tokens_BhLd = tokens_BLD.unflatten(2, (self.num_heads, self.relation.shape[1])).transpose(1, 2)
         # (B, h, L, d) x ((h, d, d) x (B, h, d, L)) -> (B, h, L, L); this order rearranges less for the products
         attention_BhLL = (tokens_BhLd @ (self.relation @ tokens_BhLd.transpose(2, 3))).softmax(dim=-1)
         return tokens_BLD + (attention_BhLL @ tokens_BhLd).transpose(1, 2).flatten(2)
@@ -117,7 +116,7 @@ class FoldedStage(nn.Module):
             self.lift = RowsOfMap(*_folded_lift(source.lift)) if rows else _folded_lift(source.lift)
         first: FilterTokenizer = source.blocks[0].tokenizer  # type: ignore[assignment]
         filters_LC = first.filters.weight.flatten(1)
-        if isinstance(first.norm, nn.BatchNorm2d):  # its shift cancels in the softmax over the pixels
+        if not isinstance(first.norm, nn.Identity):  # its shift cancels in the softmax over the pixels
             filters_LC = affine(first.norm)[0][:, None] * filters_LC
         self.filters = nn.Parameter(filters_LC.detach().clone())
         # The mean over tokens as a product, which takes ONNX Runtime less time than its ReduceMean.
@@ -248,7 +247,7 @@ def _folded_lift(lift: Lift) -> nn.Sequential:
     )  # fmt: skip
     convolution = nn.Conv2d(lift.conv.in_channels, lift.conv.out_channels, kernel_size=1)
     convolution.weight, convolution.bias = weight, bias
-    return nn.Sequential(convolution, copy.deepcopy(lift.bn.act))
+    return nn.Sequential(convolution, copy.deepcopy(lift.act))
 
 
 def folded(model: nn.Module, rows: bool = False) -> nn.Module:

@@ -11,7 +11,7 @@ import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from ..projector import Projector, TokenBatchNorm
+from ..projector import Projector
 from ..segmentation.model import HEAD_STRIDE, Segmenter, SemanticHead
 from ..tokenizers import FilterTokenizer
 from ..vt_fpn import VTFPN
@@ -65,11 +65,11 @@ class FoldedVTFPN(nn.Module):
         ]
 
 
-def _folded_tokenizer(tokenizer: FilterTokenizer, norm: TokenBatchNorm) -> FilterTokenizer:
+def _folded_tokenizer(tokenizer: FilterTokenizer, norm: nn.Module) -> FilterTokenizer:
     """With the norm of its logits inside W_A, whose shift cancels in the softmax, and that of its tokens inside W_E."""
     tokenizer = copy.deepcopy(tokenizer)
     with torch.no_grad():
-        if isinstance(tokenizer.norm, nn.BatchNorm2d):
+        if not isinstance(tokenizer.norm, nn.Identity):
             tokenizer.filters.weight.mul_(affine(tokenizer.norm)[0][:, None, None, None])
             tokenizer.norm = nn.Identity()
         scale_D, shift_D = affine(norm)
@@ -81,7 +81,7 @@ def _folded_tokenizer(tokenizer: FilterTokenizer, norm: TokenBatchNorm) -> Filte
     return tokenizer
 
 
-def _folded_projector(source: Projector, norm: TokenBatchNorm) -> FoldedProjector:
+def _folded_projector(source: Projector, norm: nn.Module) -> FoldedProjector:
     """The projector with the norm of its tokens inside W_K, where its shift cancels in the softmax, and W_V."""
     projector = FoldedProjector(source)
     with torch.no_grad():

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import yaml
+from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ from .settings import Settings, SettingsError
 from .training_data import SeededSamples, UpdateSampler, fit_batch, open_splits, segmentation_loss
 from .warm_start import start_from
 
-__all__ = ["keep_depthwise_in_float32", "run", "train"]
+__all__ = ["keep_depthwise_in_float32", "run", "synchronised", "train"]
 
 
 class Training:
@@ -56,7 +57,7 @@ class Training:
         model = _model(settings, self.train_set, self.val_set)
         check_sizes(model, settings, self.val_set, self.world)
         if settings.sync_bn and self.world > 1:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = synchronised(model, self.accelerator.device)
         self.class_weights = _class_weights(settings, self.train_set.classes, self.accelerator.device)
         if settings.precision == "bf16" and self.accelerator.device.type == "cpu":
             keep_depthwise_in_float32(model)
@@ -232,6 +233,20 @@ def check_sizes(model: nn.Module, settings: Settings, val_set: SegmentationDatas
                 f"{first_line(error)}; choose another {advice}; {settings.backbone} was made for images of {own[0]} x "
                 f"{own[1]} (crop_size={own[0]} 'eval_size=[{own[0]}, {own[1]}]')"
             ) from error
+
+
+def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the model with batch norms whose statistics are those of all processes.
+
+    timm's converter and not torch's, which drops the activation that a norm of timm's holds: that network would train
+    well, and another one would be loaded from its weights.
+
+    Raises:
+        SettingsError: on a CPU, where torch cannot synchronise them.
+    """
+    if device.type == "cpu":
+        raise SettingsError("sync_bn=true: torch synchronises batch norms on GPUs alone; here say --set sync_bn=false")
+    return convert_sync_batchnorm(model)
 
 
 def keep_depthwise_in_float32(model: nn.Module) -> None:
