@@ -34,6 +34,20 @@ def fill(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
+SOFTMAXES = (".filters.weight", ".to_filters.weight", ".key_query", ".query")
+
+
+def sharpen(model: torch.nn.Module, by: float = 200.0) -> torch.nn.Module:
+    """Softmaxes that choose: what makes their logits, `by` times as large. A filled model's are nearly flat, and all of
+    its tokens nearly equal, so that nothing would be seen of what drops, picks or mixes tokens.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(SOFTMAXES):
+                parameter *= by
+    return model
+
+
 FOLDERS = {
     "folder": ("{split}/images", "{split}/labels"),
     "lip": ("TrainVal_images/{split}_images", "TrainVal_parsing_annotations/{split}_segmentations"),
