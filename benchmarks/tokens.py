@@ -27,12 +27,12 @@ from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
 from vt_timm.errors import UserError
-from vt_timm.photos.models import load
+from vt_timm.pipelines.sources import load
 from vt_timm.tokenizers import GridAttention, SpatialAttention
 from vt_timm.transformer import TokenTransformer
 from vt_timm.vt_resnet import VTResNet
 
-from .common.facts import RESULTS, keep_record, read_records, table
+from .common.records import RESULTS, keep_record, read_records, table
 
 __all__ = ["TABLES", "Stage", "ablate", "ablations", "alike", "cosine", "describe", "entropy", "on_border", "spread"]
 
@@ -196,7 +196,7 @@ def _pairs(matrix_BLL: Tensor) -> Tensor:
 
 
 def spread(tokens_BLD: Tensor) -> Tensor:
-    """(B,) the share of the tokens' squared norm that is not their mean's: 0 where all of a photo's tokens are equal."""
+    """(B,) share of the tokens' squared norm that their mean has not: 0 where a photo's tokens are all equal."""
     return _square(tokens_BLD - tokens_BLD.mean(dim=1, keepdim=True)) / _square(tokens_BLD)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from benchmarks import tokens
-from benchmarks.common import facts
+from benchmarks.common import records
 from tests.support.samples import fill, sharpen
 
 N, K, SIZE = 6, 4, 96
@@ -253,11 +253,11 @@ def write_photos(folder, labels):
 
 def test_the_command_records_both_tables_of_a_shipped_model(tmp_path, monkeypatch, capsys):
     folder = write_photos(tmp_path / "data" / "val", "abcdefghij")
-    monkeypatch.setattr(facts, "RESULTS", tmp_path)
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
     command = ["x", "vt_resnet_micro", "--data", str(folder), "--photos", "7", "--size", "64", "--write"]
     monkeypatch.setattr("sys.argv", command)
     assert tokens.main() == 0
-    record = facts.record_of("tokens.json", "vt_resnet_micro")
+    record = records.record_of("tokens.json", "vt_resnet_micro")
     assert (record["photos"], record["image_size"], record["data"]) == (7, 64, "data")
     assert len(record["seen"]) == 2 and record["ablations"][0]["what"] == "nothing"
     assert tokens.ablation_table([record]) in capsys.readouterr().out
