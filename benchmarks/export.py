@@ -29,11 +29,11 @@ from torch import nn
 import vt_timm
 from benchmarks.common.measure import in_turn, ratios
 from benchmarks.common.records import RESULTS, facts, replace_rows
-from vt_timm.export.compare import open_validation, score
-from vt_timm.export.export import Options, export, short_source
-from vt_timm.export.formats import AOTI, ONNX, load_program
+from vt_timm.export.formats import AOTI, ONNX, open_file
+from vt_timm.export.score import score
+from vt_timm.export.write_file import Options, write_file
+from vt_timm.names import without_folders
 from vt_timm.pipelines.classification import ClassificationPipeline
-from vt_timm.pipelines.onnx_file import OnnxFile
 from vt_timm.pipelines.pipeline import Pipeline
 from vt_timm.pipelines.segmentation import SegmentationPipeline
 from vt_timm.pipelines.sources import load
@@ -79,7 +79,7 @@ def model_of(name: str, size: int) -> Pipeline:
     module = timm.create_model(name, num_classes=10).eval()
     own: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
     module.pretrained_cfg = {**own, "input_size": (3, size, size), "test_input_size": None}  # type: ignore[assignment]
-    return ClassificationPipeline(module)
+    return ClassificationPipeline(module, name)
 
 
 def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -89,15 +89,15 @@ def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.files or Path(temporary)
         models = {name: model_of(name, args.size) for name in pair}
-        paths = {(n, p): folder / f"{short_source(n)}-{p}{args.format}" for n in pair for p in args.precisions}
+        paths = {(n, p): folder / f"{without_folders(n)}-{p}{args.format}" for n in pair for p in args.precisions}
         for (name, precision), path in paths.items():
             if not path.is_file():
-                _export(models[name], name, precision, path, args)
-        files = {key: _opened(path, args) for key, path in paths.items()}
+                _export(models[name], precision, path, args)
+        files = {key: open_file(path) for key, path in paths.items()}
         for shape in _shapes(models[pair[0]], args):
             rows = {}
             for key, path in paths.items():
-                row = {"model": short_source(key[0]), "format": args.format, "precision": key[1], **said}
+                row = {"model": without_folders(key[0]), "format": args.format, "precision": key[1], **said}
                 row["weights"] = _weights(models[key[0]], key[0])
                 row["size"] = shape[1] if shape[0] == shape[1] else f"{shape[0]}x{shape[1]}"
                 row["megabytes"] = round(path.stat().st_size / 1e6, 2)
@@ -111,10 +111,6 @@ def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any
                 if scored and shape == _shapes(models[key[0]], args)[-1]:
                     row |= _scores(models[key[0]], files[key], args)
             yield from rows.values()
-
-
-def _opened(path: Path, args: argparse.Namespace) -> nn.Module:
-    return OnnxFile(path) if args.format == ONNX else load_program(path, args.format)
 
 
 def _weights(model: Pipeline, name: str) -> str:
@@ -133,22 +129,20 @@ def _calibrate_images(args: argparse.Namespace) -> int:
     return int(args.images or FEW)
 
 
-def _export(model: Pipeline, name: str, precision: str, path: Path, args: argparse.Namespace) -> None:
+def _export(model: Pipeline, precision: str, path: Path, args: argparse.Namespace) -> None:
     calibrate = str(args.data_dir / "train") if precision == "int8" else None
     options = Options(
         **PRECISIONS[precision], calibrate=calibrate, calibrate_images=_calibrate_images(args), tolerance=1e9
     )
-    export(model, name, path, options)
+    write_file(model, path, options)
 
 
 def _scores(model: Pipeline, file: nn.Module, args: argparse.Namespace) -> dict[str, Any]:
     if isinstance(model, SegmentationPipeline):
         data = str(args.data_dir)
-        validation = open_validation(
-            model, data, Settings.from_yaml(find_recipe("ccp", SEGMENTATION), {"data_dir": data})
-        )
+        validation = model.validation(data, Settings.from_yaml(find_recipe("ccp", SEGMENTATION), {"data_dir": data}))
     else:
-        validation = open_validation(model, str(args.data_dir / "val"))
+        validation = model.validation(str(args.data_dir / "val"))
     scores = score(model, file, validation)
     print(scores, flush=True)
     found: dict[str, Any] = {"photos": scores.images}

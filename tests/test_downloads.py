@@ -16,7 +16,7 @@ import torch
 import vt_timm
 from tests.support.hub_server import HubServer
 from vt_timm import cli
-from vt_timm.export.export import describe
+from vt_timm.export.facts import describe
 from vt_timm.pipelines.sources import load
 from vt_timm.segmentation.inference import load_segmenter
 from vt_timm.weights.download import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
@@ -177,7 +177,7 @@ def test_a_config_of_another_architecture(changes, message, hub, capsys):
 def test_a_config_that_is_no_json(hub, capsys):
     hub.put(NAME, CONFIG, b"<html>")
     assert cli.main(["download", NAME]) == 2
-    assert "its config.json is not JSON" in capsys.readouterr().err
+    assert "config.json is not JSON" in capsys.readouterr().err
 
 
 def test_names_that_need_no_download_and_names_that_do_not_exist(capsys):
@@ -189,7 +189,7 @@ def test_names_that_need_no_download_and_names_that_do_not_exist(capsys):
 
 def test_an_export_takes_the_licence_from_the_card_on_the_hub(hub, monkeypatch):
     def licence():
-        return describe(load(f"hf-hub:{NAME}"), f"hf-hub:{NAME}", "float32")["vt_timm.license"]
+        return describe(load(f"hf-hub:{NAME}"), "float32")["vt_timm.license"]
 
     config = json.loads((SHIPPED / CONFIG).read_text())
     assert licence() == json.dumps(config["pretrained_cfg"]["license"])

@@ -20,10 +20,11 @@ import vt_timm
 from tests.support.samples import fill
 from vt_timm.cli import main
 from vt_timm.errors import CommandError
-from vt_timm.export.export import Options, export
 from vt_timm.export.fold import folded
-from vt_timm.export.formats import has_bfloat16, load_program, write
-from vt_timm.export.quantize import read_before_rounding
+from vt_timm.export.formats import open_file
+from vt_timm.export.graph import has_bfloat16, write_graph
+from vt_timm.export.int8_onnx import read_before_rounding
+from vt_timm.export.write_file import Options, write_file
 from vt_timm.pipelines.sources import load
 from vt_timm.tokenizers import FilterTokenizer
 from vt_timm.visual_transformer import VTStage
@@ -50,7 +51,7 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    export(load(MICRO), MICRO, path, Options())
+    write_file(load(MICRO), path, Options())
     return path
 
 
@@ -151,36 +152,37 @@ def test_a_file_says_what_it_is_and_takes_any_size(exported):
     facts = {p.key: json.loads(p.value) for p in onnx.load(exported).metadata_props if p.key.startswith("vt_timm.")}
     assert facts["vt_timm.source"] == MICRO and facts["vt_timm.license"] == "apache-2.0"
     assert re.fullmatch("[0-9a-f]{64}", facts["vt_timm.weights_sha256"]) and facts["vt_timm.precision"] == "float32"
-    for shape in ((1, 3, 64, 64), (3, 3, 97, 130)):
+    for shape in ((1, 3, 64, 64), (3, 3, 97, 130), (0, 3, 64, 96)):
         x = torch.randn(shape)
         torch.testing.assert_close(file.run(x), model.run(x), rtol=1e-4, atol=1e-4)
 
 
 def test_pt2_and_its_facts(tmp_path):
     path, model = tmp_path / "model.pt2", load(MICRO)
-    export(model, MICRO, path, Options())
+    write_file(model, path, Options())
     facts = {"vt_timm.json": ""}
     torch.export.load(path, extra_files=facts)
     assert json.loads(facts["vt_timm.json"])["vt_timm.kind"] == '"classifier"'
-    x = torch.randn(3, 3, 64, 96)
-    with torch.no_grad():
-        torch.testing.assert_close(load_program(path, ".pt2")(x), model.run(x), rtol=1e-4, atol=1e-4)
+    for batch in (3, 0):
+        x = torch.randn(batch, 3, 64, 96)
+        with torch.no_grad():
+            torch.testing.assert_close(open_file(path)(x), model.run(x), rtol=1e-4, atol=1e-4)
 
 
 def test_tensorflows_padding_is_exported_at_one_size(tmp_path):
     """At any size torch.export would not finish; a segmenter, which needs any size, is refused at once."""
     model = timm.create_model("tf_mobilenetv3_small_minimal_100", num_classes=3).eval()
     path = tmp_path / "model.pt2"
-    write(model, torch.randn(2, 3, 64, 64), path, ".pt2", {})
+    write_graph(model, torch.randn(2, 3, 64, 64), path, ".pt2", {})
     x = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(load_program(path, ".pt2")(x), model(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(open_file(path)(x), model(x), rtol=1e-4, atol=1e-4)
     with pytest.raises(CommandError, match="padding of its Conv2dSame depends on the size"):
-        write(model, x, path, ".pt2", {}, any_size=True)
+        write_graph(model, x, path, ".pt2", {}, any_size=True)
 
 
 def test_half_is_half_as_large(tmp_path, exported):
-    result = export(load(MICRO), MICRO, tmp_path / "half.onnx", Options(half=True))
+    result = write_file(load(MICRO), tmp_path / "half.onnx", Options(half=True))
     assert result.size < 0.6 * exported.stat().st_size and 0 < result.difference.logits < 0.03
 
 
@@ -203,7 +205,7 @@ def test_int8_of_aotinductor_by_the_command(tmp_path, photos, capsys, monkeypatc
     path, model = tmp_path / "model.aoti.pt2", load(MICRO)
     status, out, _ = run(capsys, "export", MICRO, "-o", path, "--int8", "--calibrate", photos)
     assert status == 0 and "logits within 0.0" in out
-    program = load_program(path, ".aoti.pt2")
+    program = open_file(path)
     facts = program.runner.get_metadata()
     assert facts["vt_timm.precision"] == '"int8"' and facts["vt_timm.kind"] == '"classifier"'
     with zipfile.ZipFile(path) as package:
@@ -231,8 +233,8 @@ def test_int8_of_aotinductor_by_the_command(tmp_path, photos, capsys, monkeypatc
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++")
 def test_aotinductor_in_16_bits_where_the_processor_multiplies_them(tmp_path):
     path, model, half = tmp_path / "model.aoti.pt2", load(MICRO), has_bfloat16()
-    result = export(model, MICRO, path, Options(half=half))
-    program = load_program(path, ".aoti.pt2")
+    result = write_file(model, path, Options(half=half))
+    program = open_file(path)
     precision, least, most = ("bfloat16", 1e-4, 0.05) if half else ("float32", 0, 1e-4)
     assert program.runner.get_metadata()["vt_timm.precision"] == f'"{precision}"'
     assert least <= result.difference.logits < most
@@ -245,7 +247,7 @@ def test_aotinductor_in_16_bits_where_the_processor_multiplies_them(tmp_path):
 
 
 def test_bfloat16_is_refused_where_the_processor_does_not_multiply_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("vt_timm.export.export.has_bfloat16", lambda: False)
+    monkeypatch.setattr("vt_timm.export.write_file.has_bfloat16", lambda: False)
     status, _, err = run(capsys, "export", MICRO, "-o", tmp_path / "model.aoti.pt2", "--half")
     assert status == 2 and err.count("\n") == 1 and "bfloat16, which this processor does not multiply" in err
     assert not list(tmp_path.iterdir())
@@ -284,6 +286,8 @@ def test_commands_take_a_file(exported, photos, tmp_path, capsys):
     status, _, err = run(capsys, "attention", photo, "--model", exported, "-o", tmp_path / "a.png")
     assert status == 2 and "keeps no attention" in err and err.count("\n") == 1
     assert run(capsys, "segment", photo, "--model", exported, "--json")[0] == 2
+    status, _, err = run(capsys, "classify", photo, "--model", exported, "--device", "cuda")
+    assert status == 2 and "an ONNX file runs on the processor; leave --device out" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -294,7 +298,7 @@ def test_commands_take_a_file(exported, photos, tmp_path, capsys):
         (["-o", "a.pt2", "--int8", "--calibrate", "."], "--int8 writes .onnx and .aoti.pt2 files"),
         (["-o", "a.onnx", "--int8", "--calibrate", "empty"], "no images in this folder"),
         (["-o", "a.onnx", "--half", "--int8", "--calibrate", "."], "choose one"),
-        (["-o", "missing/a.onnx"], "cannot write missing/a.onnx"),
+        (["-o", "missing/a.onnx"], "cannot write missing/a.onnx: No such file or directory\n"),
         (["-o", "a.onnx", "--validate", "empty"], "empty"),
         (["-o", "a.onnx", "--tolerance", "0"], "a.onnx is not written: its logits differ"),
     ],
@@ -313,7 +317,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.onnx, "export", full)
     with pytest.raises(CommandError, match="No space left"):
-        export(load(MICRO), MICRO, tmp_path / "a.onnx", Options())
+        write_file(load(MICRO), tmp_path / "a.onnx", Options())
     assert not list(tmp_path.iterdir())
 
 

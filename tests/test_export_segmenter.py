@@ -17,10 +17,11 @@ from tests.support.samples import fill, write_small
 from vt_timm.cli import main
 from vt_timm.errors import CommandError
 from vt_timm.explore.session import Session
-from vt_timm.export.compare import batches, check_difference, difference, photos_below
-from vt_timm.export.export import Options, export
+from vt_timm.export.batches import batches, photos_below
+from vt_timm.export.difference import check_difference, measure_difference
 from vt_timm.export.fold_segmenter import folded_segmenter
-from vt_timm.export.formats import load_program
+from vt_timm.export.formats import open_file
+from vt_timm.export.write_file import Options, write_file
 from vt_timm.images import read_image
 from vt_timm.photos.draw import palette
 from vt_timm.pipelines.segmentation import SegmentationPipeline
@@ -66,7 +67,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, source):
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    export(load(str(source)), str(source), path, Options())
+    write_file(load(str(source)), path, Options())
     return path
 
 
@@ -108,7 +109,7 @@ def test_a_file_says_what_it_is_and_takes_any_size(exported, source):
         "license": "cc-by-4.0", "source": source.name, "precision": "float32", "version": vt_timm.__version__,
     }  # fmt: skip
     assert file.class_names == NAMES and file.module.short_side == 40
-    for shape in ((1, 3, 32, 32), (3, 3, 97, 130)):
+    for shape in ((1, 3, 32, 32), (3, 3, 97, 130), (0, 3, 64, 64)):
         x = torch.randn(shape)
         with torch.inference_mode():
             torch.testing.assert_close(file.run(x), model(x), rtol=1e-4, atol=1e-4)
@@ -123,9 +124,9 @@ def five_channels():
 @pytest.mark.parametrize("half", [False, True])
 def test_pt2_of_five_channels(half, five_channels, tmp_path):
     path = tmp_path / "model.pt2"
-    result = export(five_channels, "model", path, Options(half=half, tolerance=0.05 if half else None))
+    result = write_file(five_channels, path, Options(half=half, tolerance=0.05 if half else None))
     assert result.difference.labels < (0.05 if half else 1e-3)
-    program = load_program(path, ".pt2")
+    program = open_file(path)
     for shape in ((3, 5, 70, 99), (1, 5, 64, 96), (2, 5, 32, 33)):
         x = torch.randn(shape)
         with torch.inference_mode():
@@ -135,7 +136,7 @@ def test_pt2_of_five_channels(half, five_channels, tmp_path):
 
 def test_photos_of_five_channels_are_refused(five_channels, data, tmp_path):
     with pytest.raises(CommandError, match="takes 5 channels: the commands read photos of 1, 3 or 4"):
-        export(five_channels, "model", tmp_path / "a.onnx", Options(int8=True, calibrate=str(data)))
+        write_file(five_channels, tmp_path / "a.onnx", Options(int8=True, calibrate=str(data)))
 
 
 def test_int8_by_the_command_with_the_settings_of_the_run(tmp_path, source, data, capsys, exported):
@@ -202,7 +203,7 @@ def test_the_page_takes_a_file(exported, data):
         (["-o", "a.onnx", "--validate", "other"], "its 3 classes are not the model's 2"),
         (["-o", "a.onnx", "--validate", "other", "--config", "cpp"], "did you mean ccp?"),
         (["-o", "a.onnx", "--config", "ccp"], "--config belongs to --validate"),
-        (["-o", "missing/a.onnx"], "cannot write missing/a.onnx"),
+        (["-o", "missing/a.onnx"], "cannot write missing/a.onnx: No such file or directory\n"),
     ],
 )
 def test_what_goes_wrong_is_said_in_a_line_and_leaves_nothing(
@@ -218,7 +219,7 @@ def test_what_goes_wrong_is_said_in_a_line_and_leaves_nothing(
 
 
 def test_a_file_that_differs_is_not_put_in_place(source, exported, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("vt_timm.export.export._write", lambda _model, path, *_: shutil.copy(exported, path))
+    monkeypatch.setattr("vt_timm.export.write_file._write", lambda _model, path, *_: shutil.copy(exported, path))
     path = tmp_path / "a.onnx"
     status, out, err = run(capsys, "export", source, "-o", path, "--tolerance", "0")
     assert status == 2 and f"{path} is not written: its logits differ" in err and err.count("\n") == 1 and not out
@@ -231,7 +232,7 @@ def test_labels_are_compared_too():
     images = [torch.zeros(1, 2, 4, 4)]
     model = lambda x: torch.tensor([10.0, 10.001, -20]).view(1, 3, 1, 1).expand(1, 3, 4, 4)  # noqa: E731
     file = lambda x: torch.tensor([10.001, 10.0, -20]).view(1, 3, 1, 1).expand(1, 3, 4, 4)  # noqa: E731
-    found = difference(model, file, images)
+    found = measure_difference(model, file, images)
     assert found.logits < 1e-3 and found.labels == 1
     with pytest.raises(CommandError, match="1 of the pixels get another label"):
         check_difference(Path("a.onnx"), found, "float32", None)

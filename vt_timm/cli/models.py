@@ -3,9 +3,9 @@
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..errors import CommandError, did_you_mean, first_line
+from ..errors import CommandError, did_you_mean
 from .shared import command, positive
 
 if TYPE_CHECKING:
@@ -65,23 +65,21 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def models(args: argparse.Namespace) -> int:
     """A table of our models: name and tag, parameters, MACs, input, and where the weights come from."""
     import timm
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
-    rows = []
+    from ..cost import count_macs, count_parameters
+
+    rows: list[dict[str, Any]] = []
     for name in timm.list_models(module="vt_resnet"):
         for tagged in timm.list_models(name, include_tags=True, module="vt_resnet"):
             config: PretrainedCfg = timm.get_pretrained_cfg(tagged)  # type: ignore[assignment]
             model = timm.create_model(tagged, device="meta").eval()
             channels, height, width = config.input_size
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                model(torch.empty(1, channels, height, width, device="meta"))
             rows.append(
                 {
                     "model": tagged,
                     "classes": config.num_classes,
-                    "parameters": sum(p.numel() for p in model.parameters()),
-                    "macs": counter.get_total_flops() // 2,  # the counter counts two FLOPs per multiply-accumulate
+                    "parameters": count_parameters(model),
+                    "macs": count_macs(model, (channels, height, width)),
                     "input": f"{height} x {width}",
                     "weights": _weights_source(config),
                 }
@@ -120,15 +118,8 @@ def download(args: argparse.Namespace) -> int:
             continue
         folder = fetch(source, CONFIG).parent
         fetch(source, WEIGHTS)
-        try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CommandError(f"{source}: its config.json is not JSON ({first_line(error)}); see its page") from error
         load(source)  # to see that it works
-        usage = f'timm.create_model("hf-hub:{source}", pretrained=True)'
-        if "neck" in config:
-            usage = f"vt-timm segment --model {source}"
-        print(f"{name}: {folder}\n  {usage}")
+        print(f'{name}: {folder}\n  vt_timm.load("{source}")')
     return 0
 
 
@@ -152,20 +143,16 @@ def _repository(name: str) -> str | None:
 
 def export(args: argparse.Namespace) -> int:
     """Write the file, and say how large it is and how near to the model."""
-    from ..export.export import Options, export
-    from ..export.formats import kind_of
     from ..pipelines.sources import load
 
-    path = Path(args.output)
     settings = _settings(args)
-    options = Options(
-        args.int8, args.half, args.calibrate, args.calibrate_images, args.validate, settings, args.tolerance
-    )
-    options.check(kind_of(path))
-    result = export(load(args.model), args.model, path, options)
-    if result.scores:
-        print(result.scores)
-    print(f"{path}: {result.size / 1e6:.1f} MB, {result.difference}")
+    written = load(args.model).export(
+        args.output, int8=args.int8, half=args.half, calibrate=args.calibrate, calibrate_images=args.calibrate_images,
+        validate=args.validate, settings=settings, tolerance=args.tolerance,
+    )  # fmt: skip
+    if written.scores:
+        print(written.scores)
+    print(f"{args.output}: {written.size / 1e6:.1f} MB, {written.difference}")
     return 0
 
 

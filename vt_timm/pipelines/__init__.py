@@ -1,0 +1,1 @@
+"""From a name of a model to its answers."""

@@ -1,15 +1,21 @@
 """Classifiers of photos."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from timm.data import CustomDatasetInfo, ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as transforms
 
+from ..images import MODES
 from .answers import Classification
-from .pipeline import BATCH, DISPLAY_SCALE, Photo, Pipeline, batched
+from .pipeline import BATCH, DISPLAY_SCALE, Photo, Pipeline, batched, smooth_noise
+
+if TYPE_CHECKING:
+    from ..segmentation.settings import Settings
+    from .validation import Validation
 
 __all__ = ["ClassificationPipeline", "ClassifierInFile", "class_names", "top_classes"]
 
@@ -40,6 +46,27 @@ class ClassificationPipeline(Pipeline):
 
     def input(self, view: Image.Image) -> Tensor:
         return self.normalize(self.to_tensor(view)).unsqueeze(0)
+
+    def facts(self) -> dict[str, Any]:
+        keys = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
+        return {"kind": self.kind, **{key: self.config[key] for key in keys}}
+
+    def example(self) -> Tensor:
+        """As it sees photos, at its own size, since the tracer takes what it meets for the rule."""
+        if self.channels not in MODES:
+            return smooth_noise(2, self.channels, *self.config["input_size"][-2:])
+        pixels = (64 * smooth_noise(2, self.channels, 320, 320) + 128).clamp(0, 255).byte()
+        return torch.cat([self.input(self.view(transforms.to_pil_image(image))) for image in pixels])
+
+    def folded(self, rows: bool = False) -> nn.Module:
+        from ..export.fold import folded
+
+        return folded(self.module, rows)
+
+    def validation(self, folder: str, settings: "Settings | None" = None) -> "Validation":
+        from .validation import ClassFolders
+
+        return ClassFolders(self, folder)
 
     def answers(self, photos: Iterable[Photo], topk: int = TOP, batch_size: int = BATCH) -> Iterator[Classification]:
         """Yield the answer for one photo after the other.

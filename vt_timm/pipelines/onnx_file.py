@@ -15,7 +15,7 @@ PREFIX = "vt_timm."  # our keys in a file's metadata begin with it; others may w
 
 
 def read_facts(metadata: dict[str, str]) -> dict[str, Any]:
-    """What `export.export.describe` wrote, without the prefix."""
+    """Return what `export.facts.describe` wrote, without the prefix."""
     return {k.removeprefix(PREFIX): json.loads(v) for k, v in metadata.items() if k.startswith(PREFIX)}
 
 
@@ -54,5 +54,7 @@ class OnnxFile(nn.Module):
         self.nothing = nn.Parameter(torch.empty(0), requires_grad=False)  # tells the module's device
 
     def forward(self, images: Tensor) -> Tensor:
+        if not len(images):  # of which ONNX Runtime cannot work out a size that is left to it
+            return self(images.new_zeros(1, *images.shape[1:]))[:0]
         (output,) = self.session.run(None, {self.input_name: images.cpu().numpy()})
         return torch.from_numpy(output)

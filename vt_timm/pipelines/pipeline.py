@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -15,8 +15,15 @@ from ..attention_maps import record_attention
 from ..errors import CommandError
 from ..images import MODES, to_image
 from .answers import Answer, Look
+from .licence import licence_on_card
+from .onnx_file import OnnxFile
 
-__all__ = ["BATCH", "DISPLAY_SCALE", "Photo", "Pipeline", "batched", "read_mode"]
+if TYPE_CHECKING:
+    from ..export.write_file import Written
+    from ..segmentation.settings import Settings
+    from .validation import Validation
+
+__all__ = ["BATCH", "DISPLAY_SCALE", "Photo", "Pipeline", "batched", "read_mode", "smooth_noise"]
 
 DISPLAY_SCALE = 3  # pixels of a picture to draw on, for each pixel that the network sees
 BATCH = 16
@@ -40,6 +47,7 @@ class Pipeline(ABC):
     sample = "photo"  # which of `images.SAMPLES` suits it
     class_names: list[str]
     keeps_attention = True  # False for an ONNX file
+    any_size = False  # True if its file must take images of any size
 
     def __init__(self, module: nn.Module, name: str = "") -> None:
         self.module = module
@@ -80,6 +88,58 @@ class Pipeline(ABC):
             UserError: in one line, for a photo that cannot be read.
         """
         return to_image(photo, read_mode(self))
+
+    @property
+    def in_file(self) -> bool:
+        """True for a model in a file of `vt-timm export`."""
+        return isinstance(self.module, OnnxFile)
+
+    @property
+    def licence(self) -> str | None:
+        """The licence of the weights: what their config says, else the card beside them, here or on the Hub."""
+        return getattr(self.module, "pretrained_cfg", {}).get("license") or licence_on_card(self.name)
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Return what a file of the model has to say of itself, beside the names of the classes."""
+
+    @abstractmethod
+    def example(self) -> Tensor:
+        """Return a batch of two images of smooth noise, to trace the network with."""
+
+    @abstractmethod
+    def folded(self, rows: bool = False) -> nn.Module:
+        """Return a copy of the network for inference with all that is constant multiplied out.
+
+        Args:
+            rows: as `export.fold.FoldedStage` takes it.
+        """
+
+    @abstractmethod
+    def validation(self, folder: str, settings: "Settings | None" = None) -> "Validation":
+        """Return the labelled photos of a folder, to score the model on.
+
+        Args:
+            folder: a folder of photos per class for a classifier, a data set for a segmenter.
+            settings: settings of a segmenter's training, which say what the masks mean.
+
+        Raises:
+            UserError: for classes that are not the model's, and what is missing.
+        """
+
+    def score(self, folder: str | Path, settings: "Settings | None" = None) -> dict[str, float]:
+        """Score the model on labelled photos.
+
+        Args:
+            folder, settings: as for `validation`.
+
+        Returns:
+            Accuracies in percent: "top-1" of a classifier, "mIoU" and "pixel accuracy" of a segmenter.
+
+        Raises:
+            UserError: in one line, for classes that are not the model's, and what is missing.
+        """
+        return self.validation(str(folder), settings).accuracies([self.run])[0]
 
     @abstractmethod
     def view(self, photo: Image.Image) -> Image.Image:
@@ -134,12 +194,12 @@ class Pipeline(ABC):
             image = self.read(photo)
             return Look(self.display(image), self(image), [], 0)
 
-    def export(self, path: str | Path, **options: Any) -> Any:
+    def export(self, path: str | Path, **options: Any) -> "Written":
         """Write the model to one file that carries what it needs: .onnx, .pt2 or .aoti.pt2.
 
         Args:
-            path: the file; its ending says the kind.
-            options: those of `vt_timm.export.export.Options`, such as int8=True and calibrate="PHOTOS".
+            path: the file; its ending says the format.
+            options: those of `vt_timm.export.write_file.Options`, such as int8=True and calibrate="PHOTOS".
 
         Returns:
             The file's size, and how far its answers are from the model's.
@@ -147,9 +207,9 @@ class Pipeline(ABC):
         Raises:
             UserError: in one line, if it cannot be exported, or answers differently.
         """
-        from ..export.export import Options, export
+        from ..export.write_file import Options, write_file
 
-        return export(self, self.name, Path(path), Options(**options))
+        return write_file(self, Path(path), Options(**options))
 
 
 def batched(photos: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -157,6 +217,12 @@ def batched(photos: Iterable[Any], size: int) -> Iterator[list[Any]]:
     photos = iter(photos)
     while batch := list(islice(photos, size)):
         yield batch
+
+
+def smooth_noise(batch: int, channels: int, height: int, width: int) -> Tensor:
+    """Return images of smooth noise, (batch, channels, height, width), the same at every call."""
+    pixels = torch.randn(batch, channels, height // 7, width // 7, generator=torch.Generator().manual_seed(0))
+    return nn.functional.interpolate(pixels, (height, width), mode="bicubic")
 
 
 def read_mode(model: Pipeline) -> int:

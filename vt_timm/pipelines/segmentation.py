@@ -1,16 +1,23 @@
 """Segmenters of photos."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
+from ..photos.draw import palette
+from ..segmentation.data import MIN_SIDE
 from ..segmentation.inference import MAX_LONG_SIDE, SCALES, network_input, resized, segment
 from ..segmentation.model import Segmenter
 from .answers import Segmentation
 from .onnx_file import OnnxFile
-from .pipeline import DISPLAY_SCALE, Photo, Pipeline
+from .pipeline import DISPLAY_SCALE, Photo, Pipeline, smooth_noise
+
+if TYPE_CHECKING:
+    from ..segmentation.settings import Settings
+    from .validation import Validation
 
 __all__ = ["SegmentationPipeline", "SegmenterInFile"]
 
@@ -23,6 +30,7 @@ class SegmentationPipeline(Pipeline):
     kind = "segmenter"
     place = "level"
     sample = "person"
+    any_size = True
     module: Segmenter | OnnxFile
 
     def __init__(self, module: Segmenter | OnnxFile, name: str = "") -> None:
@@ -38,6 +46,32 @@ class SegmentationPipeline(Pipeline):
 
     def input(self, view: Image.Image) -> Tensor:
         return network_input(self.module, view)  # type: ignore[arg-type]
+
+    def facts(self) -> dict[str, Any]:
+        module: Any = self.module
+        return {
+            "kind": self.kind,
+            **module.normalization,
+            "palette": palette(module.num_classes).tolist(),
+            "short_side": module.short_side,
+            "least_side": MIN_SIDE,
+            "multiple": module.multiple,
+            "interpolation": "bilinear",
+        }
+
+    def example(self) -> Tensor:
+        """Odd, so that the tracer meets no size that needs no padding and takes it for the rule."""
+        return smooth_noise(2, self.channels, 333, 301)
+
+    def folded(self, rows: bool = False) -> nn.Module:
+        from ..export.fold_segmenter import folded_segmenter
+
+        return folded_segmenter(self.module)  # type: ignore[arg-type]
+
+    def validation(self, folder: str, settings: "Settings | None" = None) -> "Validation":
+        from .validation import LabelledPixels
+
+        return LabelledPixels(self, folder, settings)
 
     def answers(
         self,

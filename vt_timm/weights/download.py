@@ -4,6 +4,7 @@ huggingface_hub downloads and caches. Added here: a cached file that is not what
 and fetched anew, so that a damaged one cannot fail every later call, and every error says what to do.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,7 @@ def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = N
         DownloadError: if it cannot be had, or the file on the Hub is itself damaged.
     """
     repository, _, revision = source.partition("@")
-    is_weights = filename != CONFIG
-    if is_weights and not filename.endswith(".safetensors"):
+    if filename != CONFIG and not filename.endswith(".safetensors"):
         raise DownloadError(f"{source}: {filename} is not a safetensors file; vt_timm loads no pickles")
     for _attempt in range(2):
         try:
@@ -66,7 +66,7 @@ def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = N
             )
         except Exception as error:
             raise DownloadError(_what_to_do(source, filename, error)) from error
-        damage = _damage(path) if is_weights else None
+        damage = _damage(path)
         if damage is None:
             return path
         _forget(path)
@@ -121,7 +121,12 @@ def check_weights(path: Path) -> None:
 def _damage(path: Path) -> str | None:
     """What is wrong with a cached file; the cache names large files by the sha256 that the Hub gives for them."""
     try:
-        check_weights(path)
+        if path.name == CONFIG:
+            json.loads(path.read_text(encoding="utf-8"))
+        else:
+            check_weights(path)
+    except ValueError as error:
+        return f"is not JSON ({first_line(error)})"
     except SafetensorError as error:
         return f"is not a whole safetensors file ({first_line(error)})"
     name = Path(os.readlink(path)).name if path.is_symlink() else ""

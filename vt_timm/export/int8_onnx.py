@@ -1,5 +1,4 @@
-"""8 bits in ONNX: static quantisation by onnxruntime, per channel, with the ranges seen on the user's photos; and small
-changes of a graph that keep its results and spare the runtime some nodes.
+"""8 bits in ONNX: static quantisation by onnxruntime, per channel, with the ranges seen on the user's photos.
 
 Convolutions, and what stands between two of them, compute in 8 bits. So do products with constant matrices, but their
 results stay in float32. All else is float32: a product of sixteen tokens, a softmax or a transpose costs less than
@@ -13,17 +12,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxscript.optimizer import remove_unused_nodes
 
-__all__ = ["in_8_bits", "quantize", "read_before_rounding", "with_fixed_reshapes"]
+__all__ = ["in_8_bits", "quantize", "read_before_rounding"]
 
 BETWEEN_CONVOLUTIONS = {"Relu", "Clip", "Add", "MaxPool", "AveragePool", "Concat"}
 WITH_WEIGHTS = {"MatMul", "Gemm"}
-
-Shape = list[int | str | None]
 
 
 class _Photos(CalibrationDataReader):
@@ -66,8 +62,8 @@ def quantize(source: Path, target: Path, batches: Iterable[np.ndarray]) -> None:
 
 
 def in_8_bits(graph: onnx.GraphProto) -> list[str]:
-    """Names of the nodes that compute in 8 bits: convolutions, sums and poolings of their results, and products with a
-    constant matrix.
+    """Return the names of the nodes that compute in 8 bits: convolutions, sums and poolings of their results, and
+    products with a constant matrix.
     """
     constants = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
     convolved: set[str] = set()
@@ -82,35 +78,6 @@ def in_8_bits(graph: onnx.GraphProto) -> list[str]:
         elif node.op_type in WITH_WEIGHTS and constants.get(node.input[1]) == 2:
             chosen.append(node.name)
     return chosen
-
-
-def with_fixed_reshapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Reshape by constants where the sizes allow it, instead of by sizes that are computed from the image's.
-
-    A size that is known stays, one that the input has at the same place becomes 0 (ONNX: copy it), and one more may be
-    -1 (ONNX: what is left). The exporter names free sizes, so equal names are equal sizes.
-    """
-    graph = model.graph
-    shapes = {value.name: _shape(value) for value in (*graph.value_info, *graph.input, *graph.output)}
-    constants = {tensor.name for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type != "Reshape" or node.input[1] in constants:
-            continue
-        before, after = shapes.get(node.input[0]), shapes.get(node.output[0])
-        if not before or not after:
-            continue
-        target = [
-            size if isinstance(size, int) else 0 if i < len(before) and size is not None and size == before[i] else -1
-            for i, size in enumerate(after)
-        ]
-        if target.count(-1) > 1 or 0 in after:
-            continue
-        name = f"{node.output[0]}_sizes"
-        graph.initializer.append(numpy_helper.from_array(np.array(target, np.int64), name))
-        node.input[1] = name
-        del node.attribute[:]  # its only attribute says that 0 means a size of 0
-    remove_unused_nodes(model)
-    return model
 
 
 def read_before_rounding(model: onnx.ModelProto, in_8_bits: set[str], products: set[str]) -> onnx.ModelProto:
@@ -136,10 +103,3 @@ def read_before_rounding(model: onnx.ModelProto, in_8_bits: set[str], products: 
                 node.input[i] = exact.get(name, name)
     remove_unused_nodes(model)
     return model
-
-
-def _shape(value: onnx.ValueInfoProto) -> Shape:
-    return [
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
-        for dim in value.type.tensor_type.shape.dim
-    ]

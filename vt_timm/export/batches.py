@@ -1,0 +1,63 @@
+"""The photos that a file is calibrated with and compared on, as batches."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import CommandError
+from ..images import MODES, ImageError, find_images, read_image
+from ..pipelines.pipeline import Pipeline, read_mode
+from ..segmentation.labels import LAYOUTS
+
+__all__ = ["batches", "photos_below", "samples"]
+
+
+def photos_below(folder: str) -> list[Path]:
+    """Return the photos anywhere below a folder; where it is a data set for segmentation, its masks are not photos.
+
+    Raises:
+        ImageError: if there are none.
+    """
+    root = Path(folder)
+    masks = {layout.folders(root, split)[1] for layout in LAYOUTS.values() for split in ("train", "val")}
+    masks.add(root / "labels")  # one split of the layout "folder"
+    return [path for path in find_images([folder]) if masks.isdisjoint(path.parents)]
+
+
+def batches(model: Pipeline, paths: list[Path], number: int, size: int = 16) -> Iterator[Tensor]:
+    """Yield some of the photos, spread evenly over their names, as normalised batches of one shape each.
+
+    What cannot be read is named on stderr and skipped.
+
+    Raises:
+        CommandError: if none can be read.
+    """
+    step = max(1, len(paths) // number)
+    channels = read_mode(model)
+    waiting: list[Tensor] = []
+    for path in paths[::step][:number]:
+        try:
+            image = model.input(model.view(read_image(path, channels=channels)))
+        except ImageError as error:
+            print(f"vt-timm: skipped {error}", file=sys.stderr)
+            continue
+        if waiting and (len(waiting) == size or waiting[0].shape != image.shape):
+            yield torch.cat(waiting)
+            waiting = []
+        waiting.append(image)
+    if not waiting:
+        raise CommandError("none of the images could be read")
+    yield torch.cat(waiting)
+
+
+def samples(model: Pipeline) -> Iterator[Tensor]:
+    """Yield what a file is compared on where the user names no photos: those of installed libraries, and noise."""
+    for sample in ("person", "photo") if model.channels in MODES else ():
+        try:
+            yield from batches(model, find_images(["sample"], sample), 1)
+        except ImageError:  # the library is not installed
+            continue
+    yield model.example()

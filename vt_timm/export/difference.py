@@ -1,0 +1,71 @@
+"""How far a file's outputs are from those of the model that it was made from."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CommandError
+
+__all__ = ["Difference", "check_difference", "measure_difference"]
+
+# Tolerances by precision: difference of the logits, as a share of their own size, and share of a segmenter's pixels
+# that get another label.
+LOGITS = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 0.1, "int8": 0.5}
+LABELS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2, "int8": 0.1}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a file's logits are from the model's, as a share of their own size, and the share of pixels with another
+    label, None where there is one label per photo.
+    """
+
+    logits: float
+    labels: float | None
+
+    def __str__(self) -> str:
+        pixels = "" if self.labels is None else f", {100 * (1 - self.labels):.2f} % of the pixels with the same label"
+        return f"logits within {self.logits:.1g} of the model's{pixels}"
+
+
+def measure_difference(module: nn.Module, file: nn.Module, images: Iterable[Tensor]) -> Difference:
+    """Return the root mean square of the logits' difference, as a share of the logits' own about their mean, and where
+    there is a label per pixel the share of labels that differ.
+    """
+    apart = own = 0.0
+    changed = pixels = 0
+    with torch.inference_mode():
+        for batch in images:
+            expected, actual = module(batch), file(batch)
+            if expected.ndim > 2:
+                changed += int((expected.argmax(dim=1) != actual.argmax(dim=1)).sum())
+                pixels += expected[:, 0].numel()
+            apart += (actual.double() - expected).square().sum().item()
+            own += (expected - expected.mean(dim=1, keepdim=True)).double().square().sum().item()
+    logits = float("inf") if apart != apart else (apart / max(own, 1e-12)) ** 0.5
+    return Difference(logits, changed / pixels if pixels else None)
+
+
+def check_difference(path: Path, found: Difference, precision: str, tolerance: float | None) -> None:
+    """Raise a CommandError for a file that answers differently.
+
+    Args:
+        path: the file.
+        found: how differently it answers.
+        precision: the file's, a key of `LOGITS`.
+        tolerance: the largest difference of logits and of labels; None for those of the precision.
+    """
+    logits, labels = (limits[precision] if tolerance is None else tolerance for limits in (LOGITS, LABELS))
+    if not found.logits <= logits:
+        raise CommandError(
+            f"{path} is not written: its logits differ from the model's by {found.logits:.2g} of their size, more than "
+            f"the tolerance of {logits:g}"
+        )
+    if found.labels is not None and not found.labels <= labels:
+        raise CommandError(
+            f"{path} is not written: {found.labels:.2g} of the pixels get another label than from the model, more than "
+            f"the tolerance of {labels:g}"
+        )

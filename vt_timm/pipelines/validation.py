@@ -1,0 +1,122 @@
+"""Labelled photos that a model is scored on."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..errors import CommandError
+from ..images import find_images, read_image
+from ..segmentation.data import SegmentationDataset, evaluation_transform
+from ..segmentation.evaluation import Confusion
+from ..segmentation.settings import Settings
+from ..segmentation.training_data import label_options_of
+
+if TYPE_CHECKING:
+    from ..pipelines.classification import ClassificationPipeline
+    from ..pipelines.segmentation import SegmentationPipeline
+
+__all__ = ["ClassFolders", "LabelledPixels", "Validation"]
+
+Run = Callable[[Tensor], Tensor]  # a normalised batch in, logits out
+
+
+class Validation(ABC):
+    """Photos and what is right of them."""
+
+    photos: list[Path]
+
+    @abstractmethod
+    def accuracies(self, runs: Sequence[Run]) -> list[dict[str, float]]:
+        """Return the accuracies in percent, by their name, of several runs that see each photo in turn."""
+
+
+class ClassFolders(Validation):
+    """One folder of photos per class, named by its name or description, else in the order of the names.
+
+    Raises:
+        CommandError: if the folders are not the model's classes.
+    """
+
+    def __init__(self, model: "ClassificationPipeline", folder: str) -> None:
+        self.model = model
+        self.labels = {
+            path: label
+            for name, label in self._label_of_folder(Path(folder)).items()
+            for path in find_images([str(Path(folder) / name)])
+        }
+        self.photos = list(self.labels)
+
+    def _label_of_folder(self, folder: Path) -> dict[str, int]:
+        if not folder.is_dir():
+            raise CommandError(f"--validate {folder}: there is no such folder")
+        names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        config: Any = getattr(self.model.module, "pretrained_cfg", {})
+        for known in (config.get("label_names") or [], self.model.class_names):
+            if names and set(names) <= set(known):
+                return {name: list(known).index(name) for name in names}
+        if len(names) == len(self.model.class_names):
+            return {name: i for i, name in enumerate(names)}
+        raise CommandError(
+            f"--validate {folder}: {len(names)} folders whose names are not those of the model's "
+            f"{len(self.model.class_names)} classes; name a folder with one folder of photos per class"
+        )
+
+    def accuracies(self, runs: Sequence[Run]) -> list[dict[str, float]]:
+        hits = [0] * len(runs)
+        for path, label in self.labels.items():
+            image = self.model.input(self.model.view(read_image(path, channels=self.model.channels)))
+            for i, run in enumerate(runs):
+                hits[i] += int(run(image).argmax(dim=1).item() == label)
+        return [{"top-1": 100 * hit / len(self.labels)} for hit in hits]
+
+
+class LabelledPixels(Validation):
+    """The split "val" of a data set for segmentation.
+
+    Args:
+        model: a segmenter.
+        folder: the data set.
+        settings: settings of its training, which say what the masks mean; None for the layout "folder" with the
+            model's own classes.
+
+    Raises:
+        CommandError: if the classes are not the model's.
+        UserError: for what is missing.
+    """
+
+    def __init__(self, model: "SegmentationPipeline", folder: str, settings: Settings | None = None) -> None:
+        if util.find_spec("torchmetrics") is None:
+            raise CommandError("scoring a segmenter needs torchmetrics: pip install 'vt_timm[segmentation]'")
+        transform = evaluation_transform(model.module.short_side, **model.module.normalization)  # type: ignore[arg-type]
+        settings = replace(settings or Settings(), data_dir=folder)
+        if settings.classes and set(settings.classes) == set(model.class_names):  # older runs kept them sorted by name
+            settings = replace(settings, classes={name: settings.classes[name] for name in model.class_names})
+        try:
+            labels = label_options_of(settings)
+            self.data = SegmentationDataset(
+                settings.layout, folder, "val", transform, labels, model.channels, settings.mask_suffix
+            )
+        except ValueError as error:
+            raise CommandError(f"--validate {folder}: {error}") from error
+        if list(self.data.classes) != list(model.class_names):
+            raise CommandError(
+                f"--validate {folder}: its {len(self.data.classes)} classes are not the model's "
+                f"{len(model.class_names)}; name the recipe or the settings.yaml that they were trained with: "
+                "--config NAME"
+            )
+        self.photos = [photo for photo, _ in self.data.pairs]
+
+    def accuracies(self, runs: Sequence[Run]) -> list[dict[str, float]]:
+        confusions = [Confusion(len(self.data.classes)) for _ in runs]
+        for image, mask in self.data:  # type: ignore[attr-defined]
+            for run, confusion in zip(runs, confusions, strict=True):
+                confusion.add(run(image[None]), mask)
+        return [
+            {"mIoU": summary["miou"], "pixel accuracy": summary["pixel_accuracy"]}
+            for summary in (confusion.summary() for confusion in confusions)
+        ]
