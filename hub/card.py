@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.runs import accuracy_of, arguments_of
-from benchmarks.common.records import record_of
+from benchmarks.common.records import read_records
 from vt_timm.publishing.card import classifier_card, segmenter_card
 from vt_timm.weights.published import hub_name
 
@@ -25,9 +25,8 @@ HUB = Path(__file__).parent
 def shipped_card(name: str) -> str:
     """The card of a folder under hub/, from its records."""
     config = json.loads((HUB / name / "config.json").read_text())
-    if "neck" in config:
-        record = record_of("segmentation/shipped.json", name)
-        return segmenter_card(config, record["settings"], record, hub_name(name), record["settings"]["data_dir"])
+    if record := read_records("segmentation/shipped.json").get(name):
+        return segmenter_card(config, record["settings"], record, hub_name(name), record["settings"]["data_dir"], name)
     settings = {"recipe": name.partition(".")[2], **arguments_of(name)}
     return classifier_card(config, settings, measured(accuracy_of(name)), hub_name(name), name, settings["data_dir"])
 

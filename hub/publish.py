@@ -16,8 +16,10 @@ from benchmarks.pretrained import evaluate
 from benchmarks.segmentation.runs import keep_segmenter_run
 from vt_timm.cli.training import add_publish_options
 from vt_timm.errors import first_line
-from vt_timm.publishing.export import Run, RunError, read_run
-from vt_timm.publishing.publish import build, report
+from vt_timm.publishing.publication import Publication
+from vt_timm.publishing.publish import draft, report
+from vt_timm.runs.open_run import open_run
+from vt_timm.runs.run import Run, RunError
 from vt_timm.weights.published import hub_name
 
 from . import card
@@ -54,14 +56,14 @@ def measured(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Any
     return card.measured(record)
 
 
-def keep(run: Run, name: str, metrics: dict[str, Any], args: argparse.Namespace) -> None:
+def keep(run: Run, name: str, metrics: dict[str, Any], log: Path) -> None:
     """Keep the run under benchmarks/results."""
-    if run.segmenter:
+    if not run.prints_log:
         keep_segmenter_run(run.folder, name, metrics)
-        return
-    if not args.record.is_file():
+    elif log.is_file():
+        keep_run(run.folder, name, "shipped", log)
+    else:
         raise RunError("to keep a run of train.py, --record needs the file with what train.py printed")
-    keep_run(run.folder, name, "shipped", args.record)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,15 +72,21 @@ def main(argv: list[str] | None = None) -> int:
         for folder in (args.measure, args.class_folders, args.record):
             if folder and not folder.exists():
                 raise RunError(f"{folder}: no such file or folder")
-        run = read_run(args.source)
+        if args.test_size and not args.measure:
+            raise RunError("--test-size changes what the run measured: leave it out, or measure anew")
+        run = open_run(args.source)
         name = args.name or run.name
         folder = args.output or HUB / name
-        repository = args.push or hub_name(name)
-        args.ships = args.output is None
-        measure = (lambda new: measured(new, name, args)) if args.measure else None
-        keeping = (lambda metrics: keep(run, name, metrics, args)) if args.record else None
-        build(run, name, folder, repository, args, measure, keeping)
-        report(folder, repository, args)
+        how = Publication(
+            name, args.push or hub_name(name), args.checkpoint, args.class_folders, args.test_size, args.half,
+            args.license, ships=args.output is None,
+        )  # fmt: skip
+        with draft(run, how, folder) as new:
+            metrics = measured(new.files, name, args) if args.measure else new.metrics()
+            if args.record:
+                keep(run, name, metrics, args.record)
+            new.finish(metrics)
+        report(folder, how.repository, args.push is not None, args.private, args.dry_run)
     except (RunError, RuntimeError, ValueError, OSError) as error:
         print(f"hub.publish: {first_line(error)}", file=sys.stderr)
         return 2

@@ -1,6 +1,7 @@
 """From a run folder to a Hub folder and its card."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,16 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
+from safetensors.torch import save_file
 
 from benchmarks.accuracy import runs
 from benchmarks.common import records
 from hub import card, publish
 from tests.support.samples import NAME, REPOSITORY, logits
+from vt_timm.pipelines.sources import load as load_pipeline
 from vt_timm.publishing import card as publishing_card
-from vt_timm.publishing import export
-from vt_timm.publishing import publish as publishing
+from vt_timm.runs.open_run import open_run
+from vt_timm.runs.train_run import TrainRun
 
 ROOT = Path(__file__).parents[1]
 
@@ -122,16 +125,88 @@ def test_what_does_not_give_the_same_outputs_is_not_put_in_place(run, tmp_path, 
     out = tmp_path / "out"
     assert publish.main([str(folder), NAME, "-o", str(out)]) == 0
 
-    def export_and_spoil(*args):
-        model, epoch = export.export_classifier(*args)
-        with torch.no_grad():
-            model.fc.bias += 1
-        return model, epoch
+    save = TrainRun.save
 
-    monkeypatch.setattr(publishing, "export_classifier", export_and_spoil)
+    def save_and_spoil(*arguments):
+        model = save(*arguments)
+        with torch.no_grad():
+            model.module.fc.bias += 1
+        return model
+
+    monkeypatch.setattr(TrainRun, "save", save_and_spoil)
     assert publish.main([str(folder), NAME, "-o", str(out), "--checkpoint", "best", "--push", REPOSITORY]) == 2
     assert "gives other predictions than the run: nothing was written" in capsys.readouterr().err
     assert torch.equal(logits(load(out)), logits(last))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "mine",
+    [
+        {"README.md": "# My thesis\n"},
+        {"config.json": '{"mine": true}'},
+        {"model.safetensors": "mine"},
+        {"README.md": "---\nlibrary_name: timm\ntags: [image-classification]\n---\n# Another's\n", "config.json": "{}"},
+        {"README.md": "---\n[\n---\n# No front matter\n"},
+        {"README.md": "---\ntags: visual-transformers\n---\n"},  # without a config beside it no folder of ours
+        {"settings.yaml": "neck: vt_fpn\n"},
+        {"metrics.json": "{}", "README.md": "---\ntags: [visual-transformers]\n---\n", "config.json": "{}"},
+    ],
+)
+def test_files_of_the_users_own_are_not_replaced(mine, run, tmp_path, capsys):
+    (out := tmp_path / "out").mkdir()
+    for name, text in mine.items():
+        (out / name).write_text(text)
+    (tmp_path / "link").symlink_to(out)
+    before = contents(out)
+    for place in (out, tmp_path / "link"):
+        assert publish.main([str(run[0]), NAME, "-o", str(place)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"-o {place}: " in line and "name another folder" in line
+    assert contents(out) == before
+
+
+def test_a_folder_that_was_published_is_replaced_and_its_card_kept(run, tmp_path, capsys):
+    (out := tmp_path / "out").mkdir()
+    (out / "notes.txt").write_text("mine")
+    assert publish.main([str(run[0]), NAME, "-o", str(out)]) == 0
+    assert sorted(contents(out)) == ["README.md", "config.json", "model.safetensors", "notes.txt"]
+    with (out / "README.md").open("a") as file:
+        file.write("A word of mine.\n")
+    assert publish.main([str(run[0]), NAME, "-o", str(out)]) == 0
+    assert "README.old.md" in capsys.readouterr().out
+    assert (out / "README.old.md").read_text() == (out / "README.md").read_text() + "A word of mine.\n"
+
+
+PUBLISHED = ROOT / "tests" / "support" / "published"  # by vt_timm 0.1.0 at aed68b4, with the weights' shapes alone
+
+
+@pytest.mark.parametrize("kind", ["classifier", "segmenter"])
+def test_a_folder_published_by_an_earlier_version_loads_and_is_published_over(kind, run, segmenter_run, tmp_path):
+    """The weights are those in the file, by the names of then; the config says what it said."""
+    out = tmp_path / "old"
+    shutil.copytree(PUBLISHED / kind, out)
+    shapes = json.loads((out / "shapes.json").read_text())
+    weights = {name: torch.rand(shape) if shape else torch.tensor(1) for name, shape in shapes.items()}
+    save_file(weights, out / "model.safetensors")
+    model = load_pipeline(str(out))
+    assert model.module.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.module.state_dict().items())
+    assert model.class_names == {"classifier": ["tench", "English springer"], "segmenter": ["ground", "square"]}[kind]
+    facts = model.facts()
+    assert tuple(facts["mean"]) == (0.485, 0.456, 0.406) and tuple(facts["std"]) == (0.229, 0.224, 0.225)
+    if kind == "classifier":
+        assert (
+            tuple(facts["input_size"]) == (3, 128, 128) and facts["crop_pct"] == 1.0 and model.licence == "apache-2.0"
+        )
+        assert load(out).vt_stage.blocks[0].tokenizer.filters.out_channels == 9
+    else:
+        assert facts["short_side"] == 64 and model.licence == "apache-2.0"
+    arguments = {"classifier": [str(run[0]), NAME], "segmenter": [str(segmenter_run[0])]}[kind]
+    assert publish.main([*arguments, "-o", str(out)]) == 0
 
 
 def test_a_checkpoint_with_code_in_it_is_not_run(run, tmp_path, capsys):
@@ -155,7 +230,7 @@ def test_a_segmenter_is_published_the_same_way(segmenter_run, tmp_path):
     text = (out / "README.md").read_text()
     for part in ("7 validation images: mIoU 61.50 %, pixel accuracy 80.25 %", "after update 40", "short side 64 px"):
         assert part in text
-    assert export.read_run(folder).name == "vt_fpn_vt_resnet_micro.squares"
+    assert open_run(folder).name == "vt_fpn_vt_resnet_micro.squares"
 
 
 def test_a_segmenter_in_16_bits(segmenter_run, tmp_path):
@@ -196,7 +271,7 @@ def test_a_segmenters_name_and_card_say_where_its_backbone_is_from(segmenter_run
     text = (tmp_path / "out" / "README.md").read_text()
     assert f"which started from {expected}" in text and "adamw, lr 0.05 (backbone 0.002)" in text
     name = backbone.rpartition(":")[2].rpartition("/")[2].partition(".")[0]
-    assert export.read_run(folder).name == f"vt_fpn_{name}.squares"
+    assert open_run(folder).name == f"vt_fpn_{name}.squares"
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from typing import Any
 import timm
 import yaml
 
-from vt_timm.publishing.export import read_evaluations
+from vt_timm.names import without_folders
+from vt_timm.runs.run import read_evaluations
 
-from ..common.records import RESULTS, line_of_facts, read_rows, replace_rows, without_folders
+from ..common.records import RESULTS, line_of_facts, read_rows, replace_rows
 
 __all__ = [
     "accuracy_of",

@@ -30,7 +30,6 @@ __all__ = [
     "record_of",
     "replace_rows",
     "table",
-    "without_folders",
 ]
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -154,12 +153,6 @@ def read_records(file: str) -> dict[str, Any]:
 def record_of(file: str, name: str) -> dict[str, Any]:
     """Return what `keep_record` kept under a name."""
     return read_records(file)[name]
-
-
-def without_folders(value: str) -> str:
-    """Drop the folders of an absolute path, also behind a prefix as in local-dir:PATH."""
-    prefix, colon, path = value.rpartition(":")
-    return f"{prefix}{colon}{Path(path).name}" if path.startswith(("/", "~")) else value
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

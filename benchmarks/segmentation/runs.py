@@ -5,12 +5,12 @@ from typing import Any
 
 import yaml
 
+from vt_timm.names import without_folders
 from vt_timm.segmentation.evaluation import evaluate
 from vt_timm.segmentation.inference import load_segmenter
 from vt_timm.segmentation.model import LEVELS
-from vt_timm.segmentation.settings import name_of_segmenter
 
-from ..common.records import RESULTS, keep_record, line_of_facts, read_rows, replace_rows, without_folders
+from ..common.records import RESULTS, keep_record, line_of_facts, read_rows, replace_rows
 from .analysis import recipe, tokens_cut_off, validation_photos
 
 __all__ = ["RUNS", "curve", "evaluations", "keep_run", "keep_segmenter_run", "record"]
@@ -28,7 +28,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
     settings = yaml.safe_load((folder / "settings.yaml").read_text())
     settings["data_dir"] = Path(settings["data_dir"]).name
     settings["backbone"] = without_folders(settings["backbone"])
-    settings["initial_checkpoint"] = name_of_segmenter(settings.get("initial_checkpoint", ""))
+    settings["initial_checkpoint"] = without_folders(settings.get("initial_checkpoint", ""))
     return settings
 
 

@@ -31,7 +31,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_publish_options(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--push", metavar="ORG/NAME", help="upload the folder there")
-    parser.set_defaults(run=publish, checkpoint="best", ships=False)
+    parser.set_defaults(run=publish_run, checkpoint="best")
 
 
 def recipes(args: argparse.Namespace) -> int:
@@ -80,17 +80,19 @@ def add_publish_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--license", default="apache-2.0", help="licence of the weights (default: apache-2.0)")
 
 
-def publish(args: argparse.Namespace) -> int:
+def publish_run(args: argparse.Namespace) -> int:
     """Write the folder of a run, checked, and upload it if told."""
-    from ..publishing.export import read_run
-    from ..publishing.publish import build, report
+    from ..publishing.publication import Publication
+    from ..publishing.publish import publish, report
+    from ..runs.open_run import open_run
 
     if args.class_folders and not args.class_folders.exists():
         raise CommandError(f"{args.class_folders}: no such file or folder")
-    args.test_size = None  # a card claims what was measured, at the size at which it was
-    run = read_run(args.source)
+    run = open_run(args.source)
     name = args.name or run.name
-    repository = args.push or f"ORG/{name}"
-    build(run, name, args.output, repository, args)
-    report(args.output, repository, args)
+    how = Publication(
+        name, args.push or f"ORG/{name}", args.checkpoint, args.class_folders, half=args.half, licence=args.license
+    )
+    publish(run, how, args.output)
+    report(args.output, how.repository, args.push is not None, args.private, args.dry_run)
     return 0

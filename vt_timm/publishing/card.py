@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from huggingface_hub import EvalResult, ModelCardData
-from torch.utils.flop_counter import FlopCounterMode
 
-from ..segmentation.settings import name_of_segmenter
+from ..cost import count_macs, count_parameters
+from ..names import without_folders
 from ..weights.download import WEIGHTS
 
-__all__ = ["DATA_SETS", "classifier_card", "segmenter_card"]
+__all__ = ["DATA_SETS", "TAG", "classifier_card", "segmenter_card", "segmenter_name"]
 
 TEMPLATES = Path(__file__).parent / "templates"
+TAG = "visual-transformers"  # every card of ours has it, and no other card
 
 # Data sets by what the data folder's name starts with: their id on the Hub if they have a page there, and their name.
 DATA_SETS: dict[str, tuple[str | None, str]] = {
@@ -54,19 +54,21 @@ def classifier_card(
     data: str,
     licence: str = "apache-2.0",
 ) -> str:
-    """The card of a classifier.
+    """Return the card of a classifier.
 
     Args:
         config: its config.json.
         settings: args.yaml of its run.
         metrics: "top1" and "top5" in percent, "images" (which, in words) and "origin" (who measured, and how).
         repository: ORG/NAME on the Hub.
-        source: what `timm.create_model` is given.
+        source: what `vt_timm.load` and `timm.create_model` are given.
         data: name of the data folder.
         licence: licence of the weights.
     """
     options = {k: v for k, v in config.get("model_args", {}).items() if k not in ("in_chans", "global_pool")}
-    macs, params = _cost(config["architecture"], num_classes=config["num_classes"], **options)
+    model = timm.create_model(
+        config["architecture"], device="meta", num_classes=config["num_classes"], **options
+    ).eval()
     s = settings
     return (
         _template("classifier").format(
@@ -81,8 +83,8 @@ def classifier_card(
             start=_start(s),
             classes=_classes(list((config.get("label_descriptions") or {}).values()), config["num_classes"]),
             choice=_choice(s, metrics, data),
-            params=params,
-            macs=macs,
+            params=count_parameters(model) / 1e6,
+            macs=count_macs(model) / 1e6,
             options=", ".join(f"{k}={v!r}" for k, v in options.items()) or "none",
             training=_training(s, config["pretrained_cfg"]["input_size"][-1]),
             recipe=f"`vt_timm/recipes/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own arguments",
@@ -107,10 +109,10 @@ def _start(settings: dict[str, Any]) -> str:
         published = path.name == WEIGHTS and path.parent.name
         return f"Trained further, from {f'the weights `{published}`' if published else 'an earlier run'},"
     if settings.get("pretrained"):
-        return f"Trained further, from the weights `{_without_folders(settings['model'])}`,"
+        return f"Trained further, from the weights `{without_folders(settings['model'])}`,"
     warm = (settings.get("model_kwargs") or {}).get("pretrained_backbone")
     if warm:
-        return f"Trained, from the stem and stages 1 to 3 of {_without_folders(str(warm))},"
+        return f"Trained, from the stem and stages 1 to 3 of {without_folders(str(warm))},"
     return "Trained from scratch"
 
 
@@ -134,7 +136,7 @@ def _training(settings: dict[str, Any], own_size: int) -> str:
         f"seed {s['seed']}"
         + (f", mixup {s['mixup']}" if s.get("mixup") else "")
         + (", weights averaged (EMA)" if s.get("model_ema") else "")
-        + (f", distilled from the {what} of {_without_folders(teacher).removeprefix('local-dir:')}" if teacher else "")
+        + (f", distilled from the {what} of {without_folders(teacher).removeprefix('local-dir:')}" if teacher else "")
     )
 
 
@@ -144,23 +146,27 @@ def segmenter_card(
     metrics: dict[str, Any],
     repository: str,
     data: str,
-    source: str | None = None,
+    source: str,
 ) -> str:
-    """The card of a segmenter.
+    """Return the card of a segmenter.
 
     Args:
         config: its config.json.
         settings: settings.yaml of its run.
         metrics: "miou" and "pixel_accuracy" in percent, "images", "origin" (who measured, and how), "params" in
-            millions, "dtype" and "license".
+            millions, "dtype", and where it is known "iou" of each class in percent and "license".
         repository: ORG/NAME on the Hub.
         data: name of the data folder.
-        source: what `load_segmenter` is given; None for a segmenter that ships with vt_timm.
+        source: what `vt_timm.load` is given.
     """
     s = settings
     started = f", which started {_origin(s['backbone'])}" if s.get("pretrained_backbone") else ""
+    if started and s.get("freeze_backbone"):
+        started += " and stayed as they were"
     if s.get("initial_checkpoint"):
-        started += f" (going on from the segmenter {name_of_segmenter(s['initial_checkpoint'])})"
+        started += (
+            f" (going on from the segmenter {without_folders(s['initial_checkpoint']).removeprefix('local-dir:')})"
+        )
     return (
         _template("segmenter").format(
             **_common(
@@ -168,14 +174,11 @@ def segmenter_card(
                 "vt_timm",
                 repository,
                 data,
-                metrics["license"],
+                metrics.get("license"),
                 {"mean_iou": metrics["miou"], "pixel accuracy": metrics["pixel_accuracy"]},
             ),
-            load=f'load_segmenter("{source}")'
-            if source
-            else f'load_segmenter(published_segmenters()["{repository.partition("/")[2]}"])',
-            shipped_import="" if source else "\nfrom vt_timm.weights.published import published_segmenters",
-            command=f" --model {source}" if source else "",
+            source=source,
+            iou=_iou(config["class_names"], metrics.get("iou")),
             neck={"vt_fpn": "VT-FPN", "fpn": "a panoptic FPN", "laterals": "VT-FPN's laterals, without its tokens"}[
                 config["neck"]
             ],
@@ -196,6 +199,23 @@ def segmenter_card(
         )
         + CITATION
     )
+
+
+def segmenter_name(neck: str, backbone: str, data: str) -> str:
+    """Return NECK_BACKBONE.DATA, what a segmenter is called."""
+    name = Path(backbone.rpartition(":")[2]).name  # also of a folder or a repository
+    return f"{neck}_{name.partition('.')[0]}.{data}"
+
+
+def _iou(names: list[str], iou: list[float | None] | None) -> str:
+    """Return a table of the classes, or nothing where their scores were not kept."""
+    if not iou:
+        return ""
+    rows = [
+        f"| {name.replace('|', chr(92) + '|')} | {'does not occur' if one is None else f'{one:.2f}'} |"
+        for name, one in zip(names, iou, strict=True)
+    ]
+    return "\n".join(["| class | IoU, % |", "|---|---|", *rows, "", ""])
 
 
 def _size(short_side: int | list[int] | None) -> str:
@@ -223,10 +243,10 @@ def _origin(backbone: str) -> str:
 
 
 def _common(
-    task: str, library: str, repository: str, data: str, licence: str, metrics: dict[str, float]
+    task: str, library: str, repository: str, data: str, licence: str | None, metrics: dict[str, float]
 ) -> dict[str, str]:
     """What both kinds of card say: the Hub's front matter, and the names of model, data and licence."""
-    title = repository.partition("/")[2]
+    title = repository.rpartition("/")[2]
     data_id, data_name = _data_set(data)
     results = [
         EvalResult(
@@ -243,7 +263,7 @@ def _common(
         library_name=library,
         pipeline_tag=task,
         license=licence,
-        tags=[task, library, "visual-transformers"],
+        tags=[task, library, TAG],
         datasets=[data_id] if data_id else None,
         model_name=title,
         eval_results=results,
@@ -252,7 +272,8 @@ def _common(
         "front_matter": front_matter.to_yaml().strip(),
         "title": title,
         "data_name": data_name,
-        "license": licence,
+        "license": licence
+        or "the licences of the training images and of the backbone's weights hold for what was learnt",
     }
 
 
@@ -271,17 +292,3 @@ def _data_set(data: str) -> tuple[str | None, str]:
 def _classes(names: list[str], number: int) -> str:
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return f"{number} classes: {shown}" if names else f"{number} classes"
-
-
-def _cost(name: str, **options: Any) -> tuple[float, float]:
-    """MACs at 224 x 224 pixels and parameters of a model of timm's, both in millions."""
-    model = timm.create_model(name, device="meta", **options).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, 224, 224, device="meta"))
-    return counter.get_total_flops() / 2e6, sum(p.numel() for p in model.parameters()) / 1e6
-
-
-def _without_folders(value: str) -> str:
-    """An absolute path, also behind a prefix as in local-dir:PATH, without the folders that it lies in."""
-    prefix, colon, path = value.rpartition(":")
-    return f"{prefix}{colon}{Path(path).name}" if path.startswith(("/", "~")) else value

@@ -1,136 +1,152 @@
-"""Turn a training run into a folder for the Hub (config.json, model.safetensors, README.md), check it, and upload it.
+"""From a training run to a folder for the Hub (config.json, model.safetensors, README.md).
 
 The folder is loaded back as a user would load it and must say of a photo what the run says, bit for bit and names
 included, before it is put in place and before anything goes up. No metric is typed: the card says who measured it.
 """
 
-import argparse
 import datetime
 import json
 import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-from torch import nn
+from huggingface_hub.repocard import metadata_load
 
 from ..errors import first_line
-from ..weights.download import CONFIG, WEIGHTS
-from . import card
-from .export import Run, RunError, export_classifier, export_segmenter, same_predictions
+from ..files import folder_beside, move
+from ..pipelines.pipeline import Pipeline
+from ..pipelines.sources import load
+from ..runs.run import Run, RunError
+from ..weights.download import CARD, CONFIG, WEIGHTS
+from .card import TAG
+from .publication import Publication
 
-__all__ = ["FILES", "build", "push", "report"]
+__all__ = ["FILES", "Draft", "draft", "publish", "push", "report"]
 
-FILES = (CONFIG, WEIGHTS, "README.md")
+FILES = (CONFIG, WEIGHTS, CARD)
+OLD_CARD = "README.old.md"
+OF_A_RUN = ("args.yaml", "settings.yaml", "metrics.json")
 
-Measure = Callable[[Path], dict[str, Any]]  # metrics of a model folder, for its card
-Keep = Callable[[dict[str, Any]], None]  # keeps the metrics of a run
+
+@dataclass(frozen=True)
+class Draft:
+    """A folder that says what its run says, and has no card yet.
+
+    Args:
+        run: the run.
+        how: how it is published.
+        files: where config and weights lie.
+        folder: where they go.
+    """
+
+    run: Run
+    how: Publication
+    files: Path
+    folder: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return json.loads((self.files / CONFIG).read_text(encoding="utf-8"))
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what the run measured of these weights."""
+        return self.run.metrics(self.config, self.how)
+
+    def finish(self, metrics: dict[str, Any]) -> None:
+        """Write the card with these metrics, and put the folder in place; a card that was there is kept beside it."""
+        text = self.run.card(self.config, metrics, self.how)
+        card = self.folder / CARD
+        with _writing(self.folder):
+            (self.files / CARD).write_text(text, encoding="utf-8")
+            self.folder.mkdir(exist_ok=True)
+            if card.is_file() and card.read_text(encoding="utf-8", errors="replace") != text:
+                os.replace(card, self.folder / OLD_CARD)
+            for name in FILES:
+                move(self.files / name, self.folder / name)
 
 
-def build(
-    run: Run,
-    name: str,
-    folder: Path,
-    repository: str,
-    args: argparse.Namespace,
-    measure: Measure | None = None,
-    keep: Keep | None = None,
-) -> None:
-    """Write the folder, once it is clear that it says what the run says; until then an older one stays.
+def publish(run: Run, how: Publication, folder: Path) -> None:
+    """Write the folder of a run, with what the run itself measured on its card.
 
     Args:
         run: a run of train.py or train-segmenter.
-        name: MODEL.TAG of a classifier.
+        how: how it is published.
         folder: the folder to write.
-        repository: ORG/NAME on the Hub.
-        args: the command's arguments: checkpoint, class_folders, test_size, half, license, and `ships` for a folder
-            that comes with vt_timm.
-        measure: measures a classifier anew; without it the card has what the run measured.
-        keep: is called with the metrics before the card is written.
 
     Raises:
-        RunError: if the run cannot be published, or the folder does not say what the run says.
+        RunError: as for `draft`.
     """
-    if args.test_size and measure is None and not run.segmenter:
-        raise RunError("--test-size changes what the run measured: leave it out, or measure anew")
-    with _place_beside(folder) as temporary:
-        new = Path(temporary)
-        if run.segmenter:
-            model = export_segmenter(run, new, args.half)
-            text = _segmenter_card(run, new, model, repository, args, keep)
-        else:
-            model, epoch = export_classifier(
-                run, name, new, args.checkpoint, args.class_folders, args.test_size, args.half, args.license
-            )
-            text = _classifier_card(run, name, new, epoch, repository, args, measure, keep)
-        (new / "README.md").write_text(text, encoding="utf-8")
-        if not same_predictions(model, new):
-            raise RunError(f"{name}, loaded back, gives other predictions than the run: nothing was written")
-        folder.mkdir(exist_ok=True)
-        for file in FILES:
-            os.replace(new / file, folder / file)
-            (folder / file).chmod(0o644)  # safetensors writes files that only their owner may read
+    with draft(run, how, folder) as new:
+        new.finish(new.metrics())
 
 
-def _place_beside(folder: Path) -> tempfile.TemporaryDirectory:
-    """A folder on the same disk, from which files are moved when all is well."""
+@contextmanager
+def draft(run: Run, how: Publication, folder: Path) -> Iterator[Draft]:
+    """Yield the folder before it is put in place; until it is finished an older one stays.
+
+    Raises:
+        RunError: if the run cannot be published, the folder does not say what the run says, or the place holds files of
+            the user's.
+    """
+    _check_place(folder)
+    with ExitStack() as stack:
+        with _writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            files = stack.enter_context(folder_beside(folder))
+            model = run.save(files, how)
+        if not _same_answers(model, files):
+            raise RunError(f"{how.name}, loaded back, gives other predictions than the run: nothing was written")
+        yield Draft(run, how, files, folder)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror or first_line(error)}") from error
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse a place where something else than an older published folder would be replaced."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"-o {folder}: this is a file; name a folder")
+    if any((folder / name).exists() for name in OF_A_RUN):
+        raise RunError(f"-o {folder}: this is a run, in which nothing is replaced; name another folder")
+    there = [name for name in FILES if (folder / name).exists()]
+    if there and not _is_published(folder):
+        raise RunError(
+            f"-o {folder}: its {' and '.join(there)} would be replaced, which vt-timm publish did not write; name "
+            "another folder"
+        )
+
+
+def _is_published(folder: Path) -> bool:
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(dir=folder.parent)
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {first_line(error)}") from error
+        return TAG in (metadata_load(folder / CARD) or {}).get("tags", ()) and (folder / CONFIG).is_file()
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):  # a card that somebody else wrote
+        return False
 
 
-def _classifier_card(
-    run: Run,
-    name: str,
-    folder: Path,
-    epoch: int,
-    repository: str,
-    args: argparse.Namespace,
-    measure: Measure | None,
-    keep: Keep | None,
-) -> str:
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if measure is not None:
-        metrics = measure(folder)
-    else:
-        size = config["pretrained_cfg"]["input_size"][-1]
-        metrics = {
-            **run.evaluation(epoch),
-            "images": "the run's validation images",
-            "origin": f"one run, as train.py itself measured after epoch {epoch} at {size} x {size} pixels",
-        }
-    if keep is not None:
-        keep(metrics)
-    metrics |= {"checkpoint": args.checkpoint, "dtype": "16-bit floats" if args.half else "32-bit floats"}
-    source = name if args.ships else f"hf-hub:{repository}"
-    return card.classifier_card(config, dict(run.settings), metrics, repository, source, run.data, args.license)
-
-
-def _segmenter_card(
-    run: Run, folder: Path, model: nn.Module, repository: str, args: argparse.Namespace, keep: Keep | None
-) -> str:
-    metrics = json.loads((run.folder / "best" / "metrics.json").read_text(encoding="utf-8"))
-    metrics |= {
-        "origin": f"one run, as the training itself measured after update {metrics['update']}",
-        "dtype": "16-bit floats" if args.half else "32-bit floats",
-        "params": sum(p.numel() for p in model.parameters()) / 1e6,
-        "license": args.license,
-    }
-    if keep is not None:
-        keep(metrics)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    return card.segmenter_card(config, run.settings, metrics, repository, run.data, None if args.ships else repository)
+def _same_answers(model: Pipeline, folder: Path) -> bool:
+    """True if the folder, loaded as a user would load it, gives the model's answer, bit for bit."""
+    answers = []
+    for one in (model, load(str(folder))):
+        output = one.run(one.example())
+        answers.append((output, one.class_names, json.dumps(one.facts())))
+    (logits, *said), (logits_again, *said_again) = answers
+    return torch.equal(logits, logits_again) and said == said_again
 
 
 def push(folder: Path, repository: str, private: bool) -> str:
-    """Upload the folder's three files in one commit; returns the commit's page.
+    """Upload the folder's three files in one commit, and return the commit's page.
 
     Raises:
         RunError: in one line, if the Hub does not take them.
@@ -158,14 +174,24 @@ def push(folder: Path, repository: str, private: bool) -> str:
     return str(commit.commit_url)
 
 
-def report(folder: Path, repository: str, args: argparse.Namespace) -> None:
-    """Print what was written, and upload it if `args.push` says so."""
+def report(folder: Path, repository: str, upload: bool, private: bool = False, dry_run: bool = False) -> None:
+    """Print what was written, and upload it.
+
+    Args:
+        folder: the folder.
+        repository: ORG/NAME on the Hub.
+        upload: True to upload it.
+        private: True to make a new repository private.
+        dry_run: True to say only what would go up.
+    """
     print(f"{folder}: loaded back, same predictions")
     for file in FILES:
         print(f"  {file:<20}{(folder / file).stat().st_size:>14,} bytes")
-    if args.push is None:
+    if (folder / OLD_CARD).is_file():
+        print(f"  {OLD_CARD:<20} the card that was there")
+    if not upload:
         print(f"not uploaded; --push would upload it to {repository}")
-    elif args.dry_run:
+    elif dry_run:
         print(f"dry run, {datetime.date.today()}: these would go to {constants.ENDPOINT}/{repository}")
     else:
-        print(push(folder, repository, args.private))
+        print(push(folder, repository, private))

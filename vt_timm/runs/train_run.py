@@ -8,22 +8,31 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
 import yaml
 from timm.data import ImageNetInfo
-from timm.models import load_state_dict
+from timm.data.readers.reader_image_folder import find_images_and_targets
+from timm.models import load_state_dict, save_for_hf, split_model_name_tag
 from torch import nn
 
-from ..errors import UserError, first_line, read_text
+from ..errors import first_line, read_text
+from ..publishing.card import classifier_card
+from ..weights.download import CONFIG
+from .run import Run, RunError, in_16_bits
+
+if TYPE_CHECKING:
+    from ..pipelines.pipeline import Pipeline
+    from ..publishing.publication import Publication
 
 __all__ = [
     "ARGUMENTS",
     "CHECKPOINTS",
     "DESCRIPTION",
     "RunError",
+    "TrainRun",
     "data_config",
     "describe_classes",
     "is_run",
@@ -34,10 +43,6 @@ __all__ = [
 
 ARGUMENTS, DESCRIPTION = "args.yaml", "model.json"
 CHECKPOINTS = {"best": "model_best.pth.tar", "last": "last.pth.tar"}
-
-
-class RunError(UserError):
-    """What a run lacks to be used, in one line."""
 
 
 def is_run(path: Path) -> bool:
@@ -162,3 +167,114 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             return load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is cut, foreign or unsafe
         raise RunError(f"{path} cannot be read as a checkpoint of train.py: {first_line(error)}") from error
+
+
+class TrainRun(Run):
+    """What timm's `train.py` leaves: args.yaml, summary.csv and checkpoints."""
+
+    settings_file = ARGUMENTS
+    prints_log = True
+    needed = (ARGUMENTS, "summary.csv")
+
+    @property
+    def name(self) -> str:
+        """MODEL.RECIPE.
+
+        Raises:
+            RunError: if args.yaml names no recipe.
+        """
+        if not self.settings.get("recipe"):
+            raise RunError(
+                f"{self.folder}: its args.yaml names no recipe to take the tag from: give NAME, as MODEL.TAG"
+            )
+        return f"{self.settings['model']}.{self.settings['recipe']}"
+
+    def model(self, checkpoint: str = "best") -> nn.Module:
+        """Return the model of a checkpoint, "best" or "last", with averaged weights if the run kept some."""
+        return load_run(self._path(checkpoint))
+
+    def _path(self, checkpoint: str) -> Path:
+        path = self.folder / CHECKPOINTS[checkpoint]
+        if not path.is_file():
+            raise RunError(f"{self.folder} has no {path.name}: choose another --checkpoint")
+        return path
+
+    def save(self, folder: Path, how: "Publication") -> "Pipeline":
+        from ..pipelines.classification import ClassificationPipeline
+
+        self._check_name(how.name)
+        model = self.model(how.checkpoint)
+        labels = self._class_names(how.class_folders)
+        num_classes: int = model.num_classes  # type: ignore[assignment]
+        if len(labels) != num_classes:
+            raise RunError(f"the model has {num_classes} classes and the class folders are {len(labels)}")
+        own: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        asked = (own["input_size"][0], how.test_size, how.test_size) if how.test_size else None
+        config = {
+            "tag": split_model_name_tag(how.name)[1],
+            "test_input_size": asked or own.get("test_input_size") or own["input_size"],
+            "license": how.licence,
+            **{key: own[key] for key in ("input_size", "crop_pct", "interpolation", "mean", "std")},
+        }
+        options = {k: v for k, v in (self.settings.get("model_kwargs") or {}).items() if k != "pretrained_backbone"}
+        model.pretrained_cfg = {**own, "label_names": list(labels), "label_descriptions": labels, **config}  # type: ignore[assignment]
+        if how.half:
+            in_16_bits(model, self.folder)
+        save_for_hf(
+            model,
+            str(folder),
+            model_args=options or None,
+            safe_serialization=True,
+            model_config={"label_names": list(labels), "label_descriptions": labels, "pretrained_cfg": config},
+        )
+        contents = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        # It stands at the top level; transformers' AutoModel rejects it here.
+        contents.get("model_args", {}).pop("num_classes", None)
+        (folder / CONFIG).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+        return ClassificationPipeline(model.float().eval(), how.name)
+
+    def _check_name(self, name: str) -> None:
+        trained, (architecture, _) = self.settings["model"], split_model_name_tag(name)
+        if architecture != split_model_name_tag(trained)[0]:
+            raise RunError(f"{self.folder} trained {trained}, which {name} does not say: the name is MODEL.TAG")
+        if architecture not in timm.list_models(module="vt_resnet"):
+            raise RunError(f"{self.folder} trained {architecture}; only VT-ResNets and segmenters are published here")
+
+    def _class_names(self, class_folders: Path | None) -> dict[str, str]:
+        """Return what each class is called, in the order of training; a WordNet id is called as ImageNet does.
+
+        Raises:
+            RunError: if neither the run nor its photos say them.
+        """
+        names = read_description(self.folder).get("classes")
+        if class_folders or not names:
+            data = self.settings.get("data_dir") or self.settings.get("data")
+            folder = class_folders or Path(data or "nowhere", self.settings.get("train_split") or "train")
+            names = _sorted_as_trained(folder)
+        return describe_classes(names)["label_descriptions"]
+
+    def metrics(self, config: dict[str, Any], how: "Publication") -> dict[str, Any]:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # train.py keeps its arguments in there
+            checkpoint = torch.load(self._path(how.checkpoint), map_location="meta", weights_only=True, mmap=True)
+        epoch = int(checkpoint["epoch"])
+        rows = [row for row in self.evaluations if row["epoch"] == epoch]
+        if not rows:
+            raise RunError(f"{self.folder}/summary.csv has no row for epoch {epoch} of the checkpoint")
+        size = config["pretrained_cfg"]["input_size"][-1]
+        return {
+            **{key.removeprefix("eval_"): value for key, value in rows[-1].items() if key.startswith("eval_")},
+            "images": "the run's validation images",
+            "origin": f"one run, as train.py itself measured after epoch {epoch} at {size} x {size} pixels",
+        }
+
+    def card(self, config: dict[str, Any], metrics: dict[str, Any], how: "Publication") -> str:
+        metrics = {**metrics, "checkpoint": how.checkpoint, "dtype": how.dtype}
+        return classifier_card(config, self.settings, metrics, how.repository, how.source, self.data, how.licence)
+
+
+def _sorted_as_trained(folder: Path) -> list[str]:
+    """Return the classes of an image folder as timm numbers them: 2 before 10, folders without an image left out."""
+    if not folder.is_dir():
+        raise RunError(f"the run does not say what its classes are called, and there is no {folder}: --class-folders")
+    _, class_to_idx = find_images_and_targets(str(folder))
+    return sorted(class_to_idx, key=class_to_idx.__getitem__)

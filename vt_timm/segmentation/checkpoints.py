@@ -1,64 +1,22 @@
 """What a run leaves on disk, each file and folder replaced whole: if the run is killed, the old one stays."""
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from ..cost import count_parameters
 from ..errors import UserError, first_line
 from ..files import put_in_place, restore, whole_file, whole_folder
+from ..weights.download import CARD, CONFIG
 from .model import Segmenter
-from .settings import Settings, name_of_segmenter
+from .settings import Settings
 
 __all__ = ["Progress", "append_row", "check_new", "load_state", "save_best", "save_state"]
 
 BEST, LAST, SUMMARY = "best", "last", "summary.csv"
-TITLES = {"vt_fpn": "VT-FPN", "fpn": "A panoptic FPN", "laterals": "A pyramid of laterals alone"}
-CARD = """\
----
-library_name: vt_timm
-pipeline_tag: image-segmentation
-tags: [semantic-segmentation, visual-transformer]
----
-
-# {neck} on {backbone}: {number} classes
-
-{title} for semantic segmentation, from "Visual Transformers" (Wu et al., 2020,
-[arXiv:2006.03677](https://arxiv.org/abs/2006.03677)), on the backbone {backbone}{start}.
-
-**Results** on the {images} validation images of `{data}`, evaluated at {size}, after update {update} of {updates}:
-mIoU {miou:.2f} %, pixel accuracy {pixel_accuracy:.2f} %.
-
-| class | IoU, % |
-|---|---|
-{rows}
-
-## Use
-
-```python
-from pathlib import Path
-
-from vt_timm.images import read_image
-from vt_timm.segmentation.inference import SCALES, load_segmenter, segment
-
-model = load_segmenter("FOLDER")
-photo = read_image(Path("photo.jpg"), channels=model.in_chans)
-labels = segment(model, photo, model.short_side, scales=SCALES)  # (height, width)
-```
-
-`vt-timm segment PHOTO -o segmented.png --model FOLDER` draws it.
-
-## Training
-
-`vt-timm train-segmenter`: {updates} updates of {batch_size} images per process, {opt}, learning rate {lr:g}, crops of
-{crop_size} pixels. `settings.yaml` beside this folder has every setting, `summary.csv` every evaluation.
-
-## Limits
-
-Every pixel gets one of the classes above, whatever it shows. The licences of the training images and of the backbone's
-weights hold for what was learnt from them.
-"""
 
 
 class Progress:
@@ -94,26 +52,22 @@ def save_best(output: Path, model: Segmenter, metrics: dict[str, Any], settings:
     with whole_folder(output / BEST) as folder:
         model.save_pretrained(folder)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_card(model, metrics, settings), encoding="utf-8")
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        (folder / CARD).write_text(_card(model, config, metrics, settings), encoding="utf-8")
 
 
-def _card(model: Segmenter, metrics: dict[str, Any], settings: Settings) -> str:
-    size = settings.eval_size
-    sizes = {int: f"a short side of {size} pixels", list: f"{size} pixels", type(None): "their own size"}
-    rows = [
-        f"| {name.replace('|', chr(92) + '|')} | {'does not occur' if iou is None else f'{iou:.2f}'} |"
-        for name, iou in zip(model.class_names, metrics["iou"], strict=True)
-    ]
-    start = ", which started from its pretrained weights" if settings.pretrained_backbone else ""
-    if settings.initial_checkpoint:
-        start = f", going on from the segmenter {name_of_segmenter(settings.initial_checkpoint)}"
-    frozen = " and stayed as they were" if settings.pretrained_backbone and settings.freeze_backbone else ""
-    return CARD.format(
-        neck=model.neck_name, title=TITLES[model.neck_name], backbone=model.backbone_name, number=model.num_classes,
-        data=Path(settings.data_dir).name, size=sizes[type(size)], rows="\n".join(rows), start=start + frozen,
-        **{name: getattr(settings, name) for name in ("updates", "batch_size", "opt", "lr", "crop_size")},
+def _card(model: Segmenter, config: dict[str, Any], metrics: dict[str, Any], settings: Settings) -> str:
+    from ..publishing.card import segmenter_card, segmenter_name
+
+    data = Path(settings.data_dir).name
+    measured = {
         **metrics,
-    )  # fmt: skip
+        "origin": f"one run, as the training itself measured after update {metrics['update']} of {settings.updates}",
+        "params": count_parameters(model) / 1e6,
+        "dtype": "32-bit floats",
+    }
+    name = segmenter_name(model.neck_name, model.backbone_name, data)
+    return segmenter_card(config, dataclasses.asdict(settings), measured, name, data, "FOLDER")
 
 
 def load_state(accelerator: Any, output: Path) -> None:

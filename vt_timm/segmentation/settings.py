@@ -10,19 +10,13 @@ from timm.optim import list_optimizers
 
 from ..errors import UserError, did_you_mean, read_text
 
-__all__ = ["Settings", "SettingsError", "name_of_segmenter"]
+__all__ = ["Settings", "SettingsError"]
 
 LEAST_SCALE = 0.01
 
 
 class SettingsError(UserError):
     """What is wrong with the settings, in one line."""
-
-
-def name_of_segmenter(source: str) -> str:
-    """What a card calls an `initial_checkpoint`: no folders of this machine, and a run in place of its `best`."""
-    path = Path(source.rpartition(":")[2])
-    return path.parent.name if path.name == "best" else path.name
 
 
 def _is_number(value: Any, least: float = 0) -> bool:

@@ -1,0 +1,94 @@
+"""A finished training, whatever it trained."""
+
+import csv
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import yaml
+from torch import nn
+
+from ..errors import UserError, read_text
+
+if TYPE_CHECKING:
+    from ..pipelines.pipeline import Pipeline
+    from ..publishing.publication import Publication
+
+__all__ = ["Run", "RunError", "in_16_bits", "read_evaluations"]
+
+
+class RunError(UserError):
+    """What a run lacks to be used, in one line."""
+
+
+class Run(ABC):
+    """The folder of a training, with its settings and evaluations.
+
+    Raises:
+        RunError: if the folder is not a finished run, naming the file that is missing.
+    """
+
+    settings_file: ClassVar[str]
+    prints_log: ClassVar[bool]  # True where what it printed is kept nowhere
+    needed: ClassVar[tuple[str, ...]]  # files without which a run is not finished
+
+    def __init__(self, folder: Path) -> None:
+        for name in self.needed:
+            if not (folder / name).is_file():
+                raise RunError(
+                    f"{folder} is not a finished run of train.py or vt-timm train-segmenter: it has no {name}"
+                )
+        self.folder = folder
+        self.settings: dict[str, Any] = yaml.safe_load(read_text(folder / self.settings_file))
+        self.evaluations = read_evaluations(folder / "summary.csv")
+
+    @property
+    def data(self) -> str:
+        """The last part of the data folder's name, or the data set's name in timm's terms."""
+        s = self.settings
+        return Path(s.get("data_dir") or s.get("data") or "").name or s.get("dataset") or "unknown"
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What the run is published as where the user says nothing else."""
+
+    @abstractmethod
+    def save(self, folder: Path, how: "Publication") -> "Pipeline":
+        """Write config.json and model.safetensors, and return the model as stored.
+
+        Raises:
+            RunError: in one line, for a run that cannot be published so.
+        """
+
+    @abstractmethod
+    def metrics(self, config: dict[str, Any], how: "Publication") -> dict[str, Any]:
+        """Return what the run measured of the weights of a folder, whose config is given, for a card."""
+
+    @abstractmethod
+    def card(self, config: dict[str, Any], metrics: dict[str, Any], how: "Publication") -> str:
+        """Return the model card.
+
+        Args:
+            config: what config.json says.
+            metrics: as `metrics` returns them, or measured anew.
+            how: how the run is published.
+        """
+
+
+def read_evaluations(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a run's summary.csv; timm writes the header once more where a run was resumed."""
+    with path.open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if any(key != value for key, value in row.items())]
+    return [{key: float(value) for key, value in row.items() if value} for row in rows]
+
+
+def in_16_bits(model: nn.Module, folder: Path) -> None:
+    """Make the weights 16-bit floats.
+
+    Raises:
+        RunError: if one is beyond what they can hold.
+    """
+    for name, tensor in model.half().state_dict().items():
+        if not tensor.isfinite().all():
+            raise RunError(f"{folder}: {name} is beyond what 16-bit floats can hold: leave --half out")

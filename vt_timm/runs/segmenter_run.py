@@ -1,0 +1,54 @@
+"""A run of `vt-timm train-segmenter` and its model."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..cost import count_parameters
+from ..publishing.card import segmenter_card, segmenter_name
+from ..segmentation.inference import load_segmenter
+from .run import Run, in_16_bits
+
+if TYPE_CHECKING:
+    from ..pipelines.pipeline import Pipeline
+    from ..publishing.publication import Publication
+    from ..segmentation.model import Segmenter
+
+__all__ = ["SegmenterRun"]
+
+BEST, METRICS = "best", "metrics.json"
+
+
+class SegmenterRun(Run):
+    """What `vt-timm train-segmenter` leaves: settings.yaml, summary.csv and best/."""
+
+    settings_file = "settings.yaml"
+    prints_log = False
+    needed = (settings_file, "summary.csv", f"{BEST}/{METRICS}")
+
+    @property
+    def name(self) -> str:
+        """NECK_BACKBONE.DATA."""
+        return segmenter_name(self.settings["neck"], self.settings["backbone"], self.data)
+
+    def model(self) -> "Segmenter":
+        """Return the segmenter of the best evaluation."""
+        return load_segmenter(self.folder / BEST)
+
+    def save(self, folder: Path, how: "Publication") -> "Pipeline":
+        from ..pipelines.segmentation import SegmentationPipeline
+
+        model = self.model()
+        if how.half:
+            in_16_bits(model, self.folder)
+        model.save_pretrained(folder)
+        return SegmentationPipeline(model.float(), how.name)
+
+    def metrics(self, config: dict[str, Any], how: "Publication") -> dict[str, Any]:
+        measured = json.loads((self.folder / BEST / METRICS).read_text(encoding="utf-8"))
+        params = count_parameters(self.model()) / 1e6
+        origin = f"one run, as the training itself measured after update {measured['update']}"
+        return {**measured, "origin": origin, "dtype": how.dtype, "params": params, "license": how.licence}
+
+    def card(self, config: dict[str, Any], metrics: dict[str, Any], how: "Publication") -> str:
+        return segmenter_card(config, self.settings, metrics, how.repository, self.data, how.source)
