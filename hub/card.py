@@ -23,7 +23,7 @@ HUB = Path(__file__).parent
 
 
 def shipped_card(name: str) -> str:
-    """The card of a folder under hub/, from its records."""
+    """Return the card of a folder under hub/, from its records."""
     config = json.loads((HUB / name / "config.json").read_text())
     if record := read_records("segmentation/shipped.json").get(name):
         return segmenter_card(config, record["settings"], record, hub_name(name), record["settings"]["data_dir"], name)
@@ -32,7 +32,7 @@ def shipped_card(name: str) -> str:
 
 
 def measured(record: dict[str, Any]) -> dict[str, Any]:
-    """Metrics for a card from a record of `benchmarks.pretrained`."""
+    """Return metrics for a card from a record of `benchmarks.pretrained`."""
     size, crop = record["input_size"][-1], record["crop_pct"]
     return {
         "top1": record["top1"],

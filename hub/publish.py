@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measured(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Top-1 and top-5 of a folder on `--measure`, for its card; `--record` keeps them."""
+    """Measure top-1 and top-5 of a folder on `--measure`, for its card; `--record` keeps them."""
     record = {**line_of_facts(), "data": args.measure.name, **evaluate(f"local-dir:{folder}", str(args.measure))}
     if args.record:
         keep_accuracy({**record, "model": name})

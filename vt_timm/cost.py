@@ -1,4 +1,4 @@
-"""What a model costs."""
+"""The cost of a model."""
 
 import torch
 from torch import nn

@@ -1,1 +1,1 @@
-"""Models as files for other machines: ONNX, torch.export, AOTInductor; in 32, 16 and 8 bits."""
+"""Models as files for other machines: ONNX, torch.export and AOTInductor, in 32, 16 and 8 bits."""

@@ -1,4 +1,4 @@
-"""How far a file's outputs are from those of the model that it was made from."""
+"""The difference of a file's outputs from those of the model that it was made from."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ LABELS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2, "int8": 0.1}
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a file's logits are from the model's, as a share of their own size, and the share of pixels with another
-    label, None where there is one label per photo.
+    """The difference of a file's logits from the model's, as a share of their own size, and the share of pixels with
+    another label, None where there is one label per photo.
     """
 
     logits: float

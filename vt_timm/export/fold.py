@@ -49,7 +49,7 @@ class FoldedTransformer(nn.Module):
         return related_BLD + self.f2(self.f1(related_BLD).relu())
 
     def related(self, tokens_BLD: Tensor) -> Tensor:
-        """T' of eq. 3."""
+        """Return T' of eq. 3."""
         tokens_BhLd = tokens_BLD.unflatten(2, (self.num_heads, self.relation.shape[1])).transpose(1, 2)
         # (B, h, L, d) x ((h, d, d) x (B, h, d, L)) -> (B, h, L, L); this order rearranges less for the products
         attention_BhLL = (tokens_BhLd @ (self.relation @ tokens_BhLd.transpose(2, 3))).softmax(dim=-1)
@@ -83,7 +83,7 @@ class FoldedProjector(nn.Module):
         return feature_BCHW + update_BCP.reshape(feature_BCHW.shape)
 
     def update(self, feature_BCP: Tensor, key_BLC: Tensor, value_BLC: Tensor) -> Tensor:
-        """What is added to the map, (B, C, P), from the tokens' keys and values."""
+        """Return what is added to the map, (B, C, P), from the tokens' keys and values."""
         heads = (self.num_heads, self.head_dim)
         key_BhdL = key_BLC.unflatten(2, heads).permute(0, 2, 3, 1)
         value_BhdL = value_BLC.unflatten(2, heads).permute(0, 2, 3, 1)
@@ -182,7 +182,7 @@ class RowsOfMap(nn.Module):
 
 
 def _averages(mean_1L: Tensor, transformer: FoldedTransformer, tokens_BLD: Tensor) -> Tensor:
-    """Means of T' and `relu(T' F1)` over the tokens, side by side: (B, 2 D)."""
+    """Return the means of T' and `relu(T' F1)` over the tokens, side by side: (B, 2 D)."""
     related_BLD = transformer.related(tokens_BLD)
     # Not relu(): behind a product in 8 bits whose result stays in float32, ONNX Runtime would compute in float32.
     hidden_BLD = transformer.f1(related_BLD).clamp(min=0)
@@ -197,7 +197,7 @@ def _folded_filters(tokenizer: RecurrentTokenizer) -> nn.Linear:
 
 
 def _side_by_side(layers: list[nn.Linear]) -> nn.Linear:
-    """Linear layers that read the same tokens as one."""
+    """Join linear layers that read the same tokens."""
     bias = any(layer.bias is not None for layer in layers)
     width = sum(layer.out_features for layer in layers)
     like = layers[0].weight
@@ -213,7 +213,7 @@ def _side_by_side(layers: list[nn.Linear]) -> nn.Linear:
 
 
 def _averages_first(model: VTResNet) -> bool:
-    """Whether the classifier alone reads the last tokens, their mean, and has fewer classes than F2 has rows."""
+    """True if the classifier alone reads the last tokens, their mean, and has fewer classes than F2 has rows."""
     stage = model.vt_stage
     return (
         stage is not None
@@ -226,7 +226,7 @@ def _averages_first(model: VTResNet) -> bool:
 
 
 def _classifier_behind(f2: nn.Linear, classifier: nn.Linear) -> nn.Linear:
-    """`classifier(T' + hidden F2)` as one layer of (T', hidden) side by side."""
+    """Return `classifier(T' + hidden F2)` as one layer of (T', hidden) side by side."""
     weight = torch.cat([classifier.weight, classifier.weight @ f2.weight], dim=1).detach()
     layer = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
     layer.weight, layer.bias = nn.Parameter(weight), classifier.bias
@@ -234,13 +234,13 @@ def _classifier_behind(f2: nn.Linear, classifier: nn.Linear) -> nn.Linear:
 
 
 def _in_rows(stage: VTStage) -> bool:
-    """Whether `FoldedStage` can express a stage: a filter tokenizer and, after it, recurrent ones."""
+    """True if `FoldedStage` can express a stage: a filter tokenizer and, after it, recurrent ones."""
     first, *others = (block.tokenizer for block in stage.blocks)
     return isinstance(first, FilterTokenizer) and all(isinstance(t, RecurrentTokenizer) for t in others)
 
 
 def _folded_lift(lift: Lift) -> nn.Sequential:
-    """Convolution and norm as one: an exporter sees the map's size asked for between them and leaves them apart."""
+    """Join convolution and norm: an exporter sees the map's size asked for between them and leaves them apart."""
     weight, bias = fuse_conv_bn_weights(
         lift.conv.weight, lift.conv.bias, lift.bn.running_mean, lift.bn.running_var, lift.bn.eps,  # type: ignore[arg-type]
         lift.bn.weight, lift.bn.bias,
@@ -251,7 +251,7 @@ def _folded_lift(lift: Lift) -> nn.Sequential:
 
 
 def folded(model: nn.Module, rows: bool = False) -> nn.Module:
-    """A copy of a model for inference in which every VT module is folded; other modules stay as they are.
+    """Return a copy of a model for inference in which every VT module is folded; other modules stay as they are.
 
     Args:
         model: any model.

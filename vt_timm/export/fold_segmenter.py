@@ -21,7 +21,7 @@ __all__ = ["FoldedHead", "FoldedVTFPN", "folded_segmenter"]
 
 
 def folded_segmenter(model: Segmenter) -> nn.Module:
-    """A copy of a segmenter for inference, folded as `fold.folded` does it, and its neck and paddings too."""
+    """Return a copy of a segmenter for inference, folded as `fold.folded` does it, and its neck and paddings too."""
     model = copy.deepcopy(model).eval()
     if isinstance(model.neck, VTFPN):
         model.neck = FoldedVTFPN(model.neck)
@@ -66,7 +66,7 @@ class FoldedVTFPN(nn.Module):
 
 
 def _folded_tokenizer(tokenizer: FilterTokenizer, norm: nn.Module) -> FilterTokenizer:
-    """With the norm of its logits inside W_A, whose shift cancels in the softmax, and that of its tokens inside W_E."""
+    """Put the norm of the logits inside W_A, whose shift cancels in the softmax, and that of the tokens inside W_E."""
     tokenizer = copy.deepcopy(tokenizer)
     with torch.no_grad():
         if not isinstance(tokenizer.norm, nn.Identity):
@@ -82,7 +82,7 @@ def _folded_tokenizer(tokenizer: FilterTokenizer, norm: nn.Module) -> FilterToke
 
 
 def _folded_projector(source: Projector, norm: nn.Module) -> FoldedProjector:
-    """The projector with the norm of its tokens inside W_K, where its shift cancels in the softmax, and W_V."""
+    """Put the norm of the tokens inside W_K, where its shift cancels in the softmax, and W_V."""
     projector = FoldedProjector(source)
     with torch.no_grad():
         scale_D, shift_D = affine(norm)

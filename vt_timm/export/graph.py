@@ -1,4 +1,4 @@
-"""From a model to the graph in a file."""
+"""The way from a model to the graph in a file."""
 
 import json
 import logging

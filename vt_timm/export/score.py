@@ -1,4 +1,4 @@
-"""How accurate and fast a file and the model that it was made from are on labelled photos."""
+"""The accuracy and speed of a file, and of the model that it was made from, on labelled photos."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ __all__ = ["Scores", "score"]
 
 @dataclass(frozen=True)
 class Scores:
-    """What the model and its file reach: accuracies in percent by their name, and images per second."""
+    """The accuracies of the model and its file in percent, by their name, and their images per second."""
 
     images: int
     model: dict[str, float]

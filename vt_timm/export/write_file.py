@@ -1,4 +1,4 @@
-"""From a model to one file, compared with the model before it is put in place.
+"""The way from a model to one file, which is compared with the model before it is put in place.
 
     write_file(load("vt_resnet18"), Path("vt.onnx"), Options(int8=True, calibrate="photos/"))
 
@@ -27,7 +27,7 @@ COMPARED = 32  # photos on which model and file are compared, from the folder to
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is exported.
+    """The options of an export.
 
     Args:
         int8: True for a file that computes in 8 bits; for ONNX and AOTInductor, with `calibrate`.

@@ -1,1 +1,1 @@
-"""From a training run to a folder for the Hub, checked, with its card: `vt-timm publish`."""
+"""The way from a training run to a checked folder for the Hub: `vt-timm publish`."""

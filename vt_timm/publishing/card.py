@@ -103,7 +103,7 @@ def classifier_card(
 
 
 def _start(settings: dict[str, Any]) -> str:
-    """What the weights were before this training, as the beginning of a sentence."""
+    """Return what the weights were before this training, as the beginning of a sentence."""
     if checkpoint := settings.get("initial_checkpoint"):
         path = Path(checkpoint)
         published = path.name == WEIGHTS and path.parent.name
@@ -117,7 +117,7 @@ def _start(settings: dict[str, Any]) -> str:
 
 
 def _choice(settings: dict[str, Any], metrics: dict[str, Any], data: str) -> str:
-    """Whether the choice of checkpoint or teacher flatters the results."""
+    """Say if the choice of checkpoint or teacher flatters the results."""
     choice = "No checkpoint was picked by its validation score: these are the weights after the last epoch."
     if metrics.get("checkpoint") == "best":
         choice = "The checkpoint was picked by its score on these images, which flatters it."
@@ -227,14 +227,14 @@ def _size(short_side: int | list[int] | None) -> str:
 
 
 def _learning_rate(settings: dict[str, Any]) -> str:
-    """The learning rate as the run was given it: itself, or one for a batch of some size."""
+    """Return the learning rate as the run was given it: itself, or one for a batch of some size."""
     if settings.get("lr"):
         return f"lr {settings['lr']}"
     return f"lr {settings.get('lr_base')} per batch of {settings.get('lr_base_size')}"
 
 
 def _origin(backbone: str) -> str:
-    """Where a backbone's first weights come from, and their licence if they are not ours."""
+    """Say where a backbone's first weights come from, and name their licence if they are not ours."""
     name = Path(backbone.rpartition(":")[2]).name
     for start, origin in BACKBONES.items():
         if name.startswith(start):
@@ -245,7 +245,7 @@ def _origin(backbone: str) -> str:
 def _common(
     task: str, library: str, repository: str, data: str, licence: str | None, metrics: dict[str, float]
 ) -> dict[str, str]:
-    """What both kinds of card say: the Hub's front matter, and the names of model, data and licence."""
+    """Return what both kinds of card say: the Hub's front matter, and the names of model, data and licence."""
     title = repository.rpartition("/")[2]
     data_id, data_name = _data_set(data)
     results = [

@@ -1,4 +1,4 @@
-"""How a run is published."""
+"""The way in which a run is published."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ __all__ = ["Publication"]
 
 @dataclass(frozen=True)
 class Publication:
-    """How a run is published.
+    """The choices of a person who publishes a run.
 
     Args:
         name: MODEL.TAG of a classifier, any name of a segmenter.

@@ -1,4 +1,4 @@
-"""From a training run to a folder for the Hub (config.json, model.safetensors, README.md).
+"""The way from a training run to a folder for the Hub (config.json, model.safetensors, README.md).
 
 The folder is loaded back as a user would load it and must say of a photo what the run says, bit for bit and names
 included, before it is put in place and before anything goes up. No metric is typed: the card says who measured it.

@@ -1,1 +1,1 @@
-"""What a training leaves on disk."""
+"""The folders that trainings leave on disk."""

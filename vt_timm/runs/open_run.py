@@ -1,4 +1,4 @@
-"""From the folder of a finished training to its run."""
+"""The way from a folder to the run in it."""
 
 from pathlib import Path
 

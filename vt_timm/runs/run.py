@@ -18,7 +18,7 @@ __all__ = ["Run", "RunError", "in_16_bits", "read_evaluations"]
 
 
 class RunError(UserError):
-    """What a run lacks to be used, in one line."""
+    """A run that cannot be used, with what it lacks in one line."""
 
 
 class Run(ABC):
@@ -51,7 +51,7 @@ class Run(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What the run is published as where the user says nothing else."""
+        """The name that the run is published by where the user says no other."""
 
     @abstractmethod
     def save(self, folder: Path, how: "Publication") -> "Pipeline":

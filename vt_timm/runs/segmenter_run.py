@@ -20,7 +20,7 @@ BEST, METRICS = "best", "metrics.json"
 
 
 class SegmenterRun(Run):
-    """What `vt-timm train-segmenter` leaves: settings.yaml, summary.csv and best/."""
+    """A folder of `vt-timm train-segmenter`: settings.yaml, summary.csv and best/."""
 
     settings_file = "settings.yaml"
     prints_log = False

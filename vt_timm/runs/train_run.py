@@ -19,6 +19,7 @@ from timm.models import load_state_dict, save_for_hf, split_model_name_tag
 from torch import nn
 
 from ..errors import first_line, read_text
+from ..files import whole_file
 from ..publishing.card import classifier_card
 from ..weights.download import CONFIG
 from .run import Run, RunError, in_16_bits
@@ -46,13 +47,13 @@ CHECKPOINTS = {"best": "model_best.pth.tar", "last": "last.pth.tar"}
 
 
 def is_run(path: Path) -> bool:
-    """Whether a path is a run of train.py or one of its checkpoints."""
+    """True if a path is a run of train.py or one of its checkpoints."""
     folder = path if path.is_dir() else path.parent
     return (folder / ARGUMENTS).is_file() and (path.is_dir() or path.name.endswith(".pth.tar"))
 
 
 def describe_classes(names: list[str]) -> dict[str, Any]:
-    """`label_names` and `label_descriptions` of a config: a WordNet name is described as ImageNet calls it."""
+    """Return `label_names` and `label_descriptions` of a config: a WordNet name is described as ImageNet calls it."""
     imagenet = ImageNetInfo("imagenet-1k")
     known = set(imagenet.label_names())
     described = {n: imagenet.label_name_to_description(n).split(",")[0] if n in known else n for n in names}
@@ -60,7 +61,7 @@ def describe_classes(names: list[str]) -> dict[str, Any]:
 
 
 def data_config(settings: Mapping[str, Any], description: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a pretrained cfg that says how images were prepared, as the run evaluated them.
+    """Return the part of a pretrained cfg that says how images were prepared, as the run evaluated them.
 
     Args:
         settings: what args.yaml holds.
@@ -103,11 +104,12 @@ def write_description(
         "data_config": {**config, "crop_mode": "center"},  # train.py crops so, whatever the model's config says
     }
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+    with whole_file(folder / DESCRIPTION) as new:
+        new.write_text(text, encoding="utf-8")
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """What `write_description` wrote; empty for a run of a plain train.py.
+    """Return what `write_description` wrote; it is empty for a run of a plain train.py.
 
     Raises:
         RunError: if the file is no longer JSON.
@@ -120,7 +122,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def load_run(path: Path) -> nn.Module:
-    """The trained model in eval mode, with averaged weights where the run kept some.
+    """Return the trained model in eval mode, with averaged weights where the run kept some.
 
     Args:
         path: the run's folder, of which the best checkpoint is taken (the last where none was evaluated), or one of
@@ -161,7 +163,7 @@ def load_run(path: Path) -> nn.Module:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint of train.py's, the averaged ones if there are some; nothing is unpickled as code."""
+    """Return the weights of a checkpoint, the averaged ones if there are some; nothing is unpickled as code."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # train.py keeps its arguments in there
             return load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
@@ -170,7 +172,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 class TrainRun(Run):
-    """What timm's `train.py` leaves: args.yaml, summary.csv and checkpoints."""
+    """A folder of timm's `train.py`: args.yaml, summary.csv and checkpoints."""
 
     settings_file = ARGUMENTS
     prints_log = True
