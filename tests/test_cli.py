@@ -223,6 +223,20 @@ def test_attention_of_a_folder_is_a_grid_and_its_maps_are_the_models(capsys, tmp
     assert out.split() == [str(paged.with_name(f"pages-{n}.png")) for n in (1, 2)]
 
 
+def test_maps_are_not_saved_over_a_photo(capsys, tmp_path, monkeypatch):
+    """A photo may be a .npy file itself; NumPy adds that ending, and a link leads to the photo too."""
+    monkeypatch.chdir(tmp_path)
+    np.save("photo.npy", np.zeros((40, 40, 3), np.uint8))
+    Path("link.npy").symlink_to("photo.npy")
+    before = Path("photo.npy").read_bytes()
+    for name in ("photo.npy", "photo", "link"):
+        status, _, err = run(capsys, "attention", "photo.npy", "-o", "a.png", *MICRO, "--save-maps", name)
+        assert status == 2 and "this is one of the photos, and would be overwritten" in err and err.count("\n") == 1
+    assert Path("photo.npy").read_bytes() == before and not Path("a.png").exists()
+    status, _, err = run(capsys, "attention", "photo.npy", "-o", "a.png", *MICRO, "--save-maps", "no/maps")
+    assert status == 2 and err == "vt-timm: cannot write no/maps.npy: No such file or directory\n"
+
+
 @pytest.mark.parametrize("of", ["tokenizer", "projector"])
 def test_attention_of_a_segmenter(of, capsys, tmp_path, photo):
     model = vt_timm.create_segmenter("vt_fpn", "vt_resnet_micro", 2, short_side=64, token_dim=64, num_heads=4)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CommandError
-from .shared import OK, Photos, add_model, check_drawing, command, load_model, positive, print_json, write
+from ..errors import CommandError, first_line
+from ..files import whole_file
+from .shared import OK, Photos, add_model, check_apart, check_drawing, command, load_model, positive, print_json, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +74,7 @@ def _add_attention(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--photos", type=positive, metavar="N", help="photos per page (default: 4, or 1 per frame of a .gif)"
     )
-    parser.add_argument("--save-maps", metavar="FILE", help="also write the maps as they are, as .npy")
+    parser.add_argument("--save-maps", type=_npy, metavar="FILE", help="also write the maps as they are, as .npy")
     add_model(parser)
     parser.set_defaults(run=attention)
 
@@ -113,6 +114,7 @@ def attention(args: argparse.Namespace) -> int:
     each = args.photos or (1 if args.output.lower().endswith(".gif") else 4)
     check_drawing(args.output, args.paths, -(-len(args.paths) // each))
     _check_colours(args.colours)
+    check_apart([args.save_maps] if args.save_maps else [], args.paths)
     photos = Photos(args.paths, load_model(args))
     looks = list(_looks(photos, args))
     chosen = [found.maps[args.module - 1] for found in looks]
@@ -120,7 +122,7 @@ def attention(args: argparse.Namespace) -> int:
     if max(tokens) > len(chosen[0]):
         raise CommandError(f"--tokens {max(tokens)}: the module has tokens 1 to {len(chosen[0])}")
     if args.save_maps:
-        _save_maps(Path(args.save_maps), chosen)
+        _save_maps(args.save_maps, chosen)
     place = photos.model.place
     title = f"{_short(args.model)}, {place} {args.module} of {looks[0].modules}: {NOUNS[args.of]}"
 
@@ -152,6 +154,11 @@ def _short(name: str) -> str:
     return "/".join(Path(name).resolve().parts[-2:]) if Path(name).is_dir() else name
 
 
+def _npy(name: str) -> Path:
+    """Return the file that NumPy writes under a name."""
+    return Path(name if name.endswith(".npy") else f"{name}.npy")
+
+
 def _save_maps(path: Path, maps_LHW: list[Any]) -> None:
     """Write the maps as they are, at feature resolution: (photos, L, H, W)."""
     import numpy as np
@@ -160,10 +167,11 @@ def _save_maps(path: Path, maps_LHW: list[Any]) -> None:
     if len({array.shape for array in arrays}) > 1:
         raise CommandError(f"--save-maps {path}: the photos differ in shape, and so do their maps: name one at a time")
     try:
-        np.save(path, np.stack(arrays))
+        with whole_file(path) as new:
+            np.save(new, np.stack(arrays))
     except OSError as error:
-        raise CommandError(f"cannot write {path}: {error}") from error
-    print(path if path.suffix == ".npy" else f"{path}.npy")
+        raise CommandError(f"cannot write {path}: {error.strerror or first_line(error)}") from error
+    print(path)
 
 
 def explore(args: argparse.Namespace) -> int:

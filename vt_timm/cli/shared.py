@@ -26,6 +26,7 @@ __all__ = [
     "Photos",
     "add_device",
     "add_model",
+    "check_apart",
     "check_drawing",
     "command",
     "load_model",
