@@ -1,7 +1,6 @@
 """What every VT-ResNet must do beyond timm's own tests (those run by `tests/timm_suite.py`)."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +9,11 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from timm.models import save_for_hf
 
-from tests.support.samples import fill
+from tests.support.samples import STORED, fill, filled_logits, fresh_deviations
+from vt_timm.tokenizers import LOGIT_SCALE, FilterTokenizer
 from vt_timm.transformer import TokenTransformer
 
 MODELS = ["vt_resnet18", "vt_resnet34", "vt_resnet50", "vt_resnet101", "vt_resnet_micro"]
-STORED = Path(__file__).parent / "support" / "stored_outputs.json"
 
 
 def build(name="vt_resnet_micro", **kwargs):
@@ -33,9 +32,45 @@ def test_all_are_registered():
 @pytest.mark.parametrize("name", MODELS)
 def test_output_has_not_changed_in_silence(name):
     """Run `python -m tests.support.store_outputs` where a change is meant, and say so in the commit."""
-    with torch.no_grad():
-        logits = fill(build(name, num_classes=8)).eval()(images(64, batch=1))[0]
-    torch.testing.assert_close(logits, torch.tensor(json.loads(STORED.read_text())[name]), rtol=1e-3, atol=1e-4)
+    (logits,), by_token = filled_logits(name)
+    stored = json.loads(STORED.read_text())["logits"][name]
+    torch.testing.assert_close(logits, torch.tensor(stored, dtype=torch.float64), rtol=1e-4, atol=1e-4)
+    # Every token says something of its own, so that nothing that picks, drops or mixes tokens stays unseen.
+    apart = (by_token[:, None] - by_token).abs().amax(dim=2).fill_diagonal_(torch.inf)
+    assert apart.min() > 0.002 and (by_token - logits).abs().amax(dim=1).min() > 0.002
+
+
+def test_a_fresh_stage_starts_where_it_did():
+    """The scales of the softmaxes' logits, and the terms that start at 0: those that `store_outputs` wrote."""
+    stored = json.loads(STORED.read_text())["fresh"]
+    found = fresh_deviations()
+    assert found.keys() == stored.keys()
+    for name, deviation in found.items():
+        assert deviation == pytest.approx(stored[name], rel=0.1), name
+
+
+@pytest.mark.parametrize("tokenizer", ["filter", "cluster", "pool"])
+def test_a_fresh_projector_leaves_the_map_as_it_is_and_eq_4_the_tokens(tokenizer):
+    stage = build(tokenizer=tokenizer, last_projector=True).vt_stage
+    feature = torch.randn(2, 128, 6, 6)
+    for training in (False, True):
+        x, tokens = stage.train(training)(feature)
+        assert torch.equal(x, feature)
+        last = stage.blocks[1]
+        before = last.tokenizer(feature, stage.blocks[0](feature, None)[1])
+        torch.testing.assert_close(tokens, before + last.transformer.relate(before))
+
+
+def test_logits_of_a_fresh_tokenizer_have_the_deviation_that_is_said():
+    """1 for pixels and tokens of deviation 1, `LOGIT_SCALE` for normalised logits whatever the map's."""
+    fresh = fresh_deviations()
+    assert fresh["eq. 1"] == pytest.approx(1, rel=0.1) and fresh["eq. 2"] == pytest.approx(1, rel=0.1)
+    logits = []
+    tokenizer = FilterTokenizer(64, 64, 8, norm_logits=True).train()
+    tokenizer.attention.register_forward_pre_hook(lambda _module, args: logits.append(args[0]))
+    for scale in (0.05, 20):
+        tokenizer(scale * (1 + torch.randn(8, 64, 10, 10)))
+    assert [one.std().item() for one in logits] == pytest.approx([LOGIT_SCALE] * 2, rel=0.05)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -18,8 +18,9 @@ from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 
-from benchmarks.accuracy.runs import accuracy_of
-from tests.support.samples import fill
+from benchmarks.accuracy.runs import accuracy_of, arguments_of
+from benchmarks.common.records import record_of
+from tests.support.samples import STORED, fill, sample_probabilities
 from vt_timm.images import read_image, sample_photo
 from vt_timm.segmentation.inference import SCALES, load_segmenter, segment
 from vt_timm.weights.published import HUB, published_segmenters
@@ -83,6 +84,47 @@ def test_config_says_what_the_model_needs(name):
     saved = json.loads((HUB / name / "config.json").read_text())
     assert "num_classes" not in saved.get("model_args", {}), "transformers' AutoModel rejects it there"
     assert config.input_size[1] >= 128
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_config_is_that_of_the_training_and_of_the_measurement(name):
+    config = timm.get_pretrained_cfg(name).to_dict()
+    record, trained = accuracy_of(name), arguments_of(name)
+    assert list(config["test_input_size"]) == record["input_size"]
+    assert (config["crop_pct"], config["interpolation"]) == (record["crop_pct"], record["interpolation"])
+    seen = timm.data.resolve_data_config({**trained, "img_size": None}, pretrained_cfg={}, verbose=False)
+    assert (tuple(config["mean"]), tuple(config["std"])) == (seen["mean"], seen["std"])
+    assert list(config["input_size"]) == [3, trained["img_size"], trained["img_size"]]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_classes_are_called_what_wordnet_calls_them(name):
+    """ImageFolder counts classes by the sorted names of their folders; timm knows what these WordNet ids mean."""
+    config = timm.get_pretrained_cfg(name)
+    assert list(config.label_names) == sorted(config.label_descriptions)
+    synsets = timm.data.ImageNetInfo()
+    for wordnet_id, called in config.label_descriptions.items():
+        known = synsets.label_name_to_description(wordnet_id).lower()
+        assert called.lower() in known.split(", "), (called, known)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_sample_is_seen_as_before(name):
+    """Run `python -m tests.support.store_outputs` with new weights."""
+    stored = json.loads(STORED.read_text())["sample"][name]
+    assert sample_probabilities(name) == pytest.approx(stored, abs=0.005)
+    assert max(stored, key=stored.get) == "church"  # a Chinese temple: of the ten classes, the nearest
+
+
+def test_the_segmenters_config_is_that_of_its_record_and_its_backbone():
+    config = json.loads((HUB / SEGMENTER / "config.json").read_text())
+    record = record_of("segmentation/shipped.json", SEGMENTER)
+    assert config["class_names"] == list(record["settings"]["classes"])
+    assert config["short_side"] == record["settings"]["eval_size"]
+    backbone = timm.get_pretrained_cfg(config["backbone"])
+    assert config["colours"] == {"mean": list(backbone.mean), "std": list(backbone.std)}
+    model = load_segmenter(published_segmenters()[SEGMENTER])
+    assert model.normalization == {"mean": backbone.mean, "std": backbone.std}
 
 
 @pytest.mark.parametrize("name", SHIPPED)

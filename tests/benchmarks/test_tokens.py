@@ -12,20 +12,18 @@ from torch import nn
 
 from benchmarks import tokens
 from benchmarks.common import records
-from tests.support.samples import fill, sharpen
+from tests.support.samples import fill, spots, tell_apart
 
 N, K, SIZE = 6, 4, 96
 LABELS = torch.arange(N) % K
 
 
 def photos():
-    """Large spots, since in noise every pixel of the last map is nearly the same."""
-    spots = 3 * torch.randn(N, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    return nn.functional.interpolate(spots, size=SIZE)
+    return spots(SIZE, batch=N)
 
 
 def build(**options):
-    return sharpen(fill(timm.create_model("vt_resnet_micro", num_classes=K, **options))).eval()
+    return tell_apart(fill(timm.create_model("vt_resnet_micro", num_classes=K, **options)), photos())
 
 
 def look(model):

@@ -4,7 +4,9 @@ that take a second, and folders as training leaves them, each returned with its 
 
 import argparse
 import json
+import math
 import zlib
+from pathlib import Path
 
 import numpy as np
 import timm
@@ -13,7 +15,12 @@ import yaml
 from PIL import Image
 
 import vt_timm
+from vt_timm.images import sample_photo
+from vt_timm.projector import Projector
 from vt_timm.segmentation.settings import Settings
+from vt_timm.tokenizers import FilterTokenizer, RecurrentTokenizer
+from vt_timm.transformer import TokenTransformer
+from vt_timm.visual_transformer import VTModule
 
 
 def fill(model: torch.nn.Module) -> torch.nn.Module:
@@ -34,18 +41,110 @@ def fill(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-SOFTMAXES = (".filters.weight", ".to_filters.weight", ".key_query", ".query")
+def tell_apart(model: torch.nn.Module, images: torch.Tensor, deviation: float = 3.0) -> torch.nn.Module:
+    """A filled model whose tokens differ on these images, as neither pixels nor tokens of a merely filled one do.
 
-
-def sharpen(model: torch.nn.Module, by: float = 200.0) -> torch.nn.Module:
-    """Softmaxes that choose: what makes their logits, `by` times as large. A filled model's are nearly flat, and all of
-    its tokens nearly equal, so that nothing would be seen of what drops, picks or mixes tokens.
+    Batch norms get the statistics of the images, and each softmax logits of a deviation along what it weighs.
+    Without that, nothing is seen of what drops, picks or mixes tokens.
     """
+
+    def scale(attention, parameter, dim, power=1.0):
+        def rescale(_module, args):
+            logits = args[0]
+            factor = deviation / (logits - logits.mean(dim=dim, keepdim=True)).std()
+            parameter.mul_(factor**power)
+            return (logits * factor,)
+
+        return attention.register_forward_pre_hook(rescale)
+
+    hooks, norms = [], []
+    for m in model.modules():
+        if isinstance(m, FilterTokenizer):
+            hooks.append(scale(m.attention, m.filters.weight, (2, 3)))
+        elif isinstance(m, RecurrentTokenizer):
+            hooks.append(scale(m.attention, m.to_filters.weight, (2, 3)))
+        elif isinstance(m, TokenTransformer):
+            hooks.append(scale(m.attention, m.key_query, 2, power=0.5))  # keys times queries
+        elif isinstance(m, Projector):
+            hooks.append(scale(m.attention, m.query, 1))
+        elif isinstance(m, torch.nn.BatchNorm2d):
+            norms.append((m, m.momentum))
+            m.momentum = 1.0
+    model.eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(SOFTMAXES):
-                parameter *= by
+        for norm, _ in norms:
+            norm.train()
+        model(images)
+    for norm, momentum in norms:
+        norm.eval().momentum = momentum
+    for hook in hooks:
+        hook.remove()
     return model
+
+
+STORED = Path(__file__).parent / "stored_outputs.json"  # by `python -m tests.support.store_outputs`
+
+
+def spots(size, batch=1):
+    """Images of large spots: in noise, all pixels of the last map are nearly the same."""
+    values = 3 * torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(values, size=size)
+
+
+def filled_logits(name):
+    """Logits of a model whose tokens differ, and what its head makes of each token alone, (1, K) and (L, K).
+
+    In float64, so that no rounding counts.
+    """
+    images = spots(96).double()
+    model = tell_apart(fill(timm.create_model(name, num_classes=8)).double(), images)
+    with torch.no_grad():
+        tokens = model.forward_features(images)
+        return model.forward_head(tokens), torch.cat([model.forward_head(token[None, None]) for token in tokens[0]])
+
+
+def fresh_deviations():
+    """How large a fresh VT stage's logits and updates are, for a map and tokens of deviation 1: what it starts from."""
+    torch.manual_seed(0)
+    L, C, D, heads = 16, 512, 1024, 16
+    feature, tokens = torch.randn(4, C, 14, 14), torch.randn(4, L, D)
+    options = dict(feature_dim=C, token_dim=D, num_tokens=L, num_heads=heads, relation="transformer", projector=True)
+    found = {}
+
+    def deviation(name, values):
+        found[name] = round(values.std().item(), 3)
+
+    first, later = (VTModule(tokenizer=kind, **options).train() for kind in ("filter", "recurrent"))
+    normed = FilterTokenizer(C, D, L, norm_logits=True).train()
+    scale_k, scale_d = 1 / math.sqrt(D / heads / 2), 1 / math.sqrt(C / heads)
+    with torch.no_grad():
+        for name, tokenizer in (("eq. 1", first.tokenizer), ("eq. 1, normed", normed), ("eq. 2", later.tokenizer)):
+            hook = tokenizer.attention.register_forward_pre_hook(lambda _m, args, n=name: deviation(n, args[0]))
+            pooled = tokenizer(feature, tokens)
+            hook.remove()
+            deviation(f"{name}, tokens of even maps", tokenizer.embed(feature.flatten(2).transpose(1, 2)))
+            assert pooled.shape == tokens.shape
+        per_head = tokens.unflatten(2, (heads, -1))
+        key, query = torch.einsum("blhd,hdk->blhk", per_head, first.transformer.key_query).chunk(2, dim=-1)
+        deviation("eq. 3", torch.einsum("blhk,bmhk->bhlm", key, query) * scale_k)
+        deviation("eq. 4, hidden", first.transformer.f1(tokens))
+        deviation("eq. 4, F2", first.transformer.f2.weight)
+        key = first.projector.key(tokens).unflatten(2, (heads, -1))
+        query = torch.einsum("bhdp,hde->bhpe", feature.flatten(2).unflatten(1, (heads, -1)), first.projector.query)
+        deviation("eq. 5", torch.einsum("bhpe,blhe->bhpl", query, key) * scale_d)
+        deviation("eq. 5, values", first.projector.value(tokens))
+        deviation("eq. 5, update", first.projector(feature, tokens) - feature)
+        deviation("classifier", timm.create_model("vt_resnet_micro").fc.weight)
+    return found
+
+
+def sample_probabilities(name):
+    """What a shipped classifier says of the sample photo, by class, through timm alone."""
+    model = timm.create_model(name, pretrained=True).eval()
+    config = timm.data.resolve_data_config({}, model=model, use_test_size=True)
+    with Image.open(sample_photo()) as photo, torch.no_grad():
+        probabilities = model(timm.data.create_transform(**config)(photo.convert("RGB"))[None]).softmax(dim=-1)[0]
+    return dict(zip(model.pretrained_cfg["label_descriptions"].values(), probabilities.tolist(), strict=True))
 
 
 FOLDERS = {

@@ -1,12 +1,14 @@
-"""Write what `test_output_has_not_changed_in_silence` compares with: `python -m tests.support.store_outputs`."""
+"""Write what tests compare with where nothing independent says the value: `python -m tests.support.store_outputs`."""
 
 import json
 
-import torch
+from tests.support.samples import STORED, filled_logits, fresh_deviations, sample_probabilities
+from tests.test_models import MODELS
+from tests.test_weights import SHIPPED
 
-from tests.support.samples import fill
-from tests.test_models import MODELS, STORED, build, images
-
-with torch.no_grad():
-    outputs = {name: fill(build(name, num_classes=8)).eval()(images(64, batch=1))[0].tolist() for name in MODELS}
-STORED.write_text(json.dumps(outputs, indent=1) + "\n")
+stored = {
+    "logits": {name: filled_logits(name)[0][0].tolist() for name in MODELS},
+    "fresh": fresh_deviations(),
+    "sample": {name: sample_probabilities(name) for name in SHIPPED},
+}
+STORED.write_text(json.dumps(stored, indent=1) + "\n")
