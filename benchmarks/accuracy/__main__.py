@@ -1,8 +1,9 @@
-"""Small versions of the paper's accuracy tables on Imagenette; what is recorded is not run again.
+"""Train small versions of the paper's accuracy tables on Imagenette, once each.
 
     python -m benchmarks.accuracy table2 --data DATA/imagenette2-224 --runs RUNS --jobs 2    # Table 2
     python -m benchmarks.accuracy ablations ...                                              # Tables 3 to 7
     python -m benchmarks.accuracy ingredients ...                                            # section 5.2
+    python -m benchmarks.accuracy controls ...                                               # no tokens, and one
     python -m benchmarks.accuracy transfer --data DATA/ccp --runs RUNS                       # digits and garments
     python -m benchmarks.accuracy keep RUN NAME                                              # record another run
 
@@ -34,13 +35,15 @@ from vt_timm.weights.published import HUB
 
 from ..pretrained import top1_top5
 from . import plan
-from .plan import Experiment, best_learning_rates, prepare
+from .plan import Experiment, best_learning_rates
 from .runs import keep_run, run_named, summary_of, training_losses
+from .sets import prepare
 
 TABLES = {
     "table2": plan.table_2,
     "ablations": plan.ablations,
     "ingredients": plan.ingredients,
+    "controls": plan.controls,
     "transfer": plan.transfer,
 }
 # glibc's malloc keeps what it has instead of handing every large tensor back to the kernel. By hand, one trial with
@@ -81,7 +84,7 @@ def train(experiment: Experiment, table: str, data: str, runs: Path, jobs: int, 
 
 
 def finished(run: Path) -> bool:
-    """Whether train.py reached the last epoch and evaluated it."""
+    """True if train.py reached the last epoch and evaluated it."""
     rows = summary_of(run)
     if not rows:
         return False
@@ -90,7 +93,7 @@ def finished(run: Path) -> bool:
 
 
 def diverged(log: Path) -> dict[str, Any] | None:
-    """The first epoch, counted from 1, whose mean training loss is above `DIVERGED` or not a number, and that loss."""
+    """Find the first epoch, counted from 1, whose mean loss is above `DIVERGED` or no number, and that loss."""
     for epoch, loss in enumerate(training_losses(log.read_text()), start=1):
         if not loss <= DIVERGED:
             return {"epoch": epoch, "train_loss": loss}
@@ -121,7 +124,7 @@ def keep(
 
 
 def top1_of(run: Path, args: dict[str, Any], folder: str, size: int | None = None) -> float:
-    """Top-1 of the weights after the last epoch, on the images of a folder seen as validation images are.
+    """Measure top-1 of the weights after the last epoch, on the images of a folder seen as validation images are.
 
     Args:
         run: the run's output folder.

@@ -1,4 +1,4 @@
-"""The tables of `benchmarks/results/accuracy/README.md`, and its curves, from the records."""
+"""Make the tables of `benchmarks/results/accuracy/README.md`, and its curves, from the records."""
 
 import math
 import statistics
@@ -7,36 +7,44 @@ from pathlib import Path
 from typing import Any
 
 from ..common.counting import count
+from ..common.paper_tables import IMAGENETTE_LEADERBOARD
 from ..common.records import RESULTS, table
 from . import plan
 from .plan import CLASSES, Experiment, best_learning_rates, has_diverged
 from .runs import all_runs, arguments_of, epochs_of, run_named
 
-__all__ = ["TABLES", "at_best_rate", "defaults_of_ingredients", "draw", "is_ahead", "recorded", "standard_error"]
+__all__ = ["TABLES", "at_best_rate", "draw", "is_ahead", "recorded", "reruns", "standard_error"]
 
 COMPARED = (("vt_resnet18", "resnet18"), ("vt_resnet34", "resnet34"))
+# Name, model, and key of plan.CONTROLS.
+CONTROLLED = (
+    ("trunk + lift + average pooling", "vt_resnet18", "pooled"),
+    ("trunk + lift + one filter token", "vt_resnet18", "one_filter"),
+    ("`vt_resnet18`", "vt_resnet18", ""),
+    ("`resnet18`", "resnet18", ""),
+)
 
 
 def recorded(experiments: list[Experiment]) -> list[dict[str, Any]]:
-    """The runs of a plan that have a record, each with the ingredient that the plan gives it."""
+    """Return the runs of a plan that have a record, each with the ingredient that the plan gives it."""
     runs = all_runs()
     return [{**runs[e.name], "ingredient": e.ingredient} for e in experiments if e.name in runs]
 
 
 def at_best_rate(model: str, best: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The runs of a model in Table 2 at its best learning rate, one per seed."""
+    """Return the runs of a model in Table 2 at its best learning rate, one per seed."""
     return [r for r in recorded(plan.table_2(best)) if r["model"] == model and r["lr"] == best.get(model)]
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds."""
+    """Format mean and standard deviation over seeds."""
     if len(values) == 1:
         return f"{values[0]:.2f} (one run)"
     return f"{statistics.mean(values):.2f} +- {statistics.stdev(values):.2f} ({len(values)} seeds)"
 
 
 def matched() -> str:
-    """Table 2, small: mean and spread over the seeds at each model's best rate."""
+    """Tabulate Table 2, small: mean and spread over the seeds at each model's best rate."""
     best = best_learning_rates()
     rows = []
     for model in plan.SEEDS:
@@ -44,26 +52,23 @@ def matched() -> str:
         if runs:
             macs, params = count(model, 128, num_classes=CLASSES)
             val, train = ([r[key] for r in runs] for key in ("val_top1", "train_top1"))
-            epoch = min(epochs_of(r["name"])[-1]["seconds"] for r in runs)
-            cells = [model, best[model], spread(val), spread(train), f"{macs:.0f}", f"{params:.1f}", f"{epoch:.0f}"]
-            rows.append(cells)
-    head = ["model", "lr", "top-1", "training top-1", "MACs at 128 px (M)", "parameters (M)", "seconds per epoch"]
-    return table(head, rows)
+            rows.append([model, best[model], spread(val), spread(train), f"{macs:.0f}", f"{params:.1f}"])
+    return table(["model", "lr", "top-1", "training top-1", "MACs at 128 px (M)", "parameters (M)"], rows)
 
 
 def standard_error(ours: Sequence[float], peers: Sequence[float]) -> float:
-    """The standard error of the difference of two means, `sqrt(var_1 / n_1 + var_2 / n_2)`."""
+    """Return the standard error of the difference of two means, `sqrt(var_1 / n_1 + var_2 / n_2)`."""
     return math.sqrt(sum(statistics.variance(values) / len(values) for values in (ours, peers)))
 
 
 def is_ahead(ours: Sequence[float], peers: Sequence[float]) -> bool | None:
-    """Whether ours is ahead; None where the means differ by less than twice the standard error."""
+    """True if ours is ahead, None where the means differ by less than twice the standard error."""
     gain = statistics.mean(ours) - statistics.mean(peers)
     return gain > 0 if abs(gain) > 2 * standard_error(ours, peers) else None
 
 
 def differences() -> str:
-    """VT against ResNet: the difference of the means beside its standard error, and how far each overfits."""
+    """Tabulate VT against ResNet: the difference of the means beside its standard error, and how far each overfits."""
     best = best_learning_rates()
     rows = []
     for ours, peer in COMPARED:
@@ -80,17 +85,37 @@ def differences() -> str:
     )
 
 
-def reruns() -> str:
-    """Runs that average their weights, scored without the average: so they are more runs of their model's default."""
-    runs = [r for r in recorded(plan.ingredients(best_learning_rates())) if r["top1_without_average"] is not None]
+def reruns() -> list[dict[str, Any]]:
+    """Return the runs that average their weights, each with its top-1 before the average.
+
+    An average takes no part in training, so that each is one more run of its model's default.
+    """
+    runs = [run for run in all_runs().values() if run["table"] == "ingredients"]
+    return [run for run in runs if run["top1_without_average"] is not None]
+
+
+def defaults() -> str:
+    """Tabulate the runs that are a default without their average."""
     return table(
         ["run", "model", "dtype", "top-1 without the average"],
-        [[r["name"], r["model"], r["dtype"], f"{r['top1_without_average']:.2f}"] for r in runs],
+        [[r["name"], r["model"], r["dtype"], f"{r['top1_without_average']:.2f}"] for r in reruns()],
     )
 
 
+def controls() -> str:
+    """Tabulate the networks without tokens and with one beside the whole ones, all in float32 and of one seed."""
+    found = {(r["model"], ""): r["top1_without_average"] for r in reruns() if r["dtype"] == "float32"}
+    found |= {("vt_resnet18", name): run["val_top1"] for name in plan.CONTROLS if (run := run_named(name))}
+    rows = []
+    for name, model, control in CONTROLLED:
+        cost = count(model, 128, num_classes=CLASSES, **plan.CONTROLS.get(control, {}))
+        top1 = f"{found[model, control]:.2f}" if (model, control) in found else "not run to its end"
+        rows.append([name, top1, f"{cost.macs:.0f}", f"{cost.params:.1f}"])
+    return table(["network", "top-1", "MACs at 128 px (M)", "parameters (M)"], rows)
+
+
 def search() -> str:
-    """Top-1 by learning rate."""
+    """Tabulate top-1 by learning rate."""
     rows = []
     for model in plan.SEEDS:
         found = {e.lr: run_named(e.name) for e in plan.search(model)}
@@ -99,57 +124,63 @@ def search() -> str:
     return table(["model", *(f"lr {lr}" for lr in plan.LEARNING_RATES)], rows)
 
 
+def diverging() -> str:
+    """Tabulate the beginning of a run that diverges, with at most one thing changed."""
+    rows = []
+    for run in all_runs().values():
+        if run["table"] == "trials":
+            first, second = epochs_of(run["name"])
+            changed = ", ".join(f"{key} {value}" for key, value in run["options"].items())
+            if arguments_of(run["name"])["clip_grad"] != arguments_of("rate0.4")["clip_grad"]:
+                changed = f"gradients clipped at norm {arguments_of(run['name'])['clip_grad']:g}"
+            losses = [f"{epoch['train_loss']:g}" for epoch in (first, second)]
+            rows.append([run["name"], changed, *losses, f"{second['update']} of {second['updates']}"])
+    head = ["run", "differs by", "mean training loss, epoch 1", "epoch 2 so far", "updates of it"]
+    return table(head, rows)
+
+
 def ablations() -> str:
-    """Tables 3 to 7, small: one option changed."""
+    """Tabulate Tables 3 to 7, small, beside the runs of the default on the same torch in the same precision."""
     best = best_learning_rates()
-    runs = recorded(plan.ablations(best))
-    if not runs:
-        return table(["option", "top-1", "against the default, same seed"], [])
-    (default,) = [r for r in at_best_rate(runs[0]["model"], best) if r["seed"] == plan.SEED]
-    rows = [["none", _or_diverged(default), ""]]
-    for r in runs:
+    changed = recorded(plan.ablations(best))
+    same = {(r["model"], r["torch"], r["dtype"]) for r in changed}
+    usual = [(r, r["val_top1"]) for model in plan.SEEDS for r in at_best_rate(model, best)]
+    usual += [(r, r["top1_without_average"]) for r in reruns()]
+    rows = [["none", r["seed"], f"{top1:.2f}"] for r, top1 in usual if (r["model"], r["torch"], r["dtype"]) in same]
+    for r in changed:
         options = ", ".join(f"`{key}={value!r}`" for key, value in r["options"].items())
-        rows.append([options, _or_diverged(r), _difference(r, default["val_top1"])])
-    return table(["option changed", "top-1", "against the default, same seed"], rows)
-
-
-def defaults_of_ingredients(runs: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
-    """Top-1 without any ingredient, by model and dtype; in float32 the run `ema` before its average is that."""
-    default = {
-        (r["model"], r["dtype"]): r["top1_without_average"]
-        for r in runs
-        if r["dtype"] == "float32" and r["top1_without_average"] is not None
-    }
-    for r in runs:
-        reference = run_named(f"{r['model']}_lr{r['lr']}")
-        if r["dtype"] == "bfloat16" and reference:
-            default[r["model"], "bfloat16"] = reference["val_top1"]
-    return default
+        rows.append([options, r["seed"], _or_diverged(r)])
+    return table(["option changed", "seed", "top-1"], rows)
 
 
 def ingredients() -> str:
-    """Section 5.2, small: each ingredient alone; in brackets the difference to a run without any, same precision.
+    """Tabulate section 5.2, small: each ingredient alone; in brackets the difference to a run without any.
 
-    The difference of an average of the weights is to the same run without it.
+    That run is the one with an average, before it.
     """
-    rows = recorded(plan.ingredients(best_learning_rates()))
-    runs = {(r["ingredient"], r["model"], r["dtype"]): r for r in rows}
-    default = defaults_of_ingredients(rows)
-    columns = sorted({key[1:] for key in runs}, key=lambda column: (column[1] != "float32", column[0] == "resnet18"))
-    lines = [["none", *(f"{default[c]:.2f}" if c in default else "" for c in columns)]]
+    runs = {(r["ingredient"], r["model"]): r for r in recorded(plan.ingredients(best_learning_rates()))}
+    default = {r["model"]: r["top1_without_average"] for r in runs.values() if r["top1_without_average"] is not None}
+    models = sorted({model for _, model in runs}, reverse=True)
+    lines = [["none", *(f"{default[model]:.2f}" if model in default else None for model in models)]]
     for ingredient in plan.INGREDIENTS:
         cells = []
-        for column in columns:
-            row = runs.get((ingredient, *column))
-            without = row and row["top1_without_average"]  # of the same run, where it has an average
-            difference = _difference(row, without or default.get(column)) if row else ""
-            cells.append((_or_diverged(row) if row else "") + (f" ({difference})" if difference else ""))
+        for model in models:
+            row = runs.get((ingredient, model))
+            difference = f" ({row['val_top1'] - default[model]:+.2f})" if row and model in default else ""
+            cells.append(row and _or_diverged(row) + difference)
         lines.append([ingredient, *cells])
-    return table(["ingredient", *(f"{model}, {dtype}" for model, dtype in columns)], lines)
+    return table(["ingredient", *models], lines)
+
+
+def leaderboard() -> str:
+    """Tabulate fast.ai's leaderboard, top-1 from scratch by size and number of epochs."""
+    epochs = (20, 80, 200)
+    rows = [[f"{size} px", *(f"{top1[n]:.2f}" for n in epochs)] for size, top1 in IMAGENETTE_LEADERBOARD.items()]
+    return table(["fast.ai's leaderboard", *(f"{n} epochs" for n in epochs)], rows)
 
 
 def transfer() -> str:
-    """Other sets, from the shipped weights and from scratch."""
+    """Tabulate other sets, from the shipped weights and from scratch."""
     best = best_learning_rates()
     runs = recorded(plan.transfer(best))
     rows = []
@@ -172,7 +203,7 @@ REGULARISERS = {"mixup": "mixup", "aa": "AutoAugment", "drop_path": "drop-path",
 
 
 def longer() -> str:
-    """Runs of more epochs than those of the other tables, and those that learn from a teacher."""
+    """Tabulate the runs of more epochs than those of the other tables, and those that learn from a teacher."""
     rows = []
     runs = [r for r in all_runs().values() if r["table"] in ("longer", "shipped", "teacher")]
     for r in sorted(runs, key=lambda r: (r["epochs"], r["model"])):
@@ -185,29 +216,22 @@ def longer() -> str:
         top1 = ", ".join(f"{sizes[size]:.2f} ({size} px)" for size in sorted(sizes))
         model, _, start = r["model"].partition(".")
         train = "" if r["train_top1"] is None else f"{r['train_top1']:.2f}"
-        minutes = sum(e["seconds"] or 0 for e in epochs_of(r["name"])) / 60
         also = ", ".join(name for key, name in REGULARISERS.items() if args.get(key))
         checkpoint = Path(args["initial_checkpoint"]).parent.name
         started = start if args["pretrained"] else checkpoint.removeprefix(f"{model}.")
-        rows.append([model, r["seed"], started, teacher, also, r["epochs"], top1, train, f"{minutes:.0f}"])
-    return table(
-        ["model", "seed", "went on from", "teacher", "also", "epochs", "top-1", "training top-1", "minutes"], rows
-    )
+        rows.append([model, r["seed"], started, teacher, also, r["epochs"], top1, train])
+    return table(["model", "seed", "went on from", "teacher", "also", "epochs", "top-1", "training top-1"], rows)
 
 
 def _or_diverged(record: dict[str, Any], classes: int = CLASSES) -> str:
-    """Top-1, with a word where the run diverged; for a run that was stopped, the epoch in which it diverged."""
+    """Format top-1, with a word where the run diverged; for a run that was stopped, the epoch in which it did."""
     if record["val_top1"] is None:
         return f"diverged in epoch {record['diverged']['epoch']}, stopped"
     return f"{record['val_top1']:.2f}" + (" (diverged)" if has_diverged(record, classes) else "")
 
 
-def _difference(row: dict[str, Any], default: float | None) -> str:
-    return "" if default is None or row["val_top1"] is None else f"{row['val_top1'] - default:+.2f}"
-
-
 def draw() -> None:
-    """Training loss over the epochs of every run at its model's best learning rate."""
+    """Draw training loss over the epochs of every run at its model's best learning rate."""
     from matplotlib.figure import Figure
 
     best = best_learning_rates()
@@ -228,10 +252,13 @@ def draw() -> None:
 TABLES = {
     "matched": matched,
     "differences": differences,
-    "reruns": reruns,
+    "defaults": defaults,
+    "controls": controls,
     "search": search,
+    "diverging": diverging,
     "ablations": ablations,
     "ingredients": ingredients,
     "transfer": transfer,
     "longer": longer,
+    "leaderboard": leaderboard,
 }

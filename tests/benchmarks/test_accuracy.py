@@ -6,10 +6,11 @@ import sys
 import numpy as np
 import pytest
 import timm
+import torch
 import yaml
 from PIL import Image
 
-from benchmarks.accuracy import plan, runs, tables
+from benchmarks.accuracy import plan, runs, sets, tables
 from benchmarks.accuracy.__main__ import main, train
 from benchmarks.accuracy.tables import is_ahead
 from benchmarks.common.records import replace_rows
@@ -35,7 +36,7 @@ def record(folder, *experiments, **changes):
     for e in experiments:
         row = dict(name=e.name, model=e.model, options=dict(e.options), seed=e.seed, lr=e.lr, dtype=e.dtype, epochs=6)
         row |= dict(val_top1=VALUES.get(e.lr, 70.0), train_top1=80.0, val_loss=3.0 if e.lr == 0.4 else 1.0, seconds=60)
-        row |= dict(base_args="matched_imagenette", settings={})
+        row |= dict(base_args="matched_imagenette", settings={}, torch="2", table="")
         replace_rows(folder / "runs.csv", [{**dict.fromkeys(runs.MEASURED), **row, **changes}], name=e.name)
         epochs = [{"name": e.name, "epoch": epoch, "train_loss": 2.0, "seconds": 176.4} for epoch in (0, 1)]
         replace_rows(folder / "epochs.csv", epochs, name=e.name)
@@ -90,11 +91,11 @@ def test_transfer_changes_nothing_but_the_start_and_repeats_the_better_rate():
     assert "--pretrained --scale" not in " ".join(runs[0].arguments("t"))
     assert "--config finetune --model vt_resnet18 --lr 0.02" in " ".join(runs[0].arguments("t"))
     assert "--hflip 0.0 --scale 0.7 1.0 --pretrained" in " ".join(runs[0].arguments("t"))
-    assert {e.dataset for e in plan.transfer({})} == set(plan.SETS) == set(plan.TRANSFER_SETS)
+    assert {e.dataset for e in plan.transfer({})} == set(sets.SETS) == set(plan.TRANSFER_SETS)
 
 
 def test_digits_keep_every_image_once_and_balance_the_training_half(tmp_path):
-    digits = plan.prepare("digits", tmp_path, tmp_path)
+    digits = sets.prepare("digits", tmp_path, tmp_path)
     assert [len(list((digits / "train" / str(label)).iterdir())) for label in range(10)] == [50] * 10
     assert len(list(digits.glob("val/*/*.png"))) == 1797 - 500
     assert len(list((digits / "val").iterdir())) == plan.TRANSFER_SETS["digits"]["num_classes"]
@@ -102,8 +103,8 @@ def test_digits_keep_every_image_once_and_balance_the_training_half(tmp_path):
 
 
 def test_garments_are_cut_out_around_their_masks(tmp_path):
-    assert len(plan.GARMENTS) == plan.TRANSFER_SETS["garments"]["num_classes"]
-    names = ["null", "ring", *plan.GARMENTS]
+    assert len(sets.GARMENTS) == plan.TRANSFER_SETS["garments"]["num_classes"]
+    names = ["null", "ring", *sets.GARMENTS]
     photo, mask = np.zeros((200, 100, 3), np.uint8), np.zeros((200, 100), np.uint8)
     bag, ring, coat = (slice(20, 60), slice(30, 62)), (slice(0, 8), slice(0, 8)), (slice(100, 200), slice(60, 100))
     for (rows, columns), name, colour in ((bag, "bag", 250), (ring, "ring", 99), (coat, "coat", 120)):
@@ -114,7 +115,7 @@ def test_garments_are_cut_out_around_their_masks(tmp_path):
             (tmp_path / split / kind).mkdir(parents=True)
             Image.fromarray(image).save(tmp_path / split / kind / f"1.{suffix}")
     (tmp_path / "classes.txt").write_text("\n".join(names) + "\n")
-    crops = plan.prepare("garments", tmp_path, tmp_path / "sets")
+    crops = sets.prepare("garments", tmp_path, tmp_path / "sets")
     assert sorted(path.parent.name for path in crops.glob("train/*/*")) == ["bag", "coat"]
     bag_crop = np.array(Image.open(next(crops.glob("val/bag/*"))), dtype=int)
     # 40 high and 32 wide: the square's middle 80 % of columns are the bag's
@@ -236,17 +237,32 @@ def test_a_run_with_an_average_is_one_more_of_the_default(folder):
     assert kept["top1_without_average"] == 74.854
     record(folder, *plan.table_2({}))
     planned = {e.name: e for e in plan.ingredients(plan.best_learning_rates())}
-    record(folder, planned["resnet18_ema_float32"], val_top1=70.125, top1_without_average=74.854)
+    record(folder, planned["resnet18_ema_float32"], table="ingredients", val_top1=70.125, top1_without_average=74.854)
     record(folder, planned["resnet18_dropout_float32"], val_top1=75.0)
-    record(folder, planned["vt_resnet18_smoothing"], val_top1=73.0)
     record(folder, planned["vt_resnet18_dropout_float32"], val_top1=60.0)
     text = tables.ingredients()
-    assert "| ingredient | vt_resnet18, float32 | resnet18, float32 | vt_resnet18, bfloat16 |" in text
-    assert "| none |  | 74.85 | 72.00 |" in text
-    assert "| ema |  | 70.12 (-4.73) |  |" in text
-    assert "| smoothing |  |  | 73.00 (+1.00) |" in text
-    assert "| dropout | 60.00 | 75.00 (+0.15) |  |" in text
-    assert "| resnet18_ema_float32 | resnet18 | float32 | 74.85 |" in tables.reruns()
+    assert "| ingredient | vt_resnet18 | resnet18 |" in text
+    assert "| none |  | 74.85 |" in text
+    assert "| ema |  | 70.12 (-4.73) |" in text
+    assert "| smoothing |  |  |" in text
+    assert "| dropout | 60.00 | 75.00 (+0.15) |" in text
+    assert "| resnet18_ema_float32 | resnet18 | float32 | 74.85 |" in tables.defaults()
+    one, *_ = plan.controls({"vt_resnet18": 0.1})
+    record(folder, one, val_top1=71.5)
+    lines = tables.controls().splitlines()
+    assert lines[2].startswith("| trunk + lift + average pooling | 71.50 | 467 | 3.4 |")
+    assert lines[3].startswith("| trunk + lift + one filter token | not run to its end | 467 |")
+    assert lines[5].startswith("| `resnet18` | 74.85 | 592 | 11.2 |")
+
+
+def test_controls_have_no_tokens_or_one():
+    for e in plan.controls({"vt_resnet18": 0.2}):
+        model = timm.create_model(e.model, num_classes=10, **e.options)
+        features = model.forward_features(torch.rand(1, 3, 64, 64))
+        assert features.shape == (1, 1, 1024) and e.dtype == "float32" and e.lr == 0.2
+        (block,) = model.vt_stage.blocks
+        assert block.projector is None and not list(block.transformer.parameters())
+    assert plan.controls({}) == []
 
 
 def test_the_tables_give_mean_and_spread_of_the_seeds(folder):
@@ -264,13 +280,16 @@ def test_the_tables_give_mean_and_spread_of_the_seeds(folder):
     assert "| resnet18 | 0.1 | 73.00 +- 1.00 (3 seeds) | 80.00 +- 0.00 (3 seeds) |" in text
     assert "| vt_resnet18 | 0.1 | 75.33 +- 3.51 (3 seeds) |" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| resnet34 | 0.1 | 72.00 (one run) |")]
-    assert row.endswith(" | 176 |"), "seconds of the last epoch"
+    assert row.endswith(" | 1196 | 21.3 |"), "MACs and parameters"
     searched = "82.00 at 0.02, 90.00 at 0.1, 89.00 at 0.2 |"
     assert f"| digits | shipped weights | 0.1 | 91.50 +- 2.12 (2 seeds) | {searched}" in tables.transfer()
     assert f"| digits | scratch | 0.1 | 90.00 (one run) | {searched}" in tables.transfer()
     # sqrt(1 / 3 + 12.333 / 3) = 2.11; overfitting 80 - 75.33 and 80 - 73
     assert "| vt_resnet18 | resnet18 | +2.33 | 2.11 | 4.67 | 7.00 |" in tables.differences()
-    assert "| `relation='graph'` | 70.50 | -1.50 |" in tables.ablations()
+    text = tables.ablations()
+    assert "| `relation='graph'` | 42 | 70.50 |" in text and "| none | 42 | 72.00 |" in text
+    record(folder, graph, val_top1=70.5, torch="3")
+    assert "| none |" not in tables.ablations(), "no run of the default is on that torch"
     assert "| resnet18 | 72.00 | 71.00 | 70.00 (diverged) |" in tables.search()
 
 

@@ -1,5 +1,6 @@
-"""What the pages claim in words, one assertion on the records for each claim; no wording is compared. And the pages
-themselves: their links lead somewhere, and the first ones stay short and free of loose numbers.
+"""Hold what the pages claim in words to the records, without comparing any wording.
+
+The pages' links lead somewhere, and the first pages stay short and free of loose numbers.
 """
 
 import operator
@@ -14,7 +15,7 @@ from benchmarks import tables
 from benchmarks.accuracy import plan
 from benchmarks.accuracy.plan import best_learning_rates, has_diverged
 from benchmarks.accuracy.runs import accuracy_of, all_runs, arguments_of, epochs_of
-from benchmarks.accuracy.tables import at_best_rate, is_ahead, recorded
+from benchmarks.accuracy.tables import at_best_rate, is_ahead, recorded, reruns
 from benchmarks.common.paper_tables import IMAGENETTE_LEADERBOARD
 from benchmarks.common.records import RESULTS, read_rows, record_of
 from benchmarks.throughput.passes import PEERS
@@ -52,9 +53,20 @@ def test_vt_and_resnet_of_18_layers_differ_by_no_more_than_their_seeds():
 
 def test_single_runs_differ_by_more_than_the_seeds():
     spread = statistics.stdev(top1("vt_resnet18"))
-    again = [r["top1_without_average"] for r in recorded(plan.ingredients(best_learning_rates()))]
     mean = statistics.mean(top1("vt_resnet18"))
-    assert max(abs(value - mean) for value in again if value is not None) > 2 * spread
+    assert (
+        max(abs(run["top1_without_average"] - mean) for run in reruns() if run["model"] == "vt_resnet18") > 2 * spread
+    )
+
+
+def test_the_options_differ_by_no_more_than_runs_of_the_default_on_the_same_torch():
+    cells = [line.split(" | ") for line in tables.TABLES["ablations"]().splitlines()[2:]]
+    usual = [float(row[2].strip(" |")) for row in cells if row[0] == "| none"]
+    changed = sorted(float(row[2].strip(" |")) for row in cells if row[0] != "| none")
+    assert len(usual) == 3 and len(changed) == 8
+    middle = changed[1:]  # all but the graph
+    assert max(middle) - min(middle) < max(usual) - min(usual)
+    assert {run["torch"] for run in recorded(plan.ablations(best_learning_rates()))} == {"2.14.1+cu130"}
 
 
 def test_the_34s_have_one_run_each_and_vt_was_best_at_the_lowest_rate():
@@ -69,16 +81,9 @@ def test_vt_diverges_at_rates_at_which_resnets_train():
 
 
 def test_a_high_rate_diverges_in_float32_too_but_not_with_gradients_clipped_or_without_relation():
-    """The page of trials gives these means and updates."""
-    second = {name: epochs_of(name)[-1] for name in ("rate0.4", "rate0.4_clip1", "rate0.4_no_relation")}
-    assert {n: (r["train_loss"], r["update"], r["updates"]) for n, r in second.items()} == {
-        "rate0.4": (1430.0, 60, 147),
-        "rate0.4_clip1": (1.87, 60, 147),
-        "rate0.4_no_relation": (1.68, 130, 147),
-    }
-    assert [epochs_of(name)[0]["train_loss"] for name in second] == [35.6, 2.11, 2.01]
-    assert {arguments_of(name)["clip_grad"] for name in second} == {5.0, 1.0}
-    assert all(all_runs()[name]["dtype"] == "float32" for name in second)
+    losses = {name: epochs_of(name)[-1]["train_loss"] for name in ("rate0.4", "rate0.4_clip1", "rate0.4_no_relation")}
+    assert losses.pop("rate0.4") > 1000 and max(losses.values()) < 2
+    assert all(all_runs()[name]["dtype"] == "float32" for name in losses)
 
 
 def test_fine_tuning_from_the_shipped_weights_beats_training_from_scratch():
@@ -96,13 +101,15 @@ def test_fine_tuning_from_the_shipped_weights_beats_training_from_scratch():
 TWENTY_EPOCHS = ("vt_resnet18.muon_imagenette", "vt_resnet18_seed43", "resnet18.muon_imagenette", "resnet18_seed43")
 
 
-def test_the_public_leaderboard_is_ahead_of_our_runs_from_scratch_and_not_of_the_shipped_weights():
-    public = IMAGENETTE_LEADERBOARD[128]
+def test_the_public_leaderboard_is_ahead_of_our_runs_from_scratch_and_around_the_shipped_weights():
+    public = IMAGENETTE_LEADERBOARD
     ours = [run["val_top1"] for name, run in all_runs().items() if name in TWENTY_EPOCHS]
-    assert public[20] - max(ours) > 4.9 and public[20] - min(ours) < 6.1 and len(ours) == len(TWENTY_EPOCHS)
-    assert round(accuracy_of("vt_resnet18.mixup_imagenette")["top1"] - public[80], 1) == 0.1
+    ahead = [public[128][20] - top1 for top1 in ours]
+    assert len(ours) == len(TWENTY_EPOCHS) and sorted(ahead)[1] > 5 and min(ahead) > 4.9 and max(ahead) < 6.1
+    shipped = accuracy_of("vt_resnet18.mixup_imagenette")
+    assert public[192][20] < shipped["top1"] < public[192][80] and shipped["input_size"][-1] == 192
     last, before = (all_runs()[f"vt_resnet18.{tag}_imagenette"] for tag in ("mixup", "distilled"))
-    assert round(last["val_top1"] - before["val_top1"], 1) == 1.8
+    assert 1.5 < last["val_top1"] - before["val_top1"] < 2
 
 
 def test_the_teachers_features_taught_more_than_its_answers():
@@ -118,14 +125,14 @@ def test_the_shipped_weights_reach_more_with_photos_resized_as_in_training():
 
 
 def test_every_vt_resnet_is_faster_than_its_resnet_on_one_thread():
-    for name in ("eager", "compile", "aot", "onnx", "train", "sizes"):
+    for name in ("eager", "compile", "aot", "onnx", "train", "sizes", "bfloat16_eager", "bfloat16_sizes"):
         assert all(row["ratio"] > 1 for row in rows_of("rows", name))
     assert {row["model"] for row in rows_of("rows", "eager")} == set(PEERS)
 
 
 def test_eager_vt_resnets_are_often_faster_by_less_than_the_macs_promise():
-    rows = rows_of("rows", "eager")
-    assert sum(row["ratio"] < row["macs_ratio"] for row in rows) >= len(rows) / 2
+    rows = rows_of("rows", "eager", "bfloat16_eager")
+    assert sum(row["ratio"] < row["macs_ratio"] for row in rows) > len(rows) / 2
 
 
 def test_many_tokens_of_the_second_module_look_at_the_same_pixels():
@@ -203,30 +210,39 @@ def test_fpn_is_ahead_of_vt_fpn_whose_laterals_come_last():
     def of(settings, neck):
         return [miou[f"{settings}_{neck}_seed{seed}"] for seed in (42, 43)]
 
-    def ahead(settings):
-        """Points of mIoU of FPN over VT-FPN and of VT-FPN over its laterals, means of two seeds."""
-        fpn, vt_fpn, laterals = (statistics.mean(of(settings, neck)) for neck in necks)
-        return round(fpn - vt_fpn, 1), round(vt_fpn - laterals, 1)
+    def ahead(settings, more=()):
+        """Return points of mIoU of FPN over VT-FPN and of VT-FPN over its laterals, by the means of the seeds."""
+        found = {neck: of(settings, neck) for neck in necks}
+        found["vt_fpn"] += more
+        fpn, vt_fpn, laterals = (statistics.mean(values) for values in found.values())
+        return fpn - vt_fpn, vt_fpn - laterals
 
     apart = {neck: abs(operator.sub(*of("full_lr2e-3", neck))) for neck in necks}
-    assert ahead("full_lr2e-3") == (0.9, 1.2) and round(apart["fpn"], 1) == 1.7
-    assert round(max(apart["vt_fpn"], apart["laterals"]), 1) == 0.4
-    assert ahead("full") == (1.8, 0.4)
+    over, tokens = ahead("full_lr2e-3")
+    assert 0.5 < over < min(1.5, apart["fpn"]) and 0.5 < tokens < 1.5
+    assert max(apart["vt_fpn"], apart["laterals"]) < 0.5
+    third = miou["full_vt_fpn_seed42_shipped"]
+    over, tokens = ahead("full", more=[third])
+    assert over > 1 and 0 < tokens < 1
     long = miou["long_vt_fpn_seed42"]
-    assert round(long - statistics.mean(of("full", "vt_fpn")), 1) == 1.8
-    assert round(long - miou["long_lr2e-3_vt_fpn_seed42"], 1) == 0.5
-    assert ahead("half_lr2e-3") == (1.3, 0.6)
-    gained = {n: round(miou[f"half_lr4e-3_{n}_seed42"] - miou[f"half_lr2e-3_{n}_seed42"], 1) for n in necks}
-    assert gained == {"fpn": -0.1, "vt_fpn": 0.1, "laterals": 0.7}
-    assert round(miou["half_lr4e-3_vt_fpn_seed42"] - miou["half_lr4e-3_laterals_seed42"], 1) == 0.4
-    as_it_is = miou["half_lr2e-3_vt_fpn_seed42"]
-    changed = [round(miou[f"half_{option}_vt_fpn_seed42"] - as_it_is, 1) for option in ("tokens16", "depth2", "gain1")]
-    assert changed == [0.6, -1.9, -1.9] and 0.6 < abs(operator.sub(*of("half_lr2e-3", "vt_fpn"))) < 0.7
+    assert long - statistics.mean([*of("full", "vt_fpn"), third]) > 1
+    assert 0.4 < long - miou["long_lr2e-3_vt_fpn_seed42"] < 0.6
+    over, tokens = ahead("half_lr2e-3")
+    assert over > 1 and 0.4 < tokens < 0.7
+    gained = {n: miou[f"half_lr4e-3_{n}_seed42"] - miou[f"half_lr2e-3_{n}_seed42"] for n in necks}
+    assert gained["laterals"] > 0.5 and max(abs(gained["fpn"]), abs(gained["vt_fpn"])) < 0.2
+    assert 0 < miou["half_lr4e-3_vt_fpn_seed42"] - miou["half_lr4e-3_laterals_seed42"] < 0.5
+    as_it_is, changed = miou["half_lr2e-3_vt_fpn_seed42"], ("tokens16", "depth2", "gain1")
+    more, *less = (miou[f"half_{option}_vt_fpn_seed42"] - as_it_is for option in changed)
+    assert abs(more - abs(operator.sub(*of("half_lr2e-3", "vt_fpn")))) < 0.1 and all(-2 < lost < -1.8 for lost in less)
     for neck in necks:
         assert miou[f"half_lr5e-4_{neck}_seed42"] < miou[f"half_{neck}_seed42"] < miou[f"half_lr2e-3_{neck}_seed42"]
     added = {n: miou[n] - row["miou_without_tokens"] for n, row in rows.items() if row["neck"] == "vt_fpn"}
-    long_ones = [round(added.pop(f"long_{name}vt_fpn_seed42"), 1) for name in ("", "lr2e-3_")]
-    assert long_ones == [0.9, 2.0] and round(min(added.values()), 1) == -0.3 and round(max(added.values()), 1) == 2.5
+    slow, fast = (added.pop(f"long_{name}vt_fpn_seed42") for name in ("", "lr2e-3_"))
+    assert 0.8 < slow < 1 and 1.9 < fast < 2.1
+    assert max(added.values()) < 2.5 and min(value for name, value in added.items() if name.startswith("full")) > 0
+    assert max(value for name, value in added.items() if name.startswith("half")) < 0.5
+    assert all(added[f"half_{option}_vt_fpn_seed42"] < 0 for option in changed)
 
 
 def test_tokens_of_the_shipped_segmenter_differ_and_larger_views_help():
@@ -251,7 +267,7 @@ def test_aotinductor_is_level_in_8_bits_and_ahead_in_more():
         ms = {key: row[f"ms_batch{batch}"] for key, row in rows.items()}
         assert over[".aoti.pt2", "float32"] > 1.05 and over[".aoti.pt2", "bfloat16"] > 1.05
         assert 0.95 < over[".aoti.pt2", "int8"] < 1.05
-        assert round(ms[".aoti.pt2", "int8"] / ms[".onnx", "int8"], 1) == {1: 1.1, 16: 0.9}[batch]
+        assert (ms[".aoti.pt2", "int8"] > ms[".onnx", "int8"]) == (batch == 1)
         assert rows[".aoti.pt2", "bfloat16"][f"over_float32_batch{batch}"] > 1.7
         assert ms[".onnx", "float32"] < ms[".aoti.pt2", "float32"]
     for precision in ("bfloat16", "int8"):
@@ -264,6 +280,15 @@ def test_an_exported_vt_fpn_is_ahead_of_fpn_in_8_bits_by_less():
     over = {precision: [r["over_peer_batch1"] for r in rows if r["precision"] == precision]
             for precision in ("float32", "int8")}  # fmt: skip
     assert all(1.65 < ratio < 1.75 for ratio in over["float32"]) and all(1.15 < r < 1.25 for r in over["int8"])
+    sizes = {
+        r["model"].partition("_tf_")[0]: r["megabytes"] for r in read_rows(RESULTS / "export.csv", precision="float32")
+    }
+    assert 1.35 < sizes["vt_fpn"] / sizes["fpn"] < 1.45
+
+
+def test_vt_resnet50_is_level_with_resnet50_in_8_bits():
+    (row,) = read_rows(RESULTS / "export.csv", model="vt_resnet50", precision="int8")
+    assert row["over_peer_batch1"] > 1 > row["over_peer_batch16"] > 0.98
 
 
 def test_exported_vt_is_ahead_in_8_bits_at_224_px_and_nearly_level_at_192():
@@ -272,8 +297,8 @@ def test_exported_vt_is_ahead_in_8_bits_at_224_px_and_nearly_level_at_192():
     for batch in (1, 16):
         over = {key: row[f"over_peer_batch{batch}"] for key, row in rows.items()}
         assert over["float32", "192"] > 1.1 and over["float32", "224"] > 1.1
-        assert round(over["int8", "192"], 2) == {1: 0.97, 16: 1.02}[batch]
-        assert round(over["int8", "224"], 2) == {1: 1.02, 16: 1.03}[batch]
+        assert all(0.95 < over["int8", size] < 1.05 for size in ("192", "224"))
+        assert over["int8", "224"] > 1 and (over["int8", "192"] > 1) == (batch == 16)
     assert -0.1 < rows["int8", "192"]["top1_model"] - rows["int8", "192"]["top1"] < 0.5
     faster = [rows["int8", size][f"over_float32_batch{batch}"] for size in ("192", "224") for batch in (1, 16)]
     assert min(faster) > 2.5
@@ -284,16 +309,16 @@ def test_a_teachers_features_add_more_to_resnet18_and_regularisation_takes_some_
     runs = all_runs()
     top1 = {name: run["val_top1"] for name, run in runs.items()}
     ours, peer = top1["vt_resnet18_teacher_seed42"], top1["resnet18_teacher_seed42"]
-    assert 2.5 < ours - top1["vt_resnet18.muon_imagenette"] < 2.6
-    assert 3.7 < peer - top1["resnet18.muon_imagenette"] < 3.8 and 1.85 < peer - ours < 1.95
+    assert ours - top1["vt_resnet18.muon_imagenette"] > 2
+    assert peer - top1["resnet18.muon_imagenette"] > 3 and 1.5 < peer - ours < 2
     lost = {"val_top1": [], "train_top1": []}
     for model in ("vt_resnet18", "resnet18"):
         plain, regularised = runs[f"{model}_teacher_seed42"], runs[f"{model}_all_seed42"]
         for score, differences in lost.items():
-            differences.append(round(plain[score] - regularised[score], 1))
-    assert lost == {"val_top1": [0.6, 1.0], "train_top1": [6.0, 5.0]}
+            differences.append(plain[score] - regularised[score])
+    assert all(0.5 < value < 1.1 for value in lost["val_top1"]) and all(4.9 < v < 6.1 for v in lost["train_top1"])
     gap = runs["resnet18_all_seed42"]["val_top1"] - runs["vt_resnet18_all_seed42"]["val_top1"]
-    assert round(gap, 1) == 1.5
+    assert 1 < gap < 2 and 0 < top1["resnet18.muon_imagenette"] - top1["vt_resnet18.muon_imagenette"] < 1
 
 
 def test_resnet18_ended_ahead_after_twenty_epochs():
@@ -302,8 +327,12 @@ def test_resnet18_ended_ahead_after_twenty_epochs():
     ours, peers = (
         [runs[name]["val_top1"] for name in TWENTY_EPOCHS if name.startswith(model)] for model in ("vt_", "resnet18")
     )
-    assert len(ours) == len(peers) == 2 and round(statistics.mean(peers) - statistics.mean(ours), 1) == 0.8
-    assert all(round(max(two) - min(two), 1) == 0.1 for two in (ours, peers))
+    assert len(ours) == len(peers) == 2 and 0.7 < statistics.mean(peers) - statistics.mean(ours) < 1
+    assert all(max(two) - min(two) < 0.2 for two in (ours, peers))
+    runs = all_runs()
+    without_machine = [name for name in TWENTY_EPOCHS if not runs[name]["machine"]]
+    assert without_machine == ["vt_resnet18.muon_imagenette"]
+    assert {run["model"] for name, run in runs.items() if name.startswith("optimizer_")} == {"vt_resnet18"}
 
 
 ROOT = Path(__file__).parents[2]
