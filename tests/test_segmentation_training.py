@@ -101,6 +101,23 @@ def test_a_frozen_backbone_stays_as_it_is(small):
     assert not any(v for k, v in same.items() if k.startswith("head.classifier"))
 
 
+def test_photos_without_masks_are_background(small):
+    """Six photos with masks and a share of 0.4 are ten samples an epoch; four of them are of the folder, whole."""
+    (small / "classes.txt").write_text("square\nbackground\n")
+    for name, grey in (("things/a.png", 200), ("things/below/b.png", 240)):
+        (small / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 48), (grey,) * 3).save(small / name)
+    changes = dict(background_photos=[str(small / "things")], background_share=0.4, scale=(1.5, 1.5), updates=5)
+    epoch = [list(started(small, **changes).batches()) for _ in range(2)]
+    colours = torch.cat([images for images, _ in epoch[0]]).flatten(1)
+    masks = torch.cat([masks for _, masks in epoch[0]])
+    things = (colours.amin(dim=1) > 0.8) & (masks == 1).flatten(1).all(dim=1)
+    assert len(masks) == 10 and things.sum() == 4 and (masks[~things] == 0).flatten(1).any(dim=1).any()
+    assert len({round(value.item(), 2) for value in colours[things].mean(dim=1)}) == 2  # of both photos
+    for (images, masks), (again, same) in zip(*epoch, strict=True):  # as a run that goes on would see them
+        assert torch.equal(images, again) and torch.equal(masks, same)
+
+
 def test_classes_merge_and_the_model_is_called_by_them(small):
     (small / "classes.txt").write_text("ground\nsquare\nsky\n")
     run = settings(small, classes={"thing": ["square"], "rest": ["ground"]}, rest="rest", **FPN)
@@ -229,6 +246,13 @@ def test_norms_that_cannot_be_synchronised_are_refused_before_training(small, mo
         (dict(color_jitter=0.4, backbone_options=dict(in_chans=4)), "color_jitter=0.4 needs photos of 1 or 3 channels"),
         (dict(eval_size="big"), "eval_size='big': write it as eval_size=512"),
         (dict(short_sides=[]), "short_sides=.*: write it as"),
+        (dict(background_photos="things"), r"background_photos='things': write it as background_photos='\[FOLDER"),
+        (dict(background_share=1), "background_share=1 must be a number from 0, below 1"),
+        (dict(background_photos=["."]), "background_photos needs a class 'background'; the classes are ground, square"),
+        (
+            dict(background_photos=["nowhere"], classes={"background": ["ground"], "square": ["square"]}),
+            "background_photos: nowhere: no such file or folder",
+        ),
         (dict(ignore_label=-1), "ignore_label=-1 must be a whole number of at least 0"),
     ],
 )

@@ -84,15 +84,19 @@ class SegmentationDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image_path, mask_path = self.pairs[index]
-        try:
-            pixels = torch.from_numpy(read_channels(image_path, self.channels).copy())
-        except ImageError as error:
-            raise DataError(str(error)) from error
-        image, mask = tv_tensors.Image(pixels.permute(2, 0, 1)), tv_tensors.Mask(self.mask(index))
+        image, mask = self.image(image_path), tv_tensors.Mask(self.mask(index))
         if mask.shape[-2:] != image.shape[-2:]:
             sizes = [f"{t.shape[-1]} x {t.shape[-2]}" for t in (mask, image)]
             raise DataError(f"{mask_path}: the mask has {sizes[0]} pixels and its image {image_path.name} {sizes[1]}")
         return self.transform(image, mask) if self.transform else (image, mask)
+
+    def image(self, path: Path) -> tv_tensors.Image:
+        """Read a photo, (channels, H, W), as it is before any transform."""
+        try:
+            pixels = torch.from_numpy(read_channels(path, self.channels).copy())
+        except ImageError as error:
+            raise DataError(str(error)) from error
+        return tv_tensors.Image(pixels.permute(2, 0, 1))
 
     def mask(self, index: int) -> Tensor:
         """The labels of an image, (H, W), as they are before any transform."""

@@ -49,6 +49,7 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "ignore_colour": (lambda v: _numbers(v, 0, 3), "'[224, 224, 192]'"),
     "mask_suffix": (lambda v: isinstance(v, str), "_mask"),
+    "background_photos": (lambda v: isinstance(v, list) and all(isinstance(p, str) for p in v), "'[FOLDER, FOLDER]'"),
     "scale": (lambda v: _numbers(v, LEAST_SCALE, 2), "'[0.5, 2.0]'"),
     "short_sides": (lambda v: _numbers(v, 1), "'[480, 512, 544]'"),
     "eval_size": (lambda v: _is_number(v, 1) or _numbers(v, 1, 2), "512, '[height, width]' or null"),
@@ -77,6 +78,9 @@ class Settings:
     {255: 1}; `ignore_label` is the value that means "no class"; `colours` lists [red, green, blue] per class for masks
     in colour, `ignore_colour` is the colour that means "no class"; `mask_suffix` is what a mask's name has after its
     image's, "_mask" for photo.jpg and photo_mask.png.
+
+    Background: `background_photos` lists folders of photos that show none of the other classes and need no masks, and
+    `background_share` is their share of the samples.
 
     Start: `pretrained_backbone` takes the backbone's weights from timm, `initial_checkpoint` all weights from a trained
     segmenter of the same backbone and neck, for the classes of the same name also those that classify.
@@ -107,6 +111,8 @@ class Settings:
     colours: list[list[int]] | None = None
     ignore_colour: list[int] | None = None
     mask_suffix: str = ""
+    background_photos: list[str] = dataclasses.field(default_factory=list)
+    background_share: float = 0.25
 
     crop_size: int = 512
     scale: tuple[float, float] = (0.5, 2.0)
@@ -177,6 +183,8 @@ class Settings:
                 self._check_number(name, int if name == "ignore_label" else (int, float), 0)
         if self.ema_decay is not None and self.ema_decay >= 1:
             raise SettingsError(f"ema_decay={self.ema_decay} must be below 1")
+        if not _is_number(self.background_share) or self.background_share >= 1:
+            raise SettingsError(f"background_share={self.background_share!r} must be a number from 0, below 1")
         for name, (fits, example) in FORMS.items():
             value = getattr(self, name)
             if not (fits(value) or (value is None and name in MAY_BE_NULL)):

@@ -29,7 +29,7 @@ from .evaluation import evaluate
 from .labels import DataError
 from .model import create_segmenter
 from .settings import Settings, SettingsError
-from .training_data import SeededSamples, UpdateSampler, fit_batch, open_splits, segmentation_loss
+from .training_data import Backgrounds, SeededSamples, UpdateSampler, fit_batch, open_splits, segmentation_loss
 from .warm_start import start_from
 
 __all__ = ["keep_depthwise_in_float32", "run", "synchronised", "train"]
@@ -53,6 +53,7 @@ class Training:
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         set_seed(settings.seed, device_specific=True)
         self.train_set, self.val_set = open_splits(settings)
+        self.samples = Backgrounds(self.train_set, settings) if settings.background_photos else self.train_set
         self.settings = settings = fit_batch(settings, len(self.train_set), self.world)
         model = _model(settings, self.train_set, self.val_set)
         check_sizes(model, settings, self.val_set, self.world)
@@ -77,8 +78,8 @@ class Training:
     def batches(self) -> DataLoader:
         """One batch per update that is left."""
         start = self.progress.updates
-        sampler = UpdateSampler(len(self.train_set), self.settings, start, self.rank, self.world)
-        samples = SeededSamples(self.train_set, self.settings.seed)
+        sampler = UpdateSampler(len(self.samples), self.settings, start, self.rank, self.world)
+        samples = SeededSamples(self.samples, self.settings.seed)
         return DataLoader(samples, batch_sampler=sampler, num_workers=self.settings.workers)  # type: ignore[arg-type]
 
     def write_settings(self) -> None:

@@ -14,13 +14,25 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.data import Sampler as TorchSampler
+from torchvision import tv_tensors
 
 from ..errors import say
+from ..images import ImageError, find_images
 from .data import SegmentationDataset, class_shares
 from .labels import IGNORE, LAYOUTS, DataError
-from .settings import Settings
+from .settings import Settings, SettingsError
 
-__all__ = ["SeededSamples", "UpdateSampler", "fit_batch", "label_options_of", "open_splits", "segmentation_loss"]
+__all__ = [
+    "Backgrounds",
+    "SeededSamples",
+    "UpdateSampler",
+    "fit_batch",
+    "label_options_of",
+    "open_splits",
+    "segmentation_loss",
+]
+
+BACKGROUND = "background"  # the class of photos without masks
 
 
 def open_splits(settings: Settings) -> tuple[SegmentationDataset, SegmentationDataset]:
@@ -86,6 +98,42 @@ def fit_batch(settings: Settings, photos: int, world: int) -> Settings:
     return dataclasses.replace(settings, batch_size=fitting)
 
 
+class Backgrounds(Dataset):
+    """Training photos, and photos of things that no mask shows, all of whose pixels are of the class "background".
+
+    Args:
+        dataset: the training photos with their masks.
+        settings: names the folders in `background_photos`, and in `background_share` the share of the samples that
+            they make up. A photo of them is drawn anew for each sample, by torch's random numbers.
+
+    Raises:
+        SettingsError: for classes among which no background is.
+        DataError: for a folder that is missing or holds no photos.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, settings: Settings) -> None:
+        if BACKGROUND not in dataset.classes:
+            classes = ", ".join(dataset.classes)
+            raise SettingsError(f"background_photos needs a class {BACKGROUND!r}; the classes are {classes}")
+        self.dataset, self.label = dataset, dataset.classes.index(BACKGROUND)
+        try:
+            self.photos = find_images(settings.background_photos)
+        except ImageError as error:
+            raise DataError(f"background_photos: {error}") from error
+        self.samples = round(len(dataset) / (1 - settings.background_share))
+        say(f"background: {len(self.photos)} photos, {settings.background_share:.0%} of the samples")
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index < len(self.dataset):
+            return self.dataset[index]
+        image = self.dataset.image(self.photos[int(torch.randint(len(self.photos), ()))])
+        mask = tv_tensors.Mask(torch.full(image.shape[-2:], self.label))
+        return self.dataset.transform(image, mask) if self.dataset.transform else (image, mask)
+
+
 class UpdateSampler(TorchSampler[list[tuple[int, int]]]):
     """For each update, this process's list of (index of a sample, number of its draw); each epoch has its own order."""
 
@@ -113,7 +161,7 @@ class UpdateSampler(TorchSampler[list[tuple[int, int]]]):
 class SeededSamples(Dataset):
     """Samples whose random transform depends on the seed and the number of the draw, not on the worker."""
 
-    def __init__(self, dataset: SegmentationDataset, seed: int) -> None:
+    def __init__(self, dataset: Dataset, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, index_and_draw: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,101 @@
+"""Colours of classes: natural ones for what people wear, calm ones for all else, apart for the colour-blind too."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+__all__ = ["palette", "seen_distances"]
+
+GREY = (112, 112, 112)  # of the first class, the background
+# What one would paint it with; found by the last word of a class's name that stands here.
+NATURAL = {
+    "hair": (84, 50, 34), "skin": (238, 190, 160), "dress": (196, 82, 120), "skirt": (178, 160, 214),
+    "top": (122, 178, 142), "jacket": (40, 94, 84), "trousers": (66, 104, 168), "legwear": (108, 58, 110),
+    "shoes": (46, 50, 62), "bag": (196, 124, 60), "accessories": (240, 208, 92), "hat": (216, 176, 60),
+    "scarf": (206, 96, 72), "gloves": (150, 110, 88), "glasses": (90, 100, 128),
+}  # fmt: skip
+ALSO = {
+    "skin": "face arm arms leg legs hand hands foot feet neck body torso",
+    "dress": "dresses romper jumpsuit jumpsuits gown",
+    "skirt": "skirts",
+    "top": "tops shirt t-shirt blouse sweater sweatshirt jumper hoodie bodysuit clothes upper-clothes",
+    "jacket": "coat coats jackets blazer cardigan suit vest cape outerwear",
+    "trousers": "pants jeans denim shorts leggings trouser",
+    "legwear": "socks sock stockings tights",
+    "shoes": "shoe boots sneakers sandals heels flats footwear pumps loafers clogs wedges",
+    "bag": "bags purse wallet backpack handbag",
+    "accessories": "accessory belt necklace bracelet earrings ring watch tie",
+    "hat": "hats cap helmet",
+    "gloves": "glove",
+    "glasses": "sunglasses",
+}
+WORDS = {**{word: name for name, words in ALSO.items() for word in words.split()}, **{name: name for name in NATURAL}}
+APART = 14.0  # in L*a*b*; fewer than 10 is hard to tell on a photo
+STEPS = 16  # per channel of the colours to choose from
+LIGHT, CALM = (20, 92), 55  # range of L* and most chroma of colours to choose from
+# Linear RGB as full deuteranopia shows it (Machado, Oliveira and Fernandes, 2009)
+DEUTERANOPIA = np.array(
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+)
+
+
+def palette(class_names: Sequence[str]) -> np.ndarray:
+    """Return one colour per class, (K, 3) of 0 to 255.
+
+    The first class is grey. A class of clothes has its natural colour, or the nearest one that is `APART` from all
+    before; any other has the calm colour that is farthest from all. Distances are the smaller of two, as most eyes
+    see colours and as full deuteranopia shows them, so that no two classes look alike to either.
+    """
+    return _palette(tuple(class_names))
+
+
+@cache
+def _palette(class_names: tuple[str, ...]) -> np.ndarray:
+    known = {i: NATURAL[word] for i, name in enumerate(class_names) if i and (word := _word(name))}
+    colours = np.tile(np.array(GREY), (len(class_names), 1))
+    grid = _calm_colours()
+    nearest = seen_distances(grid, colours[0])
+    for i in [*known, *(i for i in range(1, len(class_names)) if i not in known)]:
+        chosen = grid[nearest.argmax()]
+        if i in known and nearest.max() >= APART:
+            wanted = np.array([known[i]])
+            apart = np.concatenate([wanted, grid[nearest >= APART]])
+            taken = colours[[0, *(k for k in known if k < i)]]
+            if min(seen_distances(wanted, colour)[0] for colour in taken) < APART:
+                apart = apart[1:]
+            chosen = apart[np.linalg.norm(_lab(apart) - _lab(wanted), axis=1).argmin()]
+        colours[i] = chosen
+        nearest = np.minimum(nearest, seen_distances(grid, chosen))
+    return colours.astype(np.uint8)
+
+
+def _word(name: str) -> str | None:
+    """Return the natural colour's name for a class, by the last word that has one."""
+    found = [WORDS[word] for word in name.lower().replace("_", " ").split() if word in WORDS]
+    return found[-1] if found else None
+
+
+@cache
+def _calm_colours() -> np.ndarray:
+    steps = np.linspace(0, 255, STEPS)
+    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    lightness, a, b = _lab(grid).T
+    return grid[(lightness > LIGHT[0]) & (lightness < LIGHT[1]) & (np.hypot(a, b) < CALM)]
+
+
+def seen_distances(colours: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """Return how far colours are from another one, (N,): the smaller distance of usual and of red-green blind eyes."""
+    both = (np.linalg.norm(_lab(colours, eyes) - _lab(colour, eyes), axis=-1) for eyes in (np.eye(3), DEUTERANOPIA))
+    return np.minimum(*both)
+
+
+def _lab(rgb: np.ndarray, eyes: np.ndarray | None = None) -> np.ndarray:
+    """Return sRGB of 0 to 255 as CIE 1976 L*a*b*, seen under D65 and through a matrix on linear RGB."""
+    rgb = np.asarray(rgb) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    if eyes is not None:
+        linear = (linear @ eyes.T).clip(0, 1)
+    xyz = linear @ np.array([[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]])
+    x, y, z = np.moveaxis(np.cbrt(np.maximum(xyz / [0.9505, 1, 1.089], 0.008856)), -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
