@@ -23,7 +23,7 @@ from vt_timm.export.fold_segmenter import folded_segmenter
 from vt_timm.export.formats import open_file
 from vt_timm.export.write_file import Options, write_file
 from vt_timm.images import read_image
-from vt_timm.photos.draw import palette
+from vt_timm.photos.colours import palette
 from vt_timm.pipelines.segmentation import SegmentationPipeline
 from vt_timm.pipelines.sources import load
 from vt_timm.recipes import SEGMENTATION
@@ -103,7 +103,7 @@ def test_a_file_says_what_it_is_and_takes_any_size(exported, source):
     facts = {key.removeprefix("vt_timm."): value for key, value in facts.items()}
     assert re.fullmatch("[0-9a-f]{64}", facts.pop("weights_sha256"))
     assert facts == {
-        "kind": "segmenter", "class_names": NAMES, "palette": palette(2).tolist(), "in_chans": 3,
+        "kind": "segmenter", "class_names": NAMES, "palette": palette(NAMES).tolist(), "in_chans": 3,
         "mean": list(model.normalization["mean"]), "std": list(model.normalization["std"]),
         "short_side": 40, "least_side": 32, "multiple": 1, "interpolation": "bilinear",
         "license": "cc-by-4.0", "source": source.name, "precision": "float32", "version": vt_timm.__version__,
@@ -258,7 +258,7 @@ def test_the_page_on_deployment_runs_without_torch(exported, source, data, tmp_p
         expected = Image.fromarray(answer.labels.numpy().astype(np.uint8)).resize(Image.open(photo).size, 0)
         written = Image.open(tmp_path / "labels.png")
         assert (np.array(written) == np.array(expected)).mean() > 0.999
-        assert written.getpalette()[:6] == palette(2).ravel().tolist()
+        assert written.getpalette()[:6] == palette(NAMES).ravel().tolist()
         for line in printed.splitlines():
             share, name = line.split(" % ")
             assert float(share) == pytest.approx(100 * answer.shares.get(name.strip(), 0), abs=0.2)

@@ -9,10 +9,11 @@ from PIL import Image
 from torch import nn
 
 from vt_timm import Segmenter, cli
-from vt_timm.photos.draw import palette
+from vt_timm.photos.colours import palette
 from vt_timm.pipelines.sources import load
 from vt_timm.segmentation import training as segmentation_training
 from vt_timm.segmentation.inference import resized, segment
+from vt_timm.segmentation.labels import LIP_CLASSES
 
 from .support.samples import settings
 
@@ -135,15 +136,46 @@ def test_a_folder_that_is_no_segmenter(tmp_path, small, capsys):
     assert "cannot load the segmenter" in error and "Traceback" not in error
 
 
-@pytest.mark.parametrize(("classes", "apart"), [(2, 300), (12, 120), (59, 40), (256, 25)])
-def test_the_palette_tells_classes_apart(classes, apart):
-    """Any two of them: red, green and blue weighted by how eyes see them ("redmean"), 765 between black and white."""
-    colours = torch.from_numpy(palette(classes)).double()
-    assert colours[0].unique().numel() == 1
+CCP = "background, hair, skin, top, jacket, dress, skirt, trousers, legwear, shoes, bag, accessories".split(", ")
+
+
+@pytest.mark.parametrize("missing", [None, 0, 1])
+@pytest.mark.parametrize(
+    ("names", "apart", "apart_if_missing"),
+    [
+        (CCP, 80, 55),
+        (LIP_CLASSES, 42, 35),
+        (["ground", "thing"], 300, 270),
+        ([f"class {i}" for i in range(59)], 20, 15),
+    ],
+)
+def test_the_palette_tells_classes_apart(names, apart, apart_if_missing, missing):
+    """Any two of them, also for eyes whose long (0) or middle (1) cones are missing.
+
+    By "redmean", 765 between black and white, and by a simulation that is not the palette's: what a missing cone sees
+    is what the other one of the two does (cones of Hunt, Pointer and Estevez).
+    """
+    colours = torch.from_numpy(palette(names)).double()
+    assert colours.shape == (len(names), 3) and colours[0].unique().numel() == 1
+    if missing is not None:
+        cones = torch.tensor([[0.314, 0.639, 0.047], [0.155, 0.758, 0.087], [0.018, 0.109, 0.873]]).double()
+        seen = (colours / 255) ** 2.2 @ cones.T
+        seen[:, missing] = seen[:, 1 - missing]
+        colours = 255 * (seen @ cones.inverse().T).clamp(0, 1) ** (1 / 2.2)
     red, green, blue = (colours[:, None] - colours[None]).unbind(-1)
     mean = (colours[:, None, 0] + colours[None, :, 0]) / 2
     distance = ((2 + mean / 256) * red**2 + 4 * green**2 + (2 + (255 - mean) / 256) * blue**2).sqrt()
-    assert distance.fill_diagonal_(765).min() > apart
+    assert distance.fill_diagonal_(765).min() > (apart if missing is None else apart_if_missing)
+
+
+def test_colours_say_what_they_are():
+    """Whatever the classes' order: skin is light and reddish, hair brown and dark, denim blue, and a face is skin."""
+    names = ["background", "left shoe", "blue jeans", "thing", "face", "hair"]
+    of = dict(zip(names, palette(names).astype(int).tolist(), strict=True))
+    assert min(of["face"]) > 150 and of["face"][0] > of["face"][1] > of["face"][2]
+    assert max(of["hair"]) < 100 and of["hair"][0] > of["hair"][1] > of["hair"][2]
+    assert of["blue jeans"][2] > of["blue jeans"][1] > of["blue jeans"][0]
+    assert palette(["background", "face"])[1].tolist() == palette(["background", "skin"])[1].tolist()
 
 
 @pytest.mark.parametrize("size", [(96, 96), (96, 83), (75, 96), (65, 97)])

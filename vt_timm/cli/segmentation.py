@@ -103,7 +103,7 @@ def segment_photos(args: argparse.Namespace) -> int:
         sizes = dict(short_side=args.short_side, max_long_side=args.max_long_side, window=args.window)
         for path, answer in photos.answers(scales=args.scales, **sizes):
             if args.save_labels:
-                _save_labels(labels_of[path], answer.labels, len(answer.class_names))
+                _save_labels(labels_of[path], answer.labels, answer.class_names)
             if args.output:
                 write(iter([answer.draw(args.layout == "beside")]), str(pictures[path]), quiet=args.json)
             yield {"image": str(path), **answer.to_dict()}
@@ -131,18 +131,18 @@ def _shipped_segmenter() -> str:
     return shipped[0]
 
 
-def _save_labels(path: Path, labels: Any, num_classes: int) -> None:
+def _save_labels(path: Path, labels: Any, class_names: list[str]) -> None:
     """An indexed PNG: its values are the labels, its palette the colours of the pictures; 16 bits for many classes."""
     import numpy as np
     from PIL import Image
 
-    from ..photos.draw import palette
+    from ..photos.colours import palette
 
-    if num_classes > INDEXED:
+    if len(class_names) > INDEXED:
         picture = Image.fromarray(labels.numpy().astype(np.uint16))
     else:
         picture = Image.fromarray(labels.numpy().astype(np.uint8)).convert("P")
-        picture.putpalette(palette(num_classes).tobytes())
+        picture.putpalette(palette(class_names).tobytes())
     try:
         with whole_file(path) as temporary:
             picture.save(temporary)

@@ -107,7 +107,7 @@ class Session:
         """The photo as the model sees it, with the layers that are switched on and a ring around the clicked place."""
         picture, labels = self.look.view, self.look.answer.labels
         if self.show_classes and labels is not None:
-            picture = paint_segmentation(picture, labels, len(self.look.answer.class_names))
+            picture = paint_segmentation(picture, labels, self.look.answer.class_names)
         if self.show_map and self.has_tokens:
             picture = overlay(picture, self.maps[self.token])
         if self.place is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from ..photos.draw import palette
+from ..photos.colours import palette
 from ..pipelines.pipeline import Pipeline
 from ..weights.published import published_segmenters
 from .session import KINDS as KEYS
@@ -50,7 +50,7 @@ def models(names: Sequence[str]) -> list[tuple[str, str]]:
 def answer(session: Session) -> str:
     """What the model sees, the most probable or the largest first, with the colours of a segmenter's classes."""
     found = session.look.answer
-    colours = None if found.labels is None else palette(len(found.class_names))
+    colours = None if found.labels is None else palette(found.class_names)
     shares = list(found.shares.items())[: NAMED if colours is None else None]
     shares = [(name, share) for i, (name, share) in enumerate(shares) if i == 0 or share >= LEAST]
     parts = []

@@ -5,8 +5,7 @@ They go to one file, pages of a .pdf or frames of a .gif, each written whole or 
 
 import itertools
 import math
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..files import whole_file
+from .colours import palette
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,6 @@ __all__ = [
     "draw_segmentation",
     "overlay",
     "paint_segmentation",
-    "palette",
     "save_figures",
 ]
 
@@ -40,10 +39,7 @@ PANEL, HEADING, TITLE, BAR = 1.7, 0.25, 0.6, 0.8  # inches: a panel's width, its
 POINTS, LETTERS = 72, 130  # per inch: points, and letters in a font of one point
 STRONGEST, EVEN = 0.8, 0.5  # opacity of a map's highest value with "weight", and of every value with "even"
 LEGEND, LEGEND_FROM = 20, 0.5  # how many classes are named at most, and from how many percent of the pixels on
-PAINT = 0.6  # opacity of a class's colour
-BACKGROUND = 0.25  # grey of the first class
-BRIGHT, COLOURFUL = 0.6, 0.35  # of a colour: least value of its highest channel, least range of its channels
-GRID = 11  # steps per channel: 930 of the colours are bright and colourful, far more than a data set's classes
+PAINT, PAINT_FIRST = 0.7, 0.3  # opacity of a class's colour, and of the first's, the background
 SECONDS_PER_FRAME = 2.0
 SCREEN_DPI = 100
 
@@ -118,35 +114,17 @@ def overlay(photo: Image.Image, map_HW: Tensor, colours: str = "jet", opacity: s
     return Image.fromarray((255 * mixed_HW3).round().astype(np.uint8))
 
 
-@cache
-def palette(num_classes: int) -> np.ndarray:
-    """One colour per class, (num_classes, 3) of 0 to 255: dark grey, then each time the one farthest from all before.
+def paint_segmentation(photo: Image.Image, labels_HW: Tensor, class_names: Sequence[str]) -> Image.Image:
+    """Return the photo in its classes' colours, as a plain picture; labels may be of another size.
 
-    Distances are those that eyes see (CIE 1976 L*a*b*), over a grid of colours that are neither pale nor dark.
+    The photo below the colours is grey, so that a colour looks the same on every cloth; what belongs to the first
+    class, the background, shows through.
     """
-    steps = np.linspace(0, 1, GRID)
-    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    grid = grid[(grid.max(axis=1) >= BRIGHT) & (np.ptp(grid, axis=1) >= COLOURFUL)]
-    colours = [np.full(3, BACKGROUND)]
-    lab, nearest = _lab(grid), np.full(len(grid), np.inf)
-    while len(colours) < num_classes:
-        nearest = np.minimum(nearest, np.linalg.norm(lab - _lab(colours[-1]), axis=1))
-        colours.append(grid[nearest.argmax()])
-    return (255 * np.array(colours[:num_classes])).round().astype(np.uint8)
-
-
-def _lab(rgb: np.ndarray) -> np.ndarray:
-    """sRGB of 0 to 1 as CIE 1976 L*a*b*, seen under D65."""
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    xyz = linear @ np.array([[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]])
-    x, y, z = np.moveaxis(np.cbrt(np.maximum(xyz / [0.9505, 1, 1.089], 0.008856)), -1, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
-
-
-def paint_segmentation(photo: Image.Image, labels_HW: Tensor, num_classes: int) -> Image.Image:
-    """The photo with each pixel in its class's colour, as a plain picture; labels may be of another size."""
-    painted = Image.fromarray(palette(num_classes)[labels_HW.numpy()])
-    return Image.blend(photo.convert("RGB"), painted.resize(photo.size, Image.Resampling.NEAREST), PAINT)
+    size, labels = photo.size, labels_HW.numpy().astype(np.int32)
+    painted = Image.fromarray(palette(class_names)[labels]).resize(size, Image.Resampling.NEAREST)
+    opacity = np.where(labels == 0, 255 * PAINT_FIRST, 255 * PAINT).astype(np.uint8)
+    mask = Image.fromarray(opacity).resize(size, Image.Resampling.NEAREST)
+    return Image.composite(painted, photo.convert("L").convert("RGB"), mask)
 
 
 def draw_segmentation(
@@ -174,14 +152,15 @@ def draw_segmentation(
     photo.thumbnail((max(int(DPI * panel), 1), max(int(DPI * panel * ratio), 1)))
     step = max(1, labels_HW.shape[1] // photo.width)
     pictures = [photo] if side_by_side else []
-    pictures.append(paint_segmentation(photo, labels_HW[::step, ::step], len(class_names)))
+    pictures.append(paint_segmentation(photo, labels_HW[::step, ::step], class_names))
     figure = Figure(figsize=(width, max(panel * ratio, lowest)), dpi=DPI)
     for axis, picture in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, strict=True):
         axis.axis("off")
         axis.imshow(picture)
-    colours = palette(len(class_names)) / 255
+    colours = palette(class_names) / 255
     share = 100 * counts / counts.sum()
     present = [label for label in counts.argsort(descending=True).tolist() if share[label] >= LEGEND_FROM]
+    present.sort(key=lambda label: label == 0)  # the background last
     patches = [
         Patch(facecolor=colours[label], edgecolor="grey", label=f"{class_names[label]}  {share[label]:.0f} %")
         for label in present[:LEGEND]

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
-from ..photos.draw import palette
+from ..photos.colours import palette
 from ..segmentation.data import MIN_SIDE
 from ..segmentation.inference import MAX_LONG_SIDE, SCALES, network_input, resized, segment
 from ..segmentation.model import Segmenter
@@ -52,7 +52,7 @@ class SegmentationPipeline(Pipeline):
         return {
             "kind": self.kind,
             **module.normalization,
-            "palette": palette(module.num_classes).tolist(),
+            "palette": palette(module.class_names).tolist(),
             "short_side": module.short_side,
             "least_side": MIN_SIDE,
             "multiple": module.multiple,
