@@ -10,6 +10,7 @@ from torch import nn
 
 from vt_timm import Segmenter, cli
 from vt_timm.photos.colours import palette
+from vt_timm.pipelines.segmentation import SegmentationPipeline
 from vt_timm.pipelines.sources import load
 from vt_timm.segmentation import training as segmentation_training
 from vt_timm.segmentation.inference import resized, segment
@@ -25,7 +26,9 @@ def test_segment_writes_a_picture_with_a_legend(small, tmp_path, capsys):
     segmentation_training.run(run, tmp_path / "run", resume=False)
     photo, picture = small / "val" / "images" / "001.jpg", tmp_path / "out.png"
     assert cli.main(["segment", str(photo), "-o", str(picture), "--model", str(tmp_path / "run" / "best")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(picture)
+    first, *shares, last = capsys.readouterr().out.splitlines()
+    assert first == str(photo) and last == str(picture)
+    assert all(float(line.split(" % ")[0]) <= 100 for line in shares) and 1 <= len(shares) <= 2
     with Image.open(picture) as image:
         assert image.width > 1000
 
@@ -87,6 +90,18 @@ def test_every_scale_looks_at_the_same_place():
     labels = segment(ByBrightness(), photo, 96, scales=(0.5, 0.66, 1, 1.4))
     differ = (labels != expected).nonzero()
     assert len(differ) < 200 and ((differ[:, 0] - 56).abs().minimum((differ[:, 1] - 104).abs()) <= 4).all()
+
+
+def test_shares_name_what_is_worn_first_and_the_background_last():
+    model = ByBrightness()
+    model.class_names, model.short_side = ["background", "square"], 96
+    photo = Image.new("RGB", (160, 96))
+    photo.paste("white", (80, 48, 160, 96))
+    answer = SegmentationPipeline(model)(photo)
+    assert list(answer.shares) == ["square", "background"] and answer.label == "square"
+    assert answer.shares == pytest.approx({"square": 0.25, "background": 0.75}, abs=0.02)
+    alone = SegmentationPipeline(model)(Image.new("RGB", (160, 96)))
+    assert alone.shares == {"background": 1.0} and alone.caption == "background"
 
 
 @pytest.mark.parametrize(

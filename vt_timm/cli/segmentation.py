@@ -104,6 +104,8 @@ def segment_photos(args: argparse.Namespace) -> int:
         for path, answer in photos.answers(scales=args.scales, **sizes):
             if args.save_labels:
                 _save_labels(labels_of[path], answer.labels, answer.class_names)
+            if not args.json:
+                print(f"{path}\n{answer}")
             if args.output:
                 write(iter([answer.draw(args.layout == "beside")]), str(pictures[path]), quiet=args.json)
             yield {"image": str(path), **answer.to_dict()}

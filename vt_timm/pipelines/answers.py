@@ -53,7 +53,7 @@ class Answer(Drawing):
         photo: the photo.
         class_names: the names of all classes that the model knows, in its order.
         shares: the most probable classes and their probabilities, or what a segmenter sees and its share of the photo;
-            the largest first.
+            the largest first, and a segmenter's background last.
     """
 
     photo: Image.Image = field(repr=False)
@@ -62,7 +62,7 @@ class Answer(Drawing):
 
     @property
     def label(self) -> str:
-        """The first of `shares`: the most probable class, or the one that covers most of the photo."""
+        """The first of `shares`: the most probable class, or the one that covers most, background apart."""
         return next(iter(self.shares))
 
     @property

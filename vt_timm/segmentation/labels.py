@@ -11,11 +11,22 @@ import numpy as np
 
 from ..errors import UserError, read_text
 
-__all__ = ["COCO_STUFF_CLASSES", "IGNORE", "LAYOUTS", "LIP_CLASSES", "DataError", "LabelError", "Labels", "Layout"]
+__all__ = [
+    "BACKGROUND",
+    "COCO_STUFF_CLASSES",
+    "IGNORE",
+    "LAYOUTS",
+    "LIP_CLASSES",
+    "DataError",
+    "LabelError",
+    "Labels",
+    "Layout",
+]
 
 VALUES = 1 << 16  # how many a mask of 16 bits can hold
 IGNORE = VALUES - 1  # in our own masks, after reading, a pixel without a class
 UNKNOWN = -1
+BACKGROUND = "background"  # what the class of all that is none of the others is called
 
 
 class LabelError(ValueError):

@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 from ..errors import say
 from ..images import ImageError, find_images
 from .data import SegmentationDataset, class_shares
-from .labels import IGNORE, LAYOUTS, DataError
+from .labels import BACKGROUND, IGNORE, LAYOUTS, DataError
 from .settings import Settings, SettingsError
 
 __all__ = [
@@ -31,8 +31,6 @@ __all__ = [
     "open_splits",
     "segmentation_loss",
 ]
-
-BACKGROUND = "background"  # the class of photos without masks
 
 
 def open_splits(settings: Settings) -> tuple[SegmentationDataset, SegmentationDataset]:
