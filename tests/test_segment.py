@@ -25,6 +25,7 @@ def test_segment_writes_a_picture_with_a_legend(small, tmp_path, capsys):
     run = settings(small, pretrained_backbone=True, updates=20, evaluate_every=20)
     segmentation_training.run(run, tmp_path / "run", resume=False)
     photo, picture = small / "val" / "images" / "001.jpg", tmp_path / "out.png"
+    capsys.readouterr()
     assert cli.main(["segment", str(photo), "-o", str(picture), "--model", str(tmp_path / "run" / "best")]) == 0
     first, *shares, last = capsys.readouterr().out.splitlines()
     assert first == str(photo) and last == str(picture)
