@@ -1,12 +1,14 @@
-"""What the package says of itself."""
+"""What the package and its first page say of the package."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
 from importlib.metadata import metadata, requires
 from pathlib import Path
 
+import pytest
 import yaml
 
 import vt_timm
@@ -53,3 +55,23 @@ def test_badges_say_what_the_package_says():
     for name, said in (("license", about["License-Expression"]), ("python", f"&#8805; {oldest}")):
         badge = (ROOT / "hub" / "pictures" / f"{name}.svg").read_text(encoding="utf-8")
         assert f">{said}</text>" in badge and f">{name}</text>" in badge
+
+
+def test_the_size_that_readme_names_is_that_of_the_record():
+    records = json.loads((ROOT / "benchmarks" / "results" / "records.json").read_text(encoding="utf-8"))
+    size = records["environment"]["megabytes"]
+    (said,) = re.findall(r"takes about (\d+) GB", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert 1000 * int(said) == pytest.approx(size, rel=0.1)
+    assert sum(records["environment"]["largest"][name] for name in ("nvidia", "triton")) > size / 2
+    assert records["environment_cpu"]["megabytes"] < size / 4
+
+
+def test_readmes_python_runs_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+    assert names["answer"].label == "church"
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["answer.png", "tokens.png", "vt.onnx"]
