@@ -1,4 +1,4 @@
-"""Where the tokens look, and which tokens the pixels read: the softmaxes of eqs. 1, 2, 6 and 5 (Figures 5 and 7)."""
+"""The attention of tokens and pixels: the softmaxes of eqs. 1, 2, 6 and 5 (Figures 5 and 7)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -57,7 +57,7 @@ class Teacher(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """Values per image that `forward_head(..., pre_logits=True)` gives."""
+        """Return the number of values per image that `forward_head(..., pre_logits=True)` gives."""
         name = "head_hidden_size" if hasattr(self.model, "head_hidden_size") else "num_features"
         return int(getattr(self.model, name))
 
@@ -68,12 +68,12 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward_features(self, images: Tensor) -> Tensor:
-        """Feature map of the images at the teacher's size, for timm's `FeatureDistillationTask`."""
+        """Return the feature map of the images at the teacher's size, for timm's `FeatureDistillationTask`."""
         return self.model.forward_features(self._resize(images))  # type: ignore[operator]
 
     @torch.no_grad()
     def forward_head(self, feature_map: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pooled features (B, num_features) of a feature map, or the logits of all the teacher's classes."""
+        """Return the pooled features (B, num_features) of a feature map, or the logits of all the teacher's classes."""
         return self.model.forward_head(feature_map, pre_logits=pre_logits)  # type: ignore[operator]
 
     def _resize(self, images: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class Teacher(nn.Module):
 
 
 def teacher_classes(model: nn.Module, names: Sequence[str]) -> list[int]:
-    """Which outputs of a teacher answer for a student's classes.
+    """Find which outputs of a teacher answer for a student's classes.
 
     Args:
         model: the teacher; its outputs are called as `label_names` of its `pretrained_cfg` says, else as timm knows
@@ -122,7 +122,7 @@ def create_teacher(
     img_size: int | None = None,
     **kwargs: Any,
 ) -> Teacher:
-    """A pretrained teacher by any name that timm takes: a model and tag, `local-dir:FOLDER`, `hf-hub:ORG/NAME`.
+    """Create a pretrained teacher by any name that timm takes: a model and tag, `local-dir:FOLDER`, `hf-hub:ORG/NAME`.
 
     Args:
         source: the name.

@@ -40,7 +40,7 @@ class FeatureMaps(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps beside the tokens: stem, stages 1-3 and the VT stage's map, at strides 2, 4, 8, 16 (8 if
+        """Return feature maps beside the tokens: stem, stages 1-3 and the VT stage's map, at strides 2, 4, 8, 16 (8 if
         `output_stride` is 8) and `output_stride`.
 
         Args:

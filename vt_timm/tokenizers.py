@@ -144,7 +144,7 @@ class GridAttention(nn.Module):
 
 
 def grid_attention(feature_BCHW: Tensor, rows: int, columns: int) -> Tensor:
-    """Averaging weights (B, L, H, W) of L = rows * columns cells, row by row; 0 outside the cell.
+    """Return the averaging weights (B, L, H, W) of L = rows * columns cells, row by row; 0 outside the cell.
 
     The cells are those of adaptive average pooling: they overlap by a pixel where the grid does not divide the map, and
     repeat pixels where the map has fewer. Unlike `adaptive_avg_pool2d`, these weights let an exported model take other
@@ -158,7 +158,7 @@ def grid_attention(feature_BCHW: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def cell_weights(size: int, cells: int, like: Tensor) -> Tensor:
-    """Averaging weights (cells, size): cell i spans floor(i size / cells) to ceil((i + 1) size / cells)."""
+    """Return the averaging weights (cells, size): cell i spans floor(i size / cells) to ceil((i + 1) size / cells)."""
     cell = torch.arange(cells, device=like.device)[:, None]
     start = torch.div(cell * size, cells, rounding_mode="floor")
     end = torch.div((cell + 1) * size + cells - 1, cells, rounding_mode="floor")
@@ -168,7 +168,7 @@ def cell_weights(size: int, cells: int, like: Tensor) -> Tensor:
 
 
 def token_grid(num_tokens: int) -> tuple[int, int]:
-    """Rows and columns that num_tokens cells are laid out in: the most nearly square, at least as wide as high.
+    """Return rows and columns to lay num_tokens cells out in: the most nearly square, at least as wide as high.
 
     16 -> (4, 4), 32 -> (4, 8), 7 -> (1, 7).
     """
@@ -244,7 +244,7 @@ class ClusteringTokenizer(nn.Module):
 
 
 def kmeans(pixels_BCP: Tensor, seeds_BLC: Tensor, iterations: int) -> Tensor:
-    """K-means of each image's pixels as unit vectors (Listing 1): unit-norm centroids (B, L, C).
+    """Run k-means on each image's pixels as unit vectors (Listing 1): unit-norm centroids (B, L, C).
 
     Between unit vectors the nearest centroid is the one with the largest dot product, so that one batched product
     replaces Listing 1's (B, C, P, L) tensor of differences, and a second one sums each cluster. A pixel's length does
@@ -271,6 +271,6 @@ def kmeans(pixels_BCP: Tensor, seeds_BLC: Tensor, iterations: int) -> Tensor:
 
 
 def nonzero_length(vectors: Tensor, dim: int) -> Tensor:
-    """Euclidean length along a dimension; 1 for a vector of zeros, so that one can divide by it."""
+    """Return the Euclidean length along a dimension; 1 for a vector of zeros, so that one can divide by it."""
     length = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
     return torch.where(length > 0, length, torch.ones_like(length))

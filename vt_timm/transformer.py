@@ -57,7 +57,7 @@ class TokenTransformer(nn.Module):
         nn.init.zeros_(self.f2.weight)  # eq. 4 starts as the identity, like timm's residual blocks
 
     def relate(self, tokens_BLD: Tensor) -> Tensor:
-        """The second term of eq. 3: every token gathers from every token."""
+        """Return the second term of eq. 3: every token gathers from every token."""
         B, L, D = tokens_BLD.shape
         h, d = self.num_heads, self.head_dim
         # Heads first in memory, so that no product below copies its operands.

@@ -211,7 +211,7 @@ class PointwiseConv2d(nn.Conv2d):
 
 @torch.fx.wrap  # a leaf of a traced graph: the layout is known only once there is a map
 def convolve_1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A map (B, C_in, H, W) by a weight (C, C_in, 1, 1) and a bias (C) -> (B, C, H, W), contiguous."""
+    """Multiply a map (B, C_in, H, W) by a weight (C, C_in, 1, 1) and a bias (C) -> (B, C, H, W), contiguous."""
     # A compiler makes the copy together with the batch norm; torch.compile cannot order the strides of the product's
     # view where sizes are symbols (pytorch/pytorch issues 172204 and 185510).
     if x.is_contiguous() or torch.compiler.is_compiling():

@@ -134,7 +134,7 @@ class VTFPN(nn.Module):
 
 
 def _normalize(norms: nn.ModuleList, tokens_BLD: Sequence[Tensor]) -> list[Tensor]:
-    """Each level's tokens, normalized by the statistics of that level's tokens over the batch."""
+    """Return each level's tokens, normalized by the statistics of that level's tokens over the batch."""
     return [
         norm(tokens.transpose(1, 2).unsqueeze(-1).contiguous()).squeeze(-1).transpose(1, 2)  # as (B, D, L, 1)
         for norm, tokens in zip(norms, tokens_BLD, strict=True)

@@ -167,7 +167,7 @@ class VTResNet(FeatureMaps):
 
     @property
     def _model_args(self) -> dict[str, Any]:
-        """What timm keeps to rebuild a saved model: plain data, and not where its first weights came from.
+        """Return what timm keeps to rebuild a saved model: plain data, and not where its first weights came from.
 
         A property, since timm's `create_model` sets it once more after the entry point has returned.
         """
@@ -188,7 +188,7 @@ class VTResNet(FeatureMaps):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Groups for layer-wise learning-rate decay: stem, residual blocks (stages if coarse), lift, VT modules."""
+        """Return groups for layer-wise rate decay: stem, residual blocks (stages if coarse), lift, VT modules."""
         return dict(
             stem=r"^conv1|bn1",
             blocks=r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)",
@@ -234,7 +234,7 @@ class VTResNet(FeatureMaps):
         return self.act1(self.bn1(self.conv1(x)))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Image (B, in_chans, H, W) -> visual tokens (B, L, D); a pruned model returns its last map (B, C, H, W)."""
+        """Map images (B, in_chans, H, W) -> visual tokens (B, L, D); a pruned model gives its last map (B, C, H, W)."""
         x = self.maxpool(self._stem(x))
         if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq([self.layer1, self.layer2, self.layer3], x, flatten=True)
@@ -245,7 +245,7 @@ class VTResNet(FeatureMaps):
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens (B, L, D) -> pooled tokens (B, D) if `pre_logits`, else logits (B, num_classes)."""
+        """Map tokens (B, L, D) -> pooled tokens (B, D) if `pre_logits`, else logits (B, num_classes)."""
         if self.vt_stage is None and self.global_pool:  # pruned: pool the pixels of the last map instead
             x = x.flatten(2).transpose(1, 2)
         x = global_pool_nlc(x, pool_type=self.global_pool, num_prefix_tokens=0)
@@ -298,35 +298,35 @@ def prepare_features(kwargs: dict[str, Any]) -> None:
 
 @register_model
 def vt_resnet18(pretrained: bool = False, **kwargs: Any) -> VTResNet:
-    """VT-R18 of Table 11. `pretrained_backbone` starts stem and stages 1-3 from a ResNet (`load_backbone`)."""
+    """Create VT-R18 of Table 11. `pretrained_backbone` starts stem and stages 1-3 from a ResNet (`load_backbone`)."""
     args = dict(block="basic", layers=(2, 2, 2, 2), vt_channels=512)
     return _create_vt_resnet("vt_resnet18", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vt_resnet34(pretrained: bool = False, **kwargs: Any) -> VTResNet:
-    """VT-R34 of Table 11; options as `vt_resnet18`'s."""
+    """Create VT-R34 of Table 11; options as `vt_resnet18`'s."""
     args = dict(block="basic", layers=(3, 4, 6, 3), vt_channels=512)
     return _create_vt_resnet("vt_resnet34", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vt_resnet50(pretrained: bool = False, **kwargs: Any) -> VTResNet:
-    """VT-R50 of Table 11; options as `vt_resnet18`'s."""
+    """Create VT-R50 of Table 11; options as `vt_resnet18`'s."""
     args = dict(block="bottleneck", layers=(3, 4, 6, 3), vt_channels=1024)
     return _create_vt_resnet("vt_resnet50", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vt_resnet101(pretrained: bool = False, **kwargs: Any) -> VTResNet:
-    """VT-R101 of Table 11; options as `vt_resnet18`'s."""
+    """Create VT-R101 of Table 11; options as `vt_resnet18`'s."""
     args = dict(block="bottleneck", layers=(3, 4, 23, 3), vt_channels=1024)
     return _create_vt_resnet("vt_resnet101", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vt_resnet_micro(pretrained: bool = False, **kwargs: Any) -> VTResNet:
-    """A model for tests, with under a million parameters; it is not in the paper."""
+    """Create a model for tests, with under a million parameters; it is not in the paper."""
     args = dict(
         block="basic", layers=(1, 1, 1, 2), channels=(32, 64, 128), stem_width=32,
         vt_channels=128, token_dim=192, num_heads=8,

@@ -1,1 +1,1 @@
-"""Where weights come from: what ships, the Hub, a training run, and a ResNet to start from."""
+"""Sources of weights: what ships, the Hub, a training run, and a ResNet to start from."""

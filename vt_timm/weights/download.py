@@ -39,7 +39,7 @@ UNREACHABLE = {"ConnectError", "ConnectTimeout", "ConnectionError"}  # names, si
 
 
 class DownloadError(UserError, RuntimeError):
-    """What went wrong with a download and what to do about it, in one line."""
+    """Say in one line what went wrong with a download and what to do about it."""
 
 
 def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = None, **options: Any) -> Path:
@@ -74,7 +74,7 @@ def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = N
 
 
 def fetch_card(source: str) -> Path | None:
-    """The card of a model repository, "ORG/NAME" or "ORG/NAME@REVISION"; None if it cannot be had."""
+    """Return the card of a model repository, "ORG/NAME" or "ORG/NAME@REVISION"; None if it cannot be had."""
     repository, _, revision = source.partition("@")
     try:
         if not (constants.HF_HUB_OFFLINE or _in_cache(repository, CARD, revision, None)):
@@ -103,7 +103,7 @@ def _reach(url: str, token: Any) -> None:
 
 
 def is_cached(source: str, filename: str = WEIGHTS) -> bool:
-    """Whether the file is in huggingface_hub's cache, without asking the Hub."""
+    """True if the file is in huggingface_hub's cache, without asking the Hub."""
     repository, _, revision = source.partition("@")
     return _in_cache(repository, filename, revision, None)
 
@@ -119,7 +119,7 @@ def check_weights(path: Path) -> None:
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a cached file; the cache names large files by the sha256 that the Hub gives for them."""
+    """Say what is wrong with a cached file; the cache names large files by the sha256 that the Hub gives for them."""
     try:
         if path.name == CONFIG:
             json.loads(path.read_text(encoding="utf-8"))

@@ -74,7 +74,7 @@ def published_cfgs() -> dict[str, dict[str, Any]]:
 
 
 def untrained_cfg(**kwargs: Any) -> dict[str, Any]:
-    """The cfg of a VT-ResNet without weights: the paper's classes and size; crop and interpolation are timm's."""
+    """Return the cfg of a VT-ResNet without weights: the paper's classes and size, timm's crop and interpolation."""
     return {
         "num_classes": 1000,
         "input_size": (3, 224, 224),
@@ -94,7 +94,7 @@ def untrained_cfg(**kwargs: Any) -> dict[str, Any]:
 
 
 def published_segmenters() -> dict[str, Path]:
-    """The folders of the segmenters that ship, by name."""
+    """Return the folders of the segmenters that ship, by name."""
     folders = {}
     for config in sorted(HUB.glob("*/config.json")):
         is_segmenter = "neck" in json.loads(config.read_text(encoding="utf-8"))
@@ -146,7 +146,7 @@ def _fetch_from_hub(variant: str, kwargs: dict[str, Any]) -> None:
 
 
 def _names_weights(cfg: str | dict[str, Any] | PretrainedCfg | None) -> bool:
-    """Whether the caller said which weights: by a tag, or by a cfg with a source, not the default tag's cfg."""
+    """True if the caller said which weights: by a tag, or by a cfg with a source, not the default tag's cfg."""
     if isinstance(cfg, dict):
         return any(cfg.get(source) for source in ("file", "url", "hf_hub_id", "state_dict"))
     return bool(cfg.has_weights if isinstance(cfg, PretrainedCfg) else cfg)
@@ -183,7 +183,7 @@ def matching_weights(state_dict: dict[str, Tensor], model: Any) -> dict[str, Ten
 
 
 def without_names(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """A pretrained cfg that does not say what the classes are called."""
+    """Return a pretrained cfg that does not say what the classes are called."""
     return {**cfg, "label_names": None, "label_descriptions": None}
 
 
@@ -249,7 +249,7 @@ def _read_backbone(source: BackboneSource, in_chans: int) -> tuple[Mapping[str, 
 
 
 def _inside(model: nn.Module) -> nn.Module:
-    """The network that `features_only` wraps, under the name that the kind of `feature_cls` gives it."""
+    """Return the network that `features_only` wraps, under the name that the kind of `feature_cls` gives it."""
     for name in ("model", "body", "graph_module"):
         model = getattr(model, name, model)
     return model
