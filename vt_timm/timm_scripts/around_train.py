@@ -22,6 +22,7 @@ from torch import nn
 from ..distillation import create_teacher
 from ..errors import UserError, did_you_mean, first_line, read_text, say
 from ..runs.train_run import ARGUMENTS, CHECKPOINTS, read_description, write_description
+from ..token_overlap import add_token_overlap
 
 __all__ = [
     "ScriptError",
@@ -46,6 +47,7 @@ class ScriptError(UserError):
 def prepare_training(script: ModuleType) -> None:
     """Check the command line of a loaded train.py, complete it, and wrap what its `main` calls."""
     _add_teacher_options(script.parser)
+    _add_token_options(script.parser)
     _check_settings(script)
     args, _ = script._parse_args()
     check_data_folder(args)
@@ -65,6 +67,10 @@ def prepare_training(script: ModuleType) -> None:
         if hasattr(script, name):  # which of them there are depends on timm's version
             task = _with_our_teacher(student, args, getattr(script, name), by_class=not name.startswith("Feature"))
             setattr(script, name, task)
+    if args.token_overlap:
+        for name in ("ClassificationTask", "LogitDistillationTask", "TokenDistillationTask", "FeatureDistillationTask"):
+            if hasattr(script, name):
+                setattr(script, name, _with_token_overlap(args.token_overlap, getattr(script, name)))
 
 
 def _add_teacher_options(parser: Any) -> None:
@@ -77,6 +83,18 @@ def _add_teacher_options(parser: Any) -> None:
         "one name or number per line, in the student's order",
     )
     group.add_argument("--kd-img-size", type=int, metavar="N", help="side of the teacher's images (default: its own)")
+
+
+def _add_token_options(parser: Any) -> None:
+    group = parser.add_argument_group("Tokens (vt_timm)")
+    group.add_argument(
+        "--token-overlap",
+        type=float,
+        default=0.0,
+        metavar="W",
+        help="add W times the overlap of the tokens' maps to the loss, so that tokens look at different places "
+        "(default: 0)",
+    )
 
 
 def _check_settings(script: ModuleType) -> None:
@@ -225,6 +243,21 @@ def _with_our_teacher(
         except (RuntimeError, ValueError) as error:
             raise ScriptError(str(error)) from error
         return task(student_model=student_model, teacher_model=teacher, **kwargs)
+
+    return create
+
+
+def _with_token_overlap(weight: float, task: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """`task` with the overlap of the student's tokens in its loss."""
+
+    @functools.wraps(task)
+    def create(**kwargs: Any) -> nn.Module:
+        created = task(**kwargs)
+        try:
+            add_token_overlap(created, kwargs.get("student_model", kwargs.get("model")), weight)
+        except ValueError as error:
+            raise ScriptError(f"--token-overlap: {error}") from error
+        return created
 
     return create
 
