@@ -1,0 +1,294 @@
+"""Which stage 5 learns most from the same maps: short trials of readings of the VT stage beside its controls.
+
+    python -m benchmarks.token_trials --data DATA/imagenette2-224 --cache CACHE --write
+
+The trunk of the shipped `vt_resnet18` stays as it is; the maps of its stage 3 are computed once, of a random crop of
+every training photo at 128 px. On them each stage 5 is trained from the start, for two questions at once: the label,
+and the answers of an ImageNet teacher over its thousand classes. Ten labels a network answers that only pools; a
+thousand answers ask for more. What counts is the validation photos: top-1, how often the student names the teacher's
+class, and the divergence of its answers from the teacher's.
+
+Short trials from a trunk that does not move show what is not worth a training; they do not show what a training gives.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data import create_dataset
+from timm.models.resnet import BasicBlock, downsample_conv
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from vt_timm.token_overlap import token_overlap
+from vt_timm.tokenizers import SpatialAttention
+from vt_timm.vt_resnet import VTResNet
+
+from .common.records import keep_record
+from .tokens import ablate, look
+
+SIZE, CHANNELS, CLASSES, ANSWERS = 128, 256, 10, 1000
+SCALE = (0.25, 1.0)
+BATCH, RATE, WEIGHT_DECAY, CLIP, WARMUP = 128, 1e-3, 0.05, 5.0, 50
+TOKEN_DIM = 512  # so that a trial takes minutes
+LOOKED_AT = 600  # validation photos on which parts are taken out
+
+
+class Competing(SpatialAttention):
+    """`softmax_HW(log softmax_L(logits))`: tokens share each pixel among them before each spreads over the pixels.
+
+    That is slot attention's weighting. A pixel has at most one whole token's weight to give, however long it is.
+    """
+
+    def forward(self, logits_BLHW: Tensor) -> Tensor:
+        return super().forward(logits_BLHW.log_softmax(dim=1))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A stage 5 and how it is trained.
+
+    Args:
+        what: what it is, for the table.
+        build: makes the network, which takes the trunk's maps.
+        overlap: weight of `token_overlap` in the loss.
+    """
+
+    what: str
+    build: Callable[[], nn.Module]
+    overlap: float = 0.0
+
+
+def vt(change: Callable[[Any], None] = lambda _: None, **options: Any) -> Callable[[], nn.Module]:
+    """A VT-ResNet that begins at stage 5, with a change made to its stage."""
+
+    def build() -> VTResNet:
+        model = VTResNet(**{"token_dim": TOKEN_DIM, "num_classes": CLASSES, **options})
+        for name in ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3"):
+            setattr(model, name, nn.Identity())
+        model.min_size = 0
+        change(model.vt_stage)
+        return model
+
+    return build
+
+
+def resnet() -> nn.Module:
+    """Stage 5 of a ResNet-18, and its head."""
+    blocks = BasicBlock(CHANNELS, 512, 2, downsample_conv(CHANNELS, 512, 1, 2)), BasicBlock(512, 512)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, CLASSES))
+    return nn.Sequential(*blocks, head)
+
+
+def compete(stage: Any) -> None:
+    for block in stage.blocks:
+        block.tokenizer.attention = Competing()
+
+
+def wake_projector(stage: Any) -> None:
+    nn.init.constant_(stage.blocks[0].projector.bn.weight, 0.5)
+
+
+def leave_lift_linear(stage: Any) -> None:
+    stage.lift.bn.act = nn.Identity()
+
+
+def compete_linear_awake(stage: Any) -> None:
+    compete(stage)
+    wake_projector(stage)
+    leave_lift_linear(stage)
+
+
+ONE = dict(layers=(2, 2, 2, 1), num_tokens=1, relation="none", projector=False)
+TRIALS = {
+    "pooled": Trial("control: lift, average pooling", vt(tokenizer="pool", **ONE)),
+    "one_filter": Trial("control: lift, one filter token", vt(**ONE)),
+    "resnet": Trial("stage 5 of resnet18", resnet),
+    "vt": Trial("VT as the paper has it", vt()),
+    "overlap": Trial("VT, overlap of the tokens' maps in the loss", vt(), overlap=1.0),
+    "compete": Trial("VT, tokens compete for pixels", vt(compete)),
+    "awake": Trial("VT, projector's gain from 0.5", vt(wake_projector)),
+    "linear": Trial("VT, lift without ReLU", vt(leave_lift_linear)),
+    "together": Trial("VT, the three above at once", vt(compete_linear_awake)),
+    "filters": Trial("VT, tokens compete, filters in both modules", vt(compete, recurrent=False)),
+}
+
+
+class TwoHeads(nn.Module):
+    """A stage 5 that answers with labels and, from the same features, with the teacher's classes."""
+
+    def __init__(self, stage: nn.Module) -> None:
+        super().__init__()
+        self.stage = stage
+        width = stage.num_features if isinstance(stage, VTResNet) else 512
+        self.answers = nn.Linear(width, ANSWERS)  # type: ignore[arg-type]
+
+    def forward(self, maps_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.stage, VTResNet):
+            features = self.stage.forward_head(self.stage.forward_features(maps_BCHW), pre_logits=True)
+            return self.stage.fc(features), self.answers(features)  # type: ignore[operator]
+        *blocks, head = self.stage  # type: ignore[misc]
+        features = head[:2](nn.Sequential(*blocks)(maps_BCHW))
+        return head[2](features), self.answers(features)
+
+
+@dataclass
+class Maps:
+    """What trunk and teacher make of photos: maps (N, C, H, W) and answers (N, 1000) in 16 bits, labels (N,)."""
+
+    maps: np.ndarray
+    answers: np.ndarray
+    labels: np.ndarray
+
+    def batches(self, order: np.ndarray) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for at in range(0, len(order), BATCH):
+            chosen = np.sort(order[at : at + BATCH])
+            yield tuple(torch.from_numpy(part[chosen]) for part in (self.maps, self.answers, self.labels))  # type: ignore[misc]
+
+
+def read_maps(data: Path, split: str, teacher: str, cache: Path) -> Maps:
+    """Compute the maps of a split, or read those computed before."""
+    files = [cache / f"{split}_{what}.npy" for what in ("maps", "answers", "labels")]
+    if not files[2].is_file():  # written last
+        compute_maps(data / split, split == "train", teacher, files)
+    return Maps(*(np.load(file, mmap_mode="r") for file in files))
+
+
+@torch.inference_mode()
+def compute_maps(folder: Path, train: bool, teacher: str, files: list[Path]) -> None:
+    """Photos in the order of the folder: random crops and flips to train on, whole and square to validate on."""
+    torch.manual_seed(0)
+    cut = [v2.RandomResizedCrop(SIZE, SCALE), v2.RandomHorizontalFlip()] if train else [v2.Resize((SIZE, SIZE))]
+    tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+    dataset = create_dataset("", root=str(folder), transform=v2.Compose(cut + tensor))
+    networks = [timm.create_model(name, pretrained=True).float().eval() for name in ("vt_resnet18", teacher)]
+    student, teaching = (network.to(memory_format=torch.channels_last) for network in networks)
+    shapes = (CHANNELS, SIZE // 16, SIZE // 16), (ANSWERS,)
+    maps, answers = (
+        np.lib.format.open_memmap(file, "w+", np.float16, (len(dataset), *shape))
+        for file, shape in zip(files, shapes, strict=False)
+    )
+    labels, at = [], 0
+    for images, targets in tqdm(DataLoader(dataset, batch_size=64), desc=folder.name, disable=None):
+        images = images.contiguous(memory_format=torch.channels_last)
+        rows = slice(at, at := at + len(images))
+        x = student.maxpool(student._stem(normalised(images, student)))
+        maps[rows] = student.layer3(student.layer2(student.layer1(x))).numpy()
+        answers[rows] = teaching(normalised(images, teaching)).numpy()
+        labels.append(targets.numpy())
+    maps.flush(), answers.flush()
+    np.save(files[2], np.concatenate(labels))
+
+
+def normalised(images: Tensor, network: Any) -> Tensor:
+    mean, std = (torch.tensor(network.pretrained_cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    return (images - mean) / std
+
+
+def divergence(logits: Tensor, teacher: Tensor, reduction: str) -> Tensor:
+    """`KL(softmax(teacher) || softmax(logits))`."""
+    target = teacher.float().log_softmax(dim=1)
+    return F.kl_div(logits.log_softmax(dim=1), target, log_target=True, reduction=reduction)
+
+
+def train(trial: Trial, data: Maps, epochs: int, seed: int) -> tuple[TwoHeads, float]:
+    """Train a trial; returns the network and the mean loss of the last fifty updates, without the overlap."""
+    torch.manual_seed(seed)
+    network = TwoHeads(trial.build()).train()
+    maps: list[Tensor] = []
+    if trial.overlap:
+        for module in network.modules():
+            if isinstance(module, SpatialAttention):
+                module.register_forward_hook(lambda _m, _args, out: maps.append(out))
+    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=WEIGHT_DECAY)
+    updates = epochs * math.ceil(len(data.labels) / BATCH)
+
+    def rate(update: int) -> float:
+        return min(1, (update + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * update / updates))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    generator = np.random.default_rng(seed)
+    losses = []
+    with tqdm(total=updates, desc=trial.what, disable=None) as progress:
+        for epoch in range(epochs):
+            for feature, answers, labels in data.batches(generator.permutation(len(data.labels))):
+                feature = feature.float().flip(-1) if epoch % 2 else feature.float()
+                maps.clear()
+                of_labels, of_answers = network(feature)
+                loss = F.cross_entropy(of_labels, labels) + divergence(of_answers, answers, "batchmean")
+                losses.append(loss.item())
+                if trial.overlap:
+                    loss = loss + trial.overlap * token_overlap(maps)
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+                optimizer.step()
+                schedule.step()
+                progress.update()
+    return network.eval(), float(np.mean(losses[-WARMUP:]))
+
+
+@torch.inference_mode()
+def validate(network: TwoHeads, data: Maps) -> dict[str, float]:
+    """Top-1 and agreement with the teacher in percent, and the divergence from its answers."""
+    right = agreed = apart = 0.0
+    for feature, answers, labels in data.batches(np.arange(len(data.labels))):
+        of_labels, of_answers = network(feature.float())
+        right += (of_labels.argmax(dim=1) == labels).sum().item()
+        agreed += (of_answers.argmax(dim=1) == answers.argmax(dim=1)).sum().item()
+        apart += divergence(of_answers, answers, "sum").item()
+    number = len(data.labels)
+    return {
+        "top1": round(100 * right / number, 2),
+        "names_the_teachers_class": round(100 * agreed / number, 2),
+        "divergence": round(apart / number, 4),
+    }
+
+
+def look_inside(model: nn.Module, data: Maps) -> dict[str, Any]:
+    """What the tokens of a VT stage look like, and what it costs to take its parts out."""
+    if not isinstance(model, VTResNet) or len(model.vt_stage.blocks) < 2:  # type: ignore[union-attr]
+        return {}
+    chosen = np.linspace(0, len(data.labels) - 1, LOOKED_AT).astype(int)
+    stage = look(model, ((feature.float(), labels) for feature, _, labels in data.batches(chosen)))
+    return {"seen": stage.seen, "ablations": ablate(stage)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="Imagenette, with train/ and val/")
+    parser.add_argument("--teacher", default="tf_efficientnet_lite0.in1k", help="a timm model of ImageNet's classes")
+    parser.add_argument("--cache", type=Path, required=True, help="folder for the maps, 700 MB")
+    parser.add_argument("--trials", nargs="+", default=list(TRIALS), choices=TRIALS, metavar="NAME")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--write", action="store_true", help="record in benchmarks/results/accuracy/token_trials.json")
+    args = parser.parse_args()
+    args.cache.mkdir(parents=True, exist_ok=True)
+    training, validation = (read_maps(args.data, split, args.teacher, args.cache) for split in ("train", "val"))
+    rows = []
+    for seed in args.seeds:
+        for name in args.trials:
+            network, loss = train(TRIALS[name], training, args.epochs, seed)
+            row = {"trial": name, "what": TRIALS[name].what, "seed": seed, "loss": round(loss, 4)}
+            rows.append({**row, **validate(network, validation)})
+            print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+            rows[-1] |= {"parameters": sum(p.numel() for p in network.stage.parameters())}
+            rows[-1] |= look_inside(network.stage, validation)
+            if args.write:
+                keep_record("accuracy/token_trials.json", "trials", {"epochs": args.epochs, "rows": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
