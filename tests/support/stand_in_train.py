@@ -14,7 +14,7 @@ import torch
 import yaml
 from timm.data import create_dataset, create_loader, resolve_data_config
 from timm.models import create_model
-from timm.task import FeatureDistillationTask, LogitDistillationTask
+from timm.task import ClassificationTask, FeatureDistillationTask, LogitDistillationTask
 from timm.utils import random_seed
 
 config_parser = argparse.ArgumentParser(add_help=False)
@@ -83,6 +83,9 @@ def main():
         kind = FeatureDistillationTask if args.kd_distill_type == "feature" else LogitDistillationTask
         task = kind(student_model=model, teacher_model=args.kd_model_name, device=torch.device("cpu"), verbose=False)
         print("answers", getattr(task.teacher.model, "classes", None))
+    else:
+        plain = ClassificationTask(model=model, criterion=torch.nn.CrossEntropyLoss(), verbose=False)
+        print("hooks on the task", len(plain._forward_hooks))
     print("teacher", type(task.teacher.model).__name__ if task else None, "resume", repr(args.resume), "lr", args.lr)
     print("batch", args.batch_size, "updates", len(loader), "device", args.device)
     if not args.experiment:
