@@ -87,7 +87,7 @@ def resnet() -> nn.Module:
     """Stage 5 of a ResNet-18, and its head."""
     blocks = BasicBlock(CHANNELS, 512, 2, downsample_conv(CHANNELS, 512, 1, 2)), BasicBlock(512, 512)
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, CLASSES))
-    return nn.Sequential(*blocks, head)
+    return nn.ModuleDict({"blocks": nn.Sequential(*blocks), "head": head})
 
 
 def compete(stage: Any) -> None:
@@ -109,7 +109,7 @@ def compete_linear_awake(stage: Any) -> None:
     leave_lift_linear(stage)
 
 
-ONE = dict(layers=(2, 2, 2, 1), num_tokens=1, relation="none", projector=False)
+ONE: dict[str, Any] = dict(layers=(2, 2, 2, 1), num_tokens=1, relation="none", projector=False)
 TRIALS = {
     "pooled": Trial("control: lift, average pooling", vt(tokenizer="pool", **ONE)),
     "one_filter": Trial("control: lift, one filter token", vt(**ONE)),
@@ -137,8 +137,8 @@ class TwoHeads(nn.Module):
         if isinstance(self.stage, VTResNet):
             features = self.stage.forward_head(self.stage.forward_features(maps_BCHW), pre_logits=True)
             return self.stage.fc(features), self.answers(features)  # type: ignore[operator]
-        *blocks, head = self.stage  # type: ignore[misc]
-        features = head[:2](nn.Sequential(*blocks)(maps_BCHW))
+        head: Any = self.stage["head"]  # type: ignore[index]
+        features = head[:2](self.stage["blocks"](maps_BCHW))  # type: ignore[index]
         return head[2](features), self.answers(features)
 
 
@@ -171,7 +171,7 @@ def compute_maps(folder: Path, train: bool, teacher: str, files: list[Path]) -> 
     cut = [v2.RandomResizedCrop(SIZE, SCALE), v2.RandomHorizontalFlip()] if train else [v2.Resize((SIZE, SIZE))]
     tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
     dataset = create_dataset("", root=str(folder), transform=v2.Compose(cut + tensor))
-    networks = [timm.create_model(name, pretrained=True).float().eval() for name in ("vt_resnet18", teacher)]
+    networks: list[Any] = [timm.create_model(name, pretrained=True).float().eval() for name in ("vt_resnet18", teacher)]
     student, teaching = (network.to(memory_format=torch.channels_last) for network in networks)
     shapes = (CHANNELS, SIZE // 16, SIZE // 16), (ANSWERS,)
     maps, answers = (
@@ -186,7 +186,8 @@ def compute_maps(folder: Path, train: bool, teacher: str, files: list[Path]) -> 
         maps[rows] = student.layer3(student.layer2(student.layer1(x))).numpy()
         answers[rows] = teaching(normalised(images, teaching)).numpy()
         labels.append(targets.numpy())
-    maps.flush(), answers.flush()
+    maps.flush()
+    answers.flush()
     np.save(files[2], np.concatenate(labels))
 
 
@@ -201,7 +202,7 @@ def divergence(logits: Tensor, teacher: Tensor, reduction: str) -> Tensor:
     return F.kl_div(logits.log_softmax(dim=1), target, log_target=True, reduction=reduction)
 
 
-def train(trial: Trial, data: Maps, epochs: int, seed: int) -> tuple[TwoHeads, float]:
+def train(trial: Trial, data: Maps, epochs: int, seed: int, rate: float = RATE) -> tuple[TwoHeads, float]:
     """Train a trial; returns the network and the mean loss of the last fifty updates, without the overlap."""
     torch.manual_seed(seed)
     network = TwoHeads(trial.build()).train()
@@ -210,13 +211,13 @@ def train(trial: Trial, data: Maps, epochs: int, seed: int) -> tuple[TwoHeads, f
         for module in network.modules():
             if isinstance(module, SpatialAttention):
                 module.register_forward_hook(lambda _m, _args, out: maps.append(out))
-    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=WEIGHT_DECAY)
     updates = epochs * math.ceil(len(data.labels) / BATCH)
 
-    def rate(update: int) -> float:
+    def share(update: int) -> float:
         return min(1, (update + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * update / updates))
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     generator = np.random.default_rng(seed)
     losses = []
     with tqdm(total=updates, desc=trial.what, disable=None) as progress:
@@ -272,6 +273,7 @@ def main() -> int:
     parser.add_argument("--trials", nargs="+", default=list(TRIALS), choices=TRIALS, metavar="NAME")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--rate", type=float, default=RATE, help=f"learning rate (default: {RATE:g})")
     parser.add_argument("--write", action="store_true", help="record in benchmarks/results/accuracy/token_trials.json")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
@@ -279,14 +281,15 @@ def main() -> int:
     rows = []
     for seed in args.seeds:
         for name in args.trials:
-            network, loss = train(TRIALS[name], training, args.epochs, seed)
+            network, loss = train(TRIALS[name], training, args.epochs, seed, args.rate)
             row = {"trial": name, "what": TRIALS[name].what, "seed": seed, "loss": round(loss, 4)}
             rows.append({**row, **validate(network, validation)})
             print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
             rows[-1] |= {"parameters": sum(p.numel() for p in network.stage.parameters())}
             rows[-1] |= look_inside(network.stage, validation)
             if args.write:
-                keep_record("accuracy/token_trials.json", "trials", {"epochs": args.epochs, "rows": rows})
+                facts = {"epochs": args.epochs, "rate": args.rate, "rows": rows}
+                keep_record("accuracy/token_trials.json", f"rate {args.rate:g}", facts)
     return 0
 
 

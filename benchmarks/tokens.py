@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Stage:
         logits = []
         for at in range(0, len(self.labels), BATCH):
             feature = feature_NCHW[at : at + BATCH]
-            tokens = None if previous_NLD is None else previous_NLD[at : at + BATCH]
+            tokens: Any = None if previous_NLD is None else previous_NLD[at : at + BATCH]
             for block in self.blocks[module:]:
                 feature, tokens = block(feature, tokens)
             logits.append(self.model.forward_head(tokens))
@@ -167,8 +168,8 @@ def describe(part: dict[str, Any]) -> dict[str, Tensor]:
 def summarise(found: dict[str, Tensor]) -> dict[str, Any]:
     """The means over photos; of the border, the token whose map peaks there most often."""
     border_L = found.pop("border").float().mean(dim=0)
-    row = {key: round(value.mean().item(), 4) for key, value in found.items()}
-    row = {key: None if math.isnan(value) else value for key, value in row.items()}
+    means = {key: round(value.mean().item(), 4) for key, value in found.items()}
+    row = {key: None if math.isnan(value) else value for key, value in means.items()}
     return {**row, "border_worst": round(border_L.max().item(), 4), "border_token": int(border_L.argmax())}
 
 
@@ -191,7 +192,8 @@ def cosine(tokens_BLD: Tensor) -> Tensor:
 
 
 def _pairs(matrix_BLL: Tensor) -> Tensor:
-    first, second = torch.triu_indices(*matrix_BLL.shape[1:], offset=1)
+    L = matrix_BLL.shape[1]
+    first, second = torch.triu_indices(L, L, offset=1)
     return matrix_BLL[:, first, second]
 
 
@@ -229,12 +231,13 @@ def ablations(stage: Stage, module: int) -> Iterator[tuple[str, str, Hook]]:
     yield "tokenizer", "maps shuffled over the pixels", _after(maps, _shuffled(torch.Generator().manual_seed(SEED)))
     if previous_NLD is not None and _reads(tokenizer, feature_NCHW[:2], previous_NLD[:2]):
         mean_before_LD = previous_NLD.mean(dim=0)
-        for what, feed in (
+        feeds: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
             ("fed another photo's tokens", lambda previous: previous.roll(1, 0)),
             ("fed the mean token", lambda previous: _mean(previous, 1)),
             ("fed the data set's mean tokens", lambda previous: mean_before_LD.expand_as(previous)),
-        ):
-            yield "tokenizer", what, _before(tokenizer, lambda args, feed=feed: (args[0], feed(args[1])))
+        )
+        for what, feed in feeds:
+            yield "tokenizer", what, _before(tokenizer, partial(_fed, feed))
     if not isinstance(transformer, nn.Identity):
         yield "transformer", "removed", _after(transformer, lambda args, _: args[0])
     if isinstance(transformer, TokenTransformer):
@@ -255,6 +258,11 @@ def _after(module: nn.Module, replace: Callable[[tuple[Any, ...], Tensor], Tenso
 
 def _before(module: nn.Module, replace: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Hook:
     return lambda: module.register_forward_pre_hook(lambda _module, args: replace(args))
+
+
+def _fed(feed: Callable[[Tensor], Tensor], args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a tokenizer is called with: the map, and other tokens of the module before."""
+    return args[0], feed(args[1])
 
 
 def _mean(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:

@@ -161,7 +161,7 @@ def ingredients() -> str:
     runs = {(r["ingredient"], r["model"]): r for r in recorded(plan.ingredients(best_learning_rates()))}
     default = {r["model"]: r["top1_without_average"] for r in runs.values() if r["top1_without_average"] is not None}
     models = sorted({model for _, model in runs}, reverse=True)
-    lines = [["none", *(f"{default[model]:.2f}" if model in default else None for model in models)]]
+    lines: list[list[Any]] = [["none", *(f"{default[model]:.2f}" if model in default else None for model in models)]]
     for ingredient in plan.INGREDIENTS:
         cells = []
         for model in models:
