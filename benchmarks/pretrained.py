@@ -1,13 +1,9 @@
-"""What pretrained models do on an image folder: top-1 and top-5, or how different their tokens are.
+"""Top-1 and top-5 of pretrained models on an image folder.
 
     python -m benchmarks.pretrained DATA/imagenette2-224/val --write
-    python -m benchmarks.pretrained DATA/imagenette2-224/val --tokens --write
 
 Accuracy is measured with timm's own data pipeline and metrics: the same figures as timm's `validate.py DATA --model
 NAME --pretrained --use-train-size`, on what the model's config says: input size, crop, interpolation.
-
-Sixteen tokens that look at the same pixels are one token sixteen times. For every photo and VT module, each pair of
-tokens whose maps (eqs. 1 and 2) correlate above 0.9 over the pixels counts as alike.
 """
 
 import argparse
@@ -17,19 +13,16 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import create_dataset, create_loader, create_transform, resolve_data_config
+from timm.data import create_dataset, create_loader, resolve_data_config
 from timm.utils import AverageMeter, accuracy
-from torch import Tensor
 from tqdm import tqdm
 
-import vt_timm
+import vt_timm  # noqa: F401  registers the models
 
 from .accuracy.runs import keep_accuracy
-from .common.records import keep_record, line_of_facts
+from .common.records import line_of_facts
 
-__all__ = ["alike", "evaluate", "tokens_alike", "top1_top5"]
-
-ALIKE = 0.9
+__all__ = ["evaluate", "top1_top5"]
 
 
 def evaluate(name: str, folder: str, batch_size: int = 64, workers: int = 1) -> dict:
@@ -69,54 +62,15 @@ def top1_top5(model: torch.nn.Module, loader: Any) -> tuple[float, float, int]:
     return top1.avg, top5.avg, top1.count
 
 
-def alike(maps_BLHW: Tensor) -> Tensor:
-    """(B,) share of the L (L - 1) / 2 pairs of tokens whose maps correlate above `ALIKE`."""
-    L = maps_BLHW.shape[1]
-    correlation_BLL = torch.stack([torch.corrcoef(maps_LHW.flatten(1)) for maps_LHW in maps_BLHW])
-    first, second = torch.triu_indices(L, L, offset=1)
-    return (correlation_BLL[:, first, second] > ALIKE).float().mean(dim=1)
-
-
-def tokens_alike(name: str, folder: str, photos: int) -> dict[str, Any]:
-    """The mean share of alike pairs per module of a pretrained model, on photos evenly spaced over an ImageFolder."""
-    model = timm.create_model(name, pretrained=True).eval()
-    config = resolve_data_config({}, model=model, use_test_size=True)
-    dataset = create_dataset("", root=folder)
-    dataset.transform = create_transform(**config)
-    chosen = range(0, len(dataset), max(1, len(dataset) // photos))[:photos]
-    shares = []
-    for index in chosen:
-        image, _ = dataset[index]
-        with torch.inference_mode(), vt_timm.record_attention(model) as maps:
-            model(image[None])
-        shares.append(torch.cat([alike(module) for module in maps]))
-    return {
-        "model": f"{model.pretrained_cfg['architecture']}.{model.pretrained_cfg['tag']}",  # type: ignore[index]
-        "photos": len(shares),
-        "image_size": config["input_size"][-1],
-        "correlation_above": ALIKE,
-        "share_of_alike_pairs": [round(share, 3) for share in torch.stack(shares).mean(dim=0).tolist()],
-    }
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="validation images, one folder per class")
     parser.add_argument("--models", nargs="+", default=["vt_resnet18", "vt_resnet_micro"])
-    parser.add_argument("--tokens", action="store_true", help="how different the tokens are, instead of accuracy")
-    parser.add_argument("--photos", type=int, default=200, help="with --tokens: how many (default: 200)")
-    parser.add_argument(
-        "--write",
-        action="store_true",
-        help="record in benchmarks/results/accuracy/shipped.csv, with --tokens in benchmarks/results/records.json",
-    )
+    parser.add_argument("--write", action="store_true", help="record in benchmarks/results/accuracy/shipped.csv")
     args = parser.parse_args()
     if not Path(args.folder).is_dir():
         parser.error(f"{args.folder}: no such folder")
-    if args.tokens:
-        measure_tokens(args)
-    else:
-        measure_accuracy(args)
+    measure_accuracy(args)
     return 0
 
 
@@ -128,15 +82,6 @@ def measure_accuracy(args: argparse.Namespace) -> None:
         )
         if args.write:
             keep_accuracy({**line_of_facts(), "data": Path(args.folder).name, **result})
-
-
-def measure_tokens(args: argparse.Namespace) -> None:
-    rows = [tokens_alike(name, args.folder, args.photos) for name in args.models]
-    for row in rows:
-        shares = ", ".join(f"module {i + 1} {share:.1%}" for i, share in enumerate(row["share_of_alike_pairs"]))
-        print(f"{row['model']}: pairs of tokens alike on {row['photos']} photos: {shares}")
-    if args.write:
-        keep_record("records.json", "token_diversity", {"data": Path(args.folder).name, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from . import tokens
 from .accuracy import tables as accuracy
 from .common.records import RESULTS, read_rows, table
 from .segmentation import tables as segmenters
@@ -129,6 +130,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **accuracy.TABLES,
     **segmenters.TABLES,
     **speed.TABLES,
+    **tokens.TABLES,
 }
 
 
