@@ -1,9 +1,10 @@
 """Visual Transformers (Wu et al., 2020) for timm. Importing this package registers the models with timm."""
 
+import os
 import sys
+import sysconfig
 from importlib import import_module
-from itertools import pairwise
-from pathlib import PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -25,8 +26,18 @@ __all__ = [
 
 
 def _is_command() -> bool:
-    """Whether `vt-timm` or `python -m vt_timm` starts: torch is slow to import, and `--help` does not need it."""
-    return PurePath(sys.argv[0] if sys.argv else "").stem == "vt-timm" or ("-m", "vt_timm") in pairwise(sys.orig_argv)
+    """True if the installed `vt-timm` is what runs: torch is slow to import, and `--help` does not need it.
+
+    The file of the running program says so, not its name in sys.argv, which any program may have.
+    """
+    program = Path(getattr(sys.modules.get("__main__"), "__file__", None) or "")
+    program = program.parent if program.name == "__main__.py" else program  # vt-timm.exe is a zip file
+    if program.name not in ("vt-timm", "vt-timm.exe"):
+        return False
+    places = (sysconfig.get_path("scripts"), sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user")))
+    return any(os.path.realpath(program.parent) == os.path.realpath(place) for place in places) or any(
+        os.path.realpath(program) == os.path.realpath(Path(place, program.name)) for place in places
+    )
 
 
 # What is imported when it is first asked for. To look at photos takes more than to build a model does.

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import resources, util
 from pathlib import Path
@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from .errors import UserError
+from .errors import UserError, first_line
+from .files import identity
 
 __all__ = [
     "ImageError",
@@ -85,10 +86,18 @@ def find_images(names: Iterable[str], sample: str = "photo") -> list[Path]:
     return paths
 
 
-def _pictures_below(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        yield from (path for name in files if is_picture(path := Path(place, name)))
+def _pictures_below(folder: Path, above: tuple[Hashable, ...] = ()) -> Iterator[Path]:
+    """Yield the pictures of a folder and of those below it, through links as timm's reader, but never in a circle."""
+    here = identity(folder)
+    if here in above:
+        return
+    for entry in os.scandir(folder):
+        path = folder / entry.name
+        if not entry.is_dir():
+            if is_picture(path):
+                yield path
+        elif not entry.name.startswith((".", "__MACOSX")):
+            yield from _pictures_below(path, (*above, here))
 
 
 def sample_photo(name: str = "photo") -> Path:
@@ -113,7 +122,8 @@ def read_image(path: Path, max_side: int | None = None, channels: int = 3) -> Im
 
     EXIF orientation is applied. Greys of 16 bits (I;16) are divided by 256. In other wide modes and in .npy the range
     decides: fractions from 0 to 1 are multiplied by 255, values up to 255 stay, values up to 65535 are divided by 256,
-    others are spread over their own range. A transparent background becomes white. CMYK and palettes become RGB.
+    others are spread over their own range. Where a value is missing (NaN) it is black; infinities are the ends of the
+    range; of booleans, true is white. A transparent background becomes white. CMYK and palettes become RGB.
 
     Args:
         path: the file.
@@ -168,8 +178,8 @@ def read_channels(path: Path, channels: int) -> np.ndarray:
     if path.suffix.lower() == ARRAY:
         try:
             return _checked(np.load(path, allow_pickle=False), channels)
-        except (OSError, ValueError, EOFError) as error:
-            raise ImageError(f"{path}: cannot read this array ({error})") from error
+        except Exception as error:  # whatever NumPy raises for what it was never meant to read
+            raise ImageError(f"{path}: cannot read this array ({first_line(error)})") from error
     if channels in MODES:
         pixels = np.asarray(read_image(path, channels=channels))
         return pixels[..., None] if pixels.ndim == 2 else pixels
@@ -179,12 +189,12 @@ def read_channels(path: Path, channels: int) -> np.ndarray:
 
 @contextmanager
 def _opened(path: Path | io.BytesIO, name: object = None) -> Iterator[Image.Image]:
-    """The file, opened; whatever Pillow raises on reading it becomes one line."""
+    """The file, opened; whatever Pillow and its many plug-ins raise on reading it becomes one line."""
     try:
         with Image.open(path) as image:
             yield image
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+    except Exception as error:
+        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else first_line(error)
         raise ImageError(f"{name or path}: cannot read this image ({reason})") from error
 
 
@@ -199,20 +209,32 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode not in ("I", "F"):
         return image
-    values = np.nan_to_num(np.asarray(image).astype(np.float64))
-    return Image.fromarray(_scaled(values))
+    return Image.fromarray(_scaled(np.asarray(image)))
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
-    """Values of unknown range as 8 bits, by the rule of `read_image`."""
-    low, high = float(values.min()), float(values.max())
+    """Values of unknown range as 8 bits, by the rule of `read_image`; where there is no number, black.
+
+    Raises:
+        ValueError: for values of which none is a number.
+    """
+    if values.dtype == bool:
+        return values.astype(np.uint8) * 255
+    if np.iscomplexobj(values):
+        raise ValueError("complex numbers are no colours")
+    values = values.astype(np.float64)
+    known = np.isfinite(values)
+    if not known.any():
+        raise ValueError("it holds no number")
+    low, high = float(values[known].min()), float(values[known].max())
+    values = np.nan_to_num(values, nan=min(low, 0.0), posinf=high, neginf=low)
     if low >= 0 and high <= 1 and not np.array_equal(values, values.round()):
         return (values * 255).round().astype(np.uint8)  # shares, as scientific software writes them
     if low >= 0 and high <= 255:
         return values.round().astype(np.uint8)
     if low >= 0 and high < 1 << 16:
         return (values / 256).astype(np.uint8)
-    return ((values - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
+    return ((values - low) / max(high - low, 1e-12) * 255).round().clip(0, 255).astype(np.uint8)
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
@@ -245,4 +267,4 @@ def _checked(values: np.ndarray, channels: int) -> np.ndarray:
     values = values[..., None] if values.ndim == 2 else values
     if values.ndim != 3 or values.shape[2] != channels:
         raise ValueError(f"the array is {values.shape} and the network takes (height, width, {channels})")
-    return values if values.dtype == np.uint8 else _scaled(values.astype(np.float64))
+    return values if values.dtype == np.uint8 else _scaled(values)

@@ -5,7 +5,6 @@ With `--experiment` it trains and leaves the files that the real one leaves. Whe
 """
 
 import argparse
-import csv
 import random
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import yaml
 from timm.data import create_dataset, create_loader, resolve_data_config
 from timm.models import create_model
 from timm.task import ClassificationTask, FeatureDistillationTask, LogitDistillationTask
-from timm.utils import random_seed
+from timm.utils import CheckpointSaver, random_seed, update_summary
 
 config_parser = argparse.ArgumentParser(add_help=False)
 config_parser.add_argument("-c", "--config", default="")
@@ -50,7 +49,7 @@ def _parse_args():
     return args, yaml.safe_dump(vars(args))
 
 
-def train_one_epoch(epoch, model, loader, output_dir=None):
+def train_one_epoch(epoch, model, loader, output_dir=None, saver=None):
     images, labels = next(iter(loader))
     draws = (random.random(), np.random.rand(), torch.rand(()).item(), images.double().sum().item())
     print("epoch", epoch, *draws)
@@ -64,9 +63,13 @@ def train_one_epoch(epoch, model, loader, output_dir=None):
 
 
 def evaluate(model, loader):
-    hits = [model.eval()(images).argmax(1) == labels for images, labels in loader]
+    hits, losses = [], []
+    for images, labels in loader:
+        logits = model.eval()(images)
+        hits.append(logits.argmax(1) == labels)
+        losses.append(torch.nn.functional.cross_entropy(logits, labels).item())
     model.train()
-    return 100 * torch.cat(hits).double().mean().item()
+    return 100 * torch.cat(hits).double().mean().item(), sum(losses) / len(losses)
 
 
 def main():
@@ -98,18 +101,15 @@ def main():
     folder = Path(args.output, args.experiment)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "args.yaml").write_text(args_text)
-    rows = []
+    saver = CheckpointSaver(model, torch.optim.SGD(model.parameters()), args, checkpoint_dir=str(folder))
     for epoch in range(args.start_epoch, args.epochs):
-        train_one_epoch(epoch, model, loader, output_dir=str(folder))
+        train_one_epoch(epoch, model, loader, output_dir=str(folder), saver=saver)
         with torch.inference_mode():
-            rows.append({"epoch": epoch, "eval_top1": evaluate(model, val_loader), "eval_top5": 100.0})
-        state = {"epoch": epoch, "state_dict": model.state_dict(), "args": args}
-        for name in ("last", "model_best"):
-            torch.save(state, folder / f"{name}.pth.tar")
-    with (folder / "summary.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ("epoch", "eval_top1", "eval_top5"))
-        writer.writeheader()
-        writer.writerows(rows)
+            top1, loss = evaluate(model, val_loader)
+        metrics = {"loss": loss, "top1": top1, "top5": 100.0}
+        update_summary(epoch, {"loss": loss}, metrics, str(folder / "summary.csv"), write_header=epoch == 0)
+        saver.save_checkpoint(epoch, metric=top1)
+    print("--result\n[]")
 
 
 if __name__ == "__main__":

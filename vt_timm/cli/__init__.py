@@ -33,8 +33,17 @@ def _check_command(argv: Sequence[str], known: argparse.ArgumentParser) -> None:
         known.error(f"there is no command {name}{did_you_mean(name, commands.choices) or '; see vt-timm --help'}")
 
 
-def _print_any_name() -> None:
-    """File names may hold what a console cannot show; they are printed with escapes instead of failing."""
+def _refuse(unknown: list[str], command: str, known: argparse.ArgumentParser) -> None:
+    """End with the command's own usage and the closest option, where argparse would show that of all commands."""
+    (commands,) = (a for a in known._actions if isinstance(a, argparse._SubParsersAction))
+    options = commands.choices[command]._option_string_actions
+    near = did_you_mean(unknown[0].partition("=")[0], options)
+    commands.choices[command].error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+
+
+def _print_anywhere() -> None:
+    """Print file names that a console cannot show with escapes; without a console, as in a service, print nothing."""
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -49,15 +58,19 @@ def _import_package() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    _print_any_name()
+    _print_anywhere()
     known = parser()
     _check_command(argv, known)
-    args = known.parse_args(argv)
+    args, unknown = known.parse_known_args(argv)
+    if unknown:
+        _refuse(unknown, args.command, known)
     try:
         if "images" in args:
             args.paths = find_images(
                 args.images, getattr(args, "sample", "photo")
             )  # a wrong name is said at once, before torch is imported
+        if "check" in args:
+            args.check(args)
         if getattr(args, "needs_package", True):
             _import_package()
         status = args.run(args)

@@ -66,7 +66,7 @@ def _add_segment(commands: argparse._SubParsersAction) -> None:
         help="side in pixels, a multiple of 64, of a window to move over the photo at its own size instead",
     )
     add_model(parser, None, "the segmenter that ships")
-    parser.set_defaults(run=segment_photos, sample="person")
+    parser.set_defaults(run=segment_photos, check=_check_segment, sample="person")
 
 
 def _add_train_segmenter(commands: argparse._SubParsersAction) -> None:
@@ -84,12 +84,16 @@ def _add_train_segmenter(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=train_segmenter)
 
 
-def segment_photos(args: argparse.Namespace) -> int:
-    """Draw photos in the colours of their classes, with a legend; write labels and shares where asked for."""
+def _check_segment(args: argparse.Namespace) -> None:
+    """Refuse options that cannot work, before torch is imported."""
     if not (args.output or args.save_labels or args.json):
         raise CommandError("nothing to write: name a picture or a folder with -o, or say --save-labels or --json")
     if args.window and args.scales:
         raise CommandError("--scales: a window sees the photo at its own size; leave --window or --scales out")
+
+
+def segment_photos(args: argparse.Namespace) -> int:
+    """Draw photos in the colours of their classes, with a legend; write labels and shares where asked for."""
     args.model = args.model or _shipped_segmenter()
     photos = Photos(args.paths, load_model(args, "segmenter"))
     pictures = targets(photos.paths, args.output)

@@ -1,9 +1,11 @@
 """The commands about training by timm's scripts, and about what becomes of a run: recipes, run, publish."""
 
 import argparse
+import functools
 from pathlib import Path
 
-from ..errors import CommandError
+from ..errors import CommandError, did_you_mean
+from ..timm_scripts import SCRIPTS
 from .shared import command
 
 __all__ = ["add_commands", "add_publish_options"]
@@ -22,7 +24,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--from", dest="given", metavar="PATH", help="timm's repository, or the script")
     parser.add_argument("script", metavar="SCRIPT", help="train, validate, benchmark, inference, onnx_export")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="the script's own arguments")
-    parser.set_defaults(run=run_timm_script)
+    parser.set_defaults(run=run_timm_script, check=functools.partial(_check_script, parser))
 
     parser = command(
         commands, "publish", "turn a training run into a checked folder for the Hub, and upload it",
@@ -32,6 +34,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--push", metavar="ORG/NAME", help="upload the folder there")
     parser.set_defaults(run=publish_run, checkpoint="best")
+
+
+def _check_script(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse a name that no script has, before torch is imported."""
+    if args.script not in SCRIPTS:
+        near = did_you_mean(args.script, SCRIPTS) or f"; there are {', '.join(SCRIPTS)}"
+        parser.error(f"timm has no script {args.script} that runs here{near}")
 
 
 def recipes(args: argparse.Namespace) -> int:

@@ -5,10 +5,11 @@ They go to one file, pages of a .pdf or frames of a .gif, each written whole or 
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -35,7 +36,9 @@ __all__ = [
 OPACITY = ("weight", "even")
 SLIDE = 13.33, 7.5  # inches
 COLUMNS, DPI = 6, 200
-PANEL, HEADING, TITLE, BAR = 1.7, 0.25, 0.6, 0.8  # inches: a panel's width, its heading, the title, the colour bar
+PANEL, HEADING, BAR = 1.7, 0.25, 0.8  # inches: a panel's width, its heading of one line, the colour bar
+MARGIN, FOOT, GAP = 0.1, 0.2, 0.04  # inches, inches, and the share of a panel that stays empty
+TITLE_SIZE, LINE = 10, 1.2  # points, and a line's height in letters
 POINTS, LETTERS = 72, 130  # per inch: points, and letters in a font of one point
 STRONGEST, EVEN = 0.8, 0.5  # opacity of a map's highest value with "weight", and of every value with "even"
 LEGEND, LEGEND_FROM = 20, 0.5  # how many classes are named at most, and from how many percent of the pixels on
@@ -44,6 +47,21 @@ SECONDS_PER_FRAME = 2.0
 SCREEN_DPI = 100
 
 
+def _plainly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let matplotlib draw and save by its own settings, not the user's, and texts as they are, not as mathematics."""
+
+    @wraps(function)
+    def draw(*args: Any, **kwargs: Any) -> Any:
+        import matplotlib
+        from matplotlib import style
+
+        with style.context("default", after_reset=True), matplotlib.rc_context({"text.parse_math": False}):
+            return function(*args, **kwargs)
+
+    return draw
+
+
+@_plainly
 def draw_attention(
     photos: list[Image.Image],
     maps_LHW: list[Tensor],
@@ -76,26 +94,32 @@ def draw_attention(
     panel = min(PANEL, (SLIDE[0] - BAR) / columns)
     size = min(9.0, 9.0 * panel / PANEL + 2)
     captions = [fill(caption, int(panel * LETTERS / size)) for caption in captions]
-    heading = HEADING + size / POINTS * max(caption.count("\n") for caption in captions)
-    heights = [panel * photo.height / photo.width + heading for photo in photos for _ in range(rows_each)]
-    width, height = max(columns * panel + BAR, 4.2), sum(heights) + TITLE
+    heading = HEADING + LINE * size / POINTS * max(caption.count("\n") for caption in captions)
+    width = max(columns * panel + BAR, 4.2)
+    title = fill(title, int((width - 2 * MARGIN) * LETTERS / TITLE_SIZE))
+    top = 2 * MARGIN + LINE * TITLE_SIZE / POINTS * (1 + title.count("\n"))
+    heights = [heading + panel * photo.height / photo.width for photo in photos]
+    height = top + rows_each * sum(heights) + FOOT
     figure = Figure(figsize=(width, height), dpi=DPI)
-    axes = figure.subplots(len(heights), columns, squeeze=False, gridspec_kw=dict(height_ratios=heights))
-    for axis in axes.flatten():
-        axis.axis("off")
-    for row, (photo, maps, caption) in enumerate(zip(photos, maps_LHW, captions, strict=True)):
-        panels = axes[row * rows_each : (row + 1) * rows_each].flatten()
-        panels[0].imshow(photo)
-        panels[0].set_title(caption, fontsize=size)
-        for token, axis in zip(tokens, panels[1:], strict=False):
-            axis.imshow(overlay(photo, maps[token - 1], colours, opacity))
-            axis.set_title(f"token {token}" if columns <= COLUMNS + 2 else str(token), fontsize=size)
-    figure.suptitle(title, fontsize=10, wrap=True)
-    figure.text(0.01, 0.1 / height, "each map is scaled to its own range", fontsize=7, va="center")
+    start = height - top  # of a photo's first row, from below
+    for photo, maps, caption, row_height in zip(photos, maps_LHW, captions, heights, strict=True):
+        pictures = [photo.convert("RGB")]  # of one channel, matplotlib would invent colours
+        pictures += [overlay(photo, maps[token - 1], colours, opacity) for token in tokens]
+        names = [caption, *(f"token {token}" if columns <= COLUMNS + 2 else str(token) for token in tokens)]
+        for place, (picture, name) in enumerate(zip(pictures, names, strict=True)):
+            row, column = divmod(place, columns)
+            left, bottom = MARGIN + column * panel, start - (row + 1) * row_height
+            box = (left, bottom, panel * (1 - GAP), (row_height - heading) * (1 - GAP))
+            axis = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
+            axis.axis("off")
+            axis.imshow(picture)
+            axis.set_title(name, fontsize=size)
+        start -= rows_each * row_height
+    figure.suptitle(title, fontsize=TITLE_SIZE, y=1 - MARGIN / height, va="top")
+    figure.text(MARGIN / width, 0.1 / height, "each map is scaled to its own range", fontsize=7, va="center")
     right = 1 - 0.7 / width
-    figure.subplots_adjust(0.01, 0.22 / height, right, 1 - 0.62 / height, wspace=0.04)
-    place = figure.add_axes((right + 0.15 / width, 0.25, 0.1 / width, 0.5))
-    bar = figure.colorbar(ScalarMappable(cmap=colours), cax=place, ticks=[0, 1])
+    beside = figure.add_axes((right + 0.15 / width, 0.25, 0.1 / width, 0.5))
+    bar = figure.colorbar(ScalarMappable(cmap=colours), cax=beside, ticks=[0, 1])
     bar.ax.set_yticklabels(["low", "high"], fontsize=8)
     return figure
 
@@ -127,6 +151,7 @@ def paint_segmentation(photo: Image.Image, labels_HW: Tensor, class_names: Seque
     return Image.composite(painted, photo.convert("L").convert("RGB"), mask)
 
 
+@_plainly
 def draw_segmentation(
     photo: Image.Image, labels_HW: Tensor, class_names: list[str], side_by_side: bool = True
 ) -> "Figure":
@@ -171,6 +196,7 @@ def draw_segmentation(
     return figure
 
 
+@_plainly
 def draw_classification(photo: Image.Image, top: list[tuple[str, float]]) -> "Figure":
     """The photo, and beside it a bar for the probability of each of the most probable classes.
 
@@ -198,6 +224,7 @@ def draw_classification(photo: Image.Image, top: list[tuple[str, float]]) -> "Fi
     return figure
 
 
+@_plainly
 def save_figures(figures: Iterator["Figure"], path: Path) -> list[Path]:
     """Write one picture, or several: pages of a .pdf, frames of a .gif, numbered files of any other ending.
 

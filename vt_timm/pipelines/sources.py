@@ -69,7 +69,8 @@ class Source:
             if reason.startswith("Unknown model"):
                 hint = did_you_mean(self.name, [*timm.list_models(), *published_segmenters()], 3)
             elif "No pretrained weights" in reason:
-                hint = " `vt-timm models` lists the models that have weights."
+                reason = "it has no trained weights"
+                hint = ": name a training run of yours, or a model with weights (`vt-timm models` lists them)"
             raise CommandError(f"cannot load {self.name}: {reason}{hint}") from error
 
 

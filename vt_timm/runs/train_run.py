@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import timm
 import torch
 import yaml
-from timm.data import ImageNetInfo
+from timm.data import ImageNetInfo, resolve_data_config
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from timm.models import load_state_dict, save_for_hf, split_model_name_tag
 from torch import nn
@@ -60,30 +60,19 @@ def describe_classes(names: list[str]) -> dict[str, Any]:
     return {"label_names": list(names), "label_descriptions": described}
 
 
-def data_config(settings: Mapping[str, Any], description: Mapping[str, Any]) -> dict[str, Any]:
+def data_config(settings: Mapping[str, Any], description: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """Return the part of a pretrained cfg that says how images were prepared, as the run evaluated them.
 
     Args:
         settings: what args.yaml holds.
-        description: what model.json holds; empty for a run of a plain train.py.
+        description: what model.json holds; empty for a run of a plain train.py, of which timm is asked as it was then.
+        model: the run's model.
     """
-    resolved = dict(description.get("data_config") or {})
-    size = settings.get("img_size")
-    if size and "input_size" not in resolved:
-        resolved["input_size"] = [settings.get("in_chans") or 3, size, size]
-    for key, argument in (
-        ("crop_pct", "crop_pct"),
-        ("interpolation", "interpolation"),
-        ("mean", "mean"),
-        ("std", "std"),
-    ):
-        if settings.get(argument) and key not in resolved:
-            resolved[key] = settings[argument]
+    as_trained = {**resolve_data_config(dict(settings), model=model), "crop_mode": "center"}
+    resolved = {**as_trained, **(description.get("data_config") or {})}
     kept = ("input_size", "crop_pct", "interpolation", "mean", "std", "crop_mode")
     config = {key: tuple(v) if isinstance(v, list) else v for key, v in resolved.items() if key in kept}
-    if "input_size" in config:
-        config["test_input_size"] = config["input_size"]
-    return config
+    return {**config, "test_input_size": config["input_size"], "test_crop_pct": config["crop_pct"]}
 
 
 def write_description(
@@ -143,12 +132,11 @@ def load_run(path: Path) -> nn.Module:
     classes = description.get("classes") or []
     num_classes = settings.get("num_classes") or len(classes) or None
     options = {k: v for k, v in (settings.get("model_kwargs") or {}).items() if k != "pretrained_backbone"}
-    if settings.get("in_chans"):
-        options["in_chans"] = settings["in_chans"]
+    if in_chans := settings.get("in_chans") or (settings.get("input_size") or [None])[0]:
+        options["in_chans"] = in_chans
     if settings.get("gp"):
         options["global_pool"] = settings["gp"]
     labels = describe_classes(classes) if classes and len(classes) == num_classes else {}
-    overlay = {**data_config(settings, description), **labels}
     try:
         architecture = description.get("architecture") or settings["model"]
         if num_classes:
@@ -157,6 +145,7 @@ def load_run(path: Path) -> nn.Module:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, ValueError) as error:
         raise RunError(f"{path} does not fit the model of {folder / ARGUMENTS}: {first_line(error)}") from error
+    overlay = {**data_config(settings, description, model), **labels}
     own: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     model.pretrained_cfg = {**own, "label_names": None, "label_descriptions": None, **overlay}  # type: ignore[assignment]
     return model.eval()

@@ -163,6 +163,8 @@ class Settings:
         for key in values:
             if key not in fields:
                 raise SettingsError(f"no setting is called {key}{did_you_mean(str(key), fields)}")
+        if values.get("precision") is False:  # YAML's no
+            values["precision"] = "no"
         settings = cls(**values)
         settings.check()
         return settings

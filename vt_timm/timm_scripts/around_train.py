@@ -23,6 +23,8 @@ from ..distillation import create_teacher
 from ..errors import UserError, did_you_mean, first_line, read_text, say
 from ..runs.train_run import ARGUMENTS, CHECKPOINTS, read_description, write_description
 from ..token_overlap import add_token_overlap
+from .best import prefer_lower_loss, report
+from .reading import reading_photos
 
 __all__ = [
     "ScriptError",
@@ -44,8 +46,12 @@ class ScriptError(UserError):
     """What keeps a script from running, in one line."""
 
 
-def prepare_training(script: ModuleType) -> None:
-    """Check the command line of a loaded train.py, complete it, and wrap what its `main` calls."""
+def prepare_training(script: ModuleType) -> Callable[[], None]:
+    """Check the command line of a loaded train.py, complete it, and wrap what its `main` calls.
+
+    Returns:
+        What to call when `main` has ended: it says what the run has reached.
+    """
     _add_teacher_options(script.parser)
     _add_token_options(script.parser)
     _check_settings(script)
@@ -55,14 +61,18 @@ def prepare_training(script: ModuleType) -> None:
     _check_output(args)
     batch_is_typed = any(a.startswith(("-b", "--batch-size")) for a in sys.argv)
     sys.argv += fit_to_photos(args, script.create_dataset, PROCESSES, batch_is_typed)
+    metric = getattr(args, "eval_metric", "top1")
     student: dict[str, Any] = {"resumed": _classes_of(args.resume)}
     vars(script).update(
         create_model=_remembering(student, script.create_model),
         resolve_data_config=_remembering_data_config(student, script.resolve_data_config),
         create_dataset=_checking_classes(student, script.create_dataset),
-        create_loader=_without_persistent_workers(script.create_loader),
-        train_one_epoch=_describing(student, _seeded_by_epoch(args.seed, script.train_one_epoch)),
+        create_loader=_without_persistent_workers(reading_photos(script.create_loader)),
+        train_one_epoch=_describing(student, metric, _seeded_by_epoch(args.seed, script.train_one_epoch)),
+        print=_print_no_json,
     )
+    if hasattr(script, "create_naflex_loader"):
+        script.create_naflex_loader = reading_photos(script.create_naflex_loader)  # type: ignore[attr-defined]
     for name in ("LogitDistillationTask", "TokenDistillationTask", "FeatureDistillationTask"):
         if hasattr(script, name):  # which of them there are depends on timm's version
             task = _with_our_teacher(student, args, getattr(script, name), by_class=not name.startswith("Feature"))
@@ -71,6 +81,13 @@ def prepare_training(script: ModuleType) -> None:
         for name in ("ClassificationTask", "LogitDistillationTask", "TokenDistillationTask", "FeatureDistillationTask"):
             if hasattr(script, name):
                 setattr(script, name, _with_token_overlap(args.token_overlap, getattr(script, name)))
+    return lambda: report(student["folder"], metric) if "folder" in student else None
+
+
+def _print_no_json(*values: Any, **options: Any) -> None:
+    """Print, but not train.py's last words, which are meant for programs; `report` takes their place."""
+    if not (values and str(values[0]).startswith("--result\n")):
+        print(*values, **options)
 
 
 def _add_teacher_options(parser: Any) -> None:
@@ -194,8 +211,8 @@ def _seeded_by_epoch(seed: int, train_one_epoch: Callable[..., Any]) -> Callable
     return train
 
 
-def _describing(student: dict[str, Any], train_one_epoch: Callable[..., Any]) -> Callable[..., Any]:
-    """Write beside the checkpoints, before the first of them, what it takes to use them."""
+def _describing(student: dict[str, Any], metric: str, train_one_epoch: Callable[..., Any]) -> Callable[..., Any]:
+    """Write beside the checkpoints, before the first of them, what it takes to use them; the best is chosen by us."""
 
     @functools.wraps(train_one_epoch)
     def train(*args: Any, **kwargs: Any) -> Any:
@@ -203,7 +220,9 @@ def _describing(student: dict[str, Any], train_one_epoch: Callable[..., Any]) ->
         if folder is not None and not student.get("described"):
             classes = student.get("class_to_idx")
             write_description(Path(folder), student["model"], student["data_config"], classes)
-            student["described"] = True
+            student["described"], student["folder"] = True, Path(folder)
+            if kwargs.get("saver") is not None:
+                prefer_lower_loss(kwargs["saver"], metric)
         return train_one_epoch(*args, **kwargs)
 
     return train

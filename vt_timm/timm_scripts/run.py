@@ -30,11 +30,12 @@ from ..errors import say
 from ..files import whole_file
 from ..recipes import find_recipe
 from ..runs.train_run import is_run, load_run, read_description
+from . import SCRIPTS
 from .around_train import ScriptError, check_data_folder, check_same_classes, prepare_training, read_dataset
+from .reading import reading_photos
 
 __all__ = ["SCRIPTS", "find_script", "run_script", "script_version"]
 
-SCRIPTS = ("train", "validate", "benchmark", "inference", "onnx_export")
 REPOSITORY = "https://github.com/huggingface/pytorch-image-models"
 SCRIPTS_VARIABLE = "VT_TIMM_SCRIPTS"
 # GitHub's contents interface: unlike the plain file it also tells the hash, so that a cut download is noticed.
@@ -60,10 +61,15 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
     sys.argv = [str(path), *_with_recipe_path(arguments)]
     _choose_device(script)
     if name == "train":
-        prepare_training(script)
-    elif name != "onnx_export":
+        say_what_it_reached = prepare_training(script)
+        script.main()
+        say_what_it_reached()
+        return
+    if name != "onnx_export":
         check_data_folder(script.parser.parse_known_args()[0])
         _use_training_run(script)
+    if hasattr(script, "create_loader"):
+        script.create_loader = reading_photos(script.create_loader)  # type: ignore[attr-defined]
     script.main()
 
 
@@ -181,19 +187,28 @@ def script_version(script: Path) -> str | None:
     return script.parent.name.removeprefix("timm-") if script.parent.parent == _cache() else None
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vt_timm"
+def _cache() -> Path | None:
+    """The folder of our downloads, None for a user without a home, as some containers have."""
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return None if folder.startswith("~") else Path(folder) / "vt_timm"
 
 
 def _cached(name: str) -> Path | None:
     """A download whose content still has the hash in its name."""
-    for path in (_cache() / f"timm-{timm.__version__}").glob(f"{name}.*.py"):
+    folder = _cache()
+    for path in folder.glob(f"timm-{timm.__version__}/{name}.*.py") if folder else ():
         if git_hash(path.read_bytes()) == path.name.split(".")[1]:
             return path
     return None
 
 
 def _download(name: str) -> Path:
+    folder = _cache()
+    if folder is None:
+        raise ScriptError(
+            f"timm's {name}.py is not on this machine, and this user has no home folder to keep it in: set "
+            f"XDG_CACHE_HOME to a folder that can be written, or {_how_to_get_them()}"
+        )
     url = f"{os.environ.get(CONTENTS_VARIABLE, CONTENTS)}/{name}.py?ref=v{timm.__version__}"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
@@ -206,14 +221,14 @@ def _download(name: str) -> Path:
         ) from error
     if git_hash(content) != answer["sha"]:
         raise ScriptError(f"{url} gave a damaged file; try again, or {_how_to_get_them()}")
-    path = _cache() / f"timm-{timm.__version__}" / f"{name}.{answer['sha']}.py"
+    path = folder / f"timm-{timm.__version__}" / f"{name}.{answer['sha']}.py"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:  # several processes may download at once
             file.write_bytes(content)
     except OSError as error:
         raise ScriptError(
-            f"cannot keep timm's {name}.py in {_cache()} ({error}): set XDG_CACHE_HOME to a folder that can be "
+            f"cannot keep timm's {name}.py in {folder} ({error}): set XDG_CACHE_HOME to a folder that can be "
             f"written, or {_how_to_get_them()}"
         ) from error
     return path

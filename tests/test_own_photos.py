@@ -1,0 +1,268 @@
+"""Photos as people have them, in every place that reads them: turned, transparent, damaged, linked, without a value."""
+
+import io
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+from timm.data import create_dataset, create_loader
+from timm.utils import CheckpointSaver, update_summary
+
+from vt_timm.cli import main
+from vt_timm.images import ImageError, find_images, read_channels, read_image
+from vt_timm.runs.train_run import load_run
+from vt_timm.timm_scripts.best import best_epoch, prefer_lower_loss, report
+from vt_timm.timm_scripts.reading import reading_photos
+
+TURNED = 6  # EXIF's orientation of a photo that is to be turned by 90 degrees
+
+
+def upright():
+    """A photo whose four quarters differ, so that a turned one cannot pass for it."""
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:32, :32], pixels[:32, 32:], pixels[32:, :32] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+    return Image.fromarray(pixels)
+
+
+def photo_bytes(kind):
+    file, photo = io.BytesIO(), upright()
+    if kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = TURNED
+        photo.transpose(Image.Transpose.ROTATE_90).save(file, "JPEG", exif=exif, quality=100)
+    elif kind == "turned png":
+        exif = Image.Exif()
+        exif[0x0112] = TURNED
+        photo.transpose(Image.Transpose.ROTATE_90).save(file, "PNG", exif=exif)
+    elif kind == "transparent":
+        pixels = np.dstack([np.asarray(photo), np.full((64, 64), 255, np.uint8)])
+        pixels[32:, 32:] = (7, 7, 7, 0)  # what lies under the transparency is not what a viewer shows
+        Image.fromarray(pixels).save(file, "PNG")
+    elif kind == "16 bits":
+        Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 256).save(file, "PNG")
+    return file.getvalue()
+
+
+def files_of(reader, root, content):
+    """Write a data set of one photo for a reader of timm's, and return where it is."""
+    suffix = ".jpg" if content[:2] == b"\xff\xd8" else ".png"
+    if reader == "folder":
+        (root / "train" / "cat").mkdir(parents=True)
+        (root / "train" / "cat" / f"a{suffix}").write_bytes(content)
+    elif reader == "tar":
+        with tarfile.open(root / "photos.tar", "w") as tar:
+            entry = tarfile.TarInfo(f"cat/a{suffix}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+        return root / "photos.tar"
+    return root
+
+
+@pytest.mark.parametrize("reader", ["folder", "tar"])
+@pytest.mark.parametrize("kind", ["turned", "turned png", "transparent", "16 bits"])
+def test_timms_loaders_see_what_the_commands_see(reader, kind, tmp_path):
+    content = photo_bytes(kind)
+    dataset = create_dataset("", str(files_of(reader, tmp_path, content)), "train", is_training=False)
+    loader = reading_photos(create_loader)(
+        dataset, (3, 64, 64), 1, use_prefetcher=False, crop_pct=1.0, mean=(0, 0, 0), std=(1, 1, 1), num_workers=0
+    )
+    ((seen, _),) = list(loader)
+    (tmp_path / "alone.png").write_bytes(content)
+    expected = np.asarray(read_image(tmp_path / "alone.png"))
+    assert abs(255 * seen[0].permute(1, 2, 0).numpy() - expected).max() < 2
+
+
+def test_a_photo_that_a_reader_of_timms_has_opened_is_turned_too(tmp_path):
+    """Iterable readers (wds, hfids) hand out images and not bytes; what they convert keeps its EXIF flag."""
+
+    class Opened(torch.utils.data.Dataset):
+        transform = None
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return self.transform(Image.open(io.BytesIO(photo_bytes("turned"))).convert("RGB")), 0
+
+    loader = reading_photos(create_loader)(
+        Opened(), (3, 64, 64), 1, use_prefetcher=False, crop_pct=1.0, mean=(0, 0, 0), std=(1, 1, 1), num_workers=0
+    )
+    ((seen, _),) = list(loader)
+    assert abs(255 * seen[0].permute(1, 2, 0).numpy() - np.asarray(upright())).mean() < 5
+
+
+def _damaged_dds():
+    file = io.BytesIO()
+    Image.new("RGBA", (64, 48)).save(file, "DDS")
+    content = bytearray(file.getvalue())
+    content[80:84] = (0x4100).to_bytes(4, "little")
+    return bytes(content)
+
+
+def _cut(kind):
+    file = io.BytesIO()
+    Image.effect_noise((64, 48), 60).convert("RGB").save(file, kind)
+    return file.getvalue()[: len(file.getvalue()) // 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.dds", _damaged_dds()),
+        *[(f"a.{kind.lower()}", _cut(kind)) for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "JPEG2000", "ICNS")],
+        ("a.jpg", b""),
+        ("a.npy", b"\x93NUMPY"),
+        ("a.png", b"no picture at all"),
+    ],
+)
+def test_a_damaged_photo_is_one_line_and_training_goes_on(name, content, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match="cannot read this"):
+        read_image(path)
+    for split in ("cat", "dog"):
+        (tmp_path / "train" / split).mkdir(parents=True)
+    (tmp_path / "train" / "cat" / "a.jpg").write_bytes(content)
+    upright().save(tmp_path / "train" / "dog" / "b.jpg")
+    dataset = create_dataset("", str(tmp_path), "train", is_training=False)
+    loader = reading_photos(create_loader)(dataset, (3, 64, 64), 2, use_prefetcher=False, num_workers=0)
+    ((_, labels),) = list(loader)
+    assert labels.tolist() == [1, 1]
+
+
+def test_linked_folders_are_found_as_timm_finds_them_and_circles_end(tmp_path):
+    from timm.data.readers.reader_image_folder import find_images_and_targets
+
+    for folder in ("store/cat", "photos/dog"):
+        (tmp_path / folder).mkdir(parents=True)
+        upright().save(tmp_path / folder / "a.jpg")
+    (tmp_path / "photos" / "cat").symlink_to(tmp_path / "store" / "cat", target_is_directory=True)
+    timms, _ = find_images_and_targets(str(tmp_path / "photos"))
+    assert sorted(find_images([str(tmp_path / "photos")])) == sorted(Path(path) for path, _ in timms)
+    (tmp_path / "photos" / "dog" / "up").symlink_to(tmp_path / "photos", target_is_directory=True)
+    assert len(find_images([str(tmp_path / "photos")])) == 2
+
+
+HOLED = np.linspace(0.1, 0.9, 64, dtype=np.float32).reshape(8, 8)
+
+
+@pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("scale", [1, 200, 60000])
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_a_value_that_is_missing_changes_no_other(hole, scale, suffix, tmp_path):
+    whole = HOLED * scale
+    holed = whole.copy()
+    holed[0] = hole
+    for name, values in (("whole", whole), ("holed", holed)):
+        path = tmp_path / f"{name}{suffix}"
+        np.save(path, values) if suffix == ".npy" else Image.fromarray(values).save(path)
+    seen, expected = (read_channels(tmp_path / f"{n}{suffix}", 1)[1:].astype(int) for n in ("holed", "whole"))
+    assert abs(seen - expected).max() <= 1
+
+
+def test_arrays_of_other_kinds(tmp_path):
+    np.save(tmp_path / "mask.npy", np.array([[True, False]]))
+    assert read_channels(tmp_path / "mask.npy", 1)[..., 0].tolist() == [[255, 0]]
+    for name, values, message in (
+        ("none.npy", np.full((4, 4), np.nan), "it holds no number"),
+        ("complex.npy", np.ones((4, 4), complex), "complex numbers are no colours"),
+        ("text.npy", np.array([["a", "b"]]), "cannot read this array"),
+    ):
+        np.save(tmp_path / name, values)
+        with pytest.raises(ImageError, match=message):
+            read_channels(tmp_path / name, 1)
+
+
+# --- runs of timm's train.py
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        ({"img_size": 96}, (3, 96, 96)),
+        ({"input_size": [3, 96, 128]}, (3, 96, 128)),
+        ({"input_size": [3, 96, 128], "img_size": 64}, (3, 96, 128)),
+        ({"input_size": [1, 96, 96]}, (1, 96, 96)),
+        ({"in_chans": 1, "img_size": 96}, (1, 96, 96)),
+        ({}, (3, 224, 224)),  # as train.py evaluates, and not at the 288 px that this model is tested at
+    ],
+)
+def test_a_plain_run_is_looked_at_as_it_was_evaluated(settings, size, tmp_path):
+    weights = timm.create_model("resnet18", num_classes=3, in_chans=size[0]).state_dict()
+    (tmp_path / "args.yaml").write_text(yaml.safe_dump({"model": "resnet18.a1_in1k", "num_classes": 3, **settings}))
+    torch.save({"state_dict": weights, "epoch": 0, "arch": "resnet18"}, tmp_path / "last.pth.tar")
+    config = load_run(tmp_path).pretrained_cfg
+    assert config["test_input_size"] == config["input_size"] == size and config["crop_mode"] == "center"
+
+
+def test_of_equal_top1_the_lower_loss_is_kept_also_after_a_resume(tmp_path, capsys):
+    """timm keeps the first of equals: of a few validation photos, a network that has just begun to learn."""
+    model = torch.nn.Linear(1, 1)
+
+    def train(saver, epochs):
+        for epoch, (top1, loss) in epochs.items():
+            torch.nn.init.constant_(model.weight, epoch)
+            metrics = {"loss": loss, "top1": top1, "top5": 100.0}
+            update_summary(epoch, {"loss": loss}, metrics, str(tmp_path / "summary.csv"), write_header=epoch in (0, 4))
+            saver.save_checkpoint(epoch, metric=top1)
+
+    def kept():
+        return torch.load(tmp_path / "model_best.pth.tar", weights_only=True)["epoch"]
+
+    saver = CheckpointSaver(model, torch.optim.SGD(model.parameters()), checkpoint_dir=str(tmp_path), max_history=2)
+    prefer_lower_loss(saver, "top1")
+    train(saver, {0: (50.0, 0.9), 1: (90.0, 0.8), 2: (90.0, 0.3), 3: (90.0, 0.4)})
+    assert kept() == 2
+    resumed = CheckpointSaver(model, torch.optim.SGD(model.parameters()), checkpoint_dir=str(tmp_path), max_history=2)
+    if hasattr(resumed, "load_state_dict_from_checkpoint"):
+        resumed.load_state_dict_from_checkpoint(str(tmp_path / "last.pth.tar"))
+        prefer_lower_loss(resumed, "top1")
+        train(resumed, {4: (90.0, 0.5)})
+        assert kept() == 2
+        train(resumed, {5: (90.0, 0.2)})
+        assert kept() == 5
+        report(tmp_path, "top1")
+        said = capsys.readouterr().out
+        assert "best: top-1 90.00 %, loss 0.2 on the validation photos, after epoch 5" in said
+        assert "next: vt-timm classify PHOTO --model " in said
+    row = best_epoch(tmp_path, "loss")
+    assert row is not None and row["eval_loss"] == min(0.2, row["eval_loss"])
+
+
+# --- every way of starting
+
+
+@pytest.mark.parametrize("arguments", [["vt-timm.py"], ["vt-timm"], ["mine.py", "-m", "vt_timm"]])
+def test_models_are_registered_whatever_the_program_is_called(arguments, tmp_path):
+    code = "import timm, vt_timm\nassert timm.is_model('vt_resnet_micro')\n"
+    (tmp_path / arguments[0]).write_text(code)
+    done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_a_console(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["recipes"]) == 0
+    assert main(["classify", "/nowhere.jpg"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["classify", "sample", "--modle", "x"], "unrecognized arguments: --modle x; did you mean --model?"),
+        (["run", "trian"], "timm has no script trian that runs here; did you mean train?"),
+    ],
+)
+def test_a_mistyped_word_gets_the_commands_own_usage(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    said = capsys.readouterr().err
+    assert said.startswith(f"usage: vt-timm {arguments[0]} ") and message in said

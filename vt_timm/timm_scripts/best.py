@@ -1,0 +1,70 @@
+"""Which epoch of a run of timm's train.py is kept as its best."""
+
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..runs.run import read_evaluations
+from ..runs.train_run import CHECKPOINTS
+
+__all__ = ["best_epoch", "prefer_lower_loss", "report"]
+
+SUMMARY = "summary.csv"
+NAMES = {"top1": "top-1 {:.2f} %", "top5": "top-5 {:.2f} %"}
+
+
+def best_epoch(folder: Path, metric: str) -> dict[str, float] | None:
+    """Return the row of a run's best epoch: of the highest metric, and among equal ones of the lowest loss.
+
+    A row of an epoch that was trained again after a resume counts once, as it came out last.
+
+    Args:
+        folder: the run's folder.
+        metric: "top1", or another metric of timm's; of "loss" the lowest counts.
+
+    Returns:
+        The row, or None where no epoch was evaluated.
+    """
+    if not (folder / SUMMARY).is_file():
+        return None
+    rows = {row["epoch"]: row for row in read_evaluations(folder / SUMMARY) if f"eval_{metric}" in row}
+    sign = -1 if metric == "loss" else 1
+    score = f"eval_{metric}"
+    return max(rows.values(), key=lambda row: (sign * row[score], -row.get("eval_loss", 0.0)), default=None)
+
+
+def prefer_lower_loss(saver: Any, metric: str) -> None:
+    """Let timm's saver of checkpoints keep the lower loss of equal metrics, where it keeps the first.
+
+    Few validation photos tie early, and the first of the ties is a network that has just begun to learn.
+    """
+    save = saver.save_checkpoint
+
+    def save_checkpoint(epoch: int, metric: float | None = None) -> tuple[float | None, int | None]:
+        save(epoch, metric)
+        folder = Path(saver.checkpoint_dir)
+        best = best_epoch(folder, name)
+        if best is not None and best["epoch"] == epoch != saver.best_epoch and metric == saver.best_metric:
+            new = folder / f"{CHECKPOINTS['best']}.new"
+            shutil.copy2(folder / CHECKPOINTS["last"], new)
+            os.replace(new, folder / CHECKPOINTS["best"])
+            saver.best_epoch = epoch
+        return saver.best_metric, saver.best_epoch
+
+    name = metric
+    saver.save_checkpoint = save_checkpoint
+
+
+def report(folder: Path, metric: str) -> None:
+    """Print what a run has reached, which epoch is kept, and what to type next."""
+    best = best_epoch(folder, metric)
+    if best is not None:
+        reached = NAMES.get(metric, f"{metric} {{:.4g}}").format(best[f"eval_{metric}"])
+        loss = f", loss {best['eval_loss']:.4g}" if metric != "loss" and "eval_loss" in best else ""
+        print(f"best: {reached}{loss} on the validation photos, after epoch {best['epoch']:.0f} (the first is 0)")
+    kept = next((name for name in CHECKPOINTS.values() if (folder / name).is_file()), None)
+    if kept is not None:
+        print(f"kept: {folder / kept}")
+        print(f"next: vt-timm classify PHOTO --model {shlex.quote(os.path.relpath(folder))}")
