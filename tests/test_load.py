@@ -3,6 +3,8 @@
 import doctest
 import io
 import json
+import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 import vt_timm
+from vt_timm.cli.shared import ahead
 from vt_timm.errors import UserError
-from vt_timm.pipelines import answers, sources
+from vt_timm.export.fold_norms import fold_norms
+from vt_timm.pipelines import answers, pipeline, sources
+from vt_timm.pipelines.classification import ClassificationPipeline
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +33,12 @@ def pixels():
     return np.asarray(small.resize((320, 240), Image.Resampling.BICUBIC))
 
 
-@pytest.mark.parametrize("module", [answers, sources], ids=lambda module: module.__name__)
-def test_examples_of_the_docstrings(module):
+@pytest.mark.parametrize("module", [answers, pipeline, sources], ids=lambda module: module.__name__)
+def test_examples_of_the_docstrings(module, tmp_path, monkeypatch):
+    photos = tmp_path / "PHOTOS" / "church"
+    photos.mkdir(parents=True)
+    shutil.copy(vt_timm.sample_photo(), photos)
+    monkeypatch.chdir(tmp_path)
     failed, tried = doctest.testmod(module)
     assert tried and not failed
 
@@ -74,8 +83,6 @@ def test_options_of_another_kind_are_refused(model, pixels):
 def test_the_scores_of_a_class_whose_name_another_has_are_not_lost():
     network = timm.create_model("vt_resnet_micro", num_classes=3)
     network.pretrained_cfg = {**network.pretrained_cfg, "label_names": ["crane", "crane", "owl"]}
-    from vt_timm.pipelines.classification import ClassificationPipeline
-
     answer = ClassificationPipeline(network.eval()).describe(Image.new("RGB", (8, 8)), torch.tensor([[1.0, 3.0, 2.0]]))
     assert [one["index"] for one in answer.top] == [1, 2, 0] and str(answer).count("crane") == 2
     assert answer.scores["crane"] == pytest.approx(answer.top[0]["probability"])
@@ -88,3 +95,66 @@ def test_a_mistyped_folder_is_named_and_not_looked_for_on_the_hub(name, tmp_path
     monkeypatch.setattr(sources, "fetch", lambda *_: pytest.fail("the Hub was asked"))
     with pytest.raises(UserError, match="no such file or folder" + ("; did you mean output/mine" * (len(name) < 13))):
         vt_timm.load(name)
+
+
+def _batch_norms(network):
+    return sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    "name", ["vt_resnet18", "resnet18", "resnetv2_50", "efficientnet_lite0", "tf_efficientnet_lite0"]
+)
+def test_a_folded_classifier_answers_as_its_module(name):
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=7).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # new norms do nothing, which would hide what is wrong
+            torch.nn.init.uniform_(module.running_mean, -0.3, 0.3)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.3, 0.3)
+    model = ClassificationPipeline(network)
+    images = torch.randn(2, 3, 96, 96)
+    with torch.inference_mode():
+        expected = network(images)
+    torch.testing.assert_close(model.run(images), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+    assert model.network is not network and _batch_norms(model.network) < 0.6 * _batch_norms(network)
+    assert not any(tensor.data_ptr() in {t.data_ptr() for t in network.buffers()} for tensor in model.network.buffers())
+
+
+def test_a_convolution_that_something_else_reads_keeps_its_norm():
+    class Shared(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.other = torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return self.bn(x) + self.other(x)
+
+    assert _batch_norms(fold_norms(Shared().eval(), torch.zeros(1, 3, 4, 4))) == 2
+
+
+def test_a_folded_segmenter_labels_as_its_module():
+    model = vt_timm.load("vt_fpn_tf_efficientnet_lite0.ccp")
+    photo = model.read(vt_timm.sample_photo("person"))
+    with torch.inference_mode():
+        expected = model.module(model.input(model.view(photo)))
+    torch.testing.assert_close(model.run(model.input(model.view(photo))), expected, rtol=1e-3, atol=1e-3)
+    assert model.network is not model.module and _batch_norms(model.network) < _batch_norms(model.module)
+
+
+def test_photos_are_read_beside_and_none_of_those_read_is_waited_for_when_one_stops():
+    begun, go_on = [], threading.Event()
+
+    def read(number):
+        begun.append(number)
+        if number:
+            go_on.wait(10)
+        return number
+
+    numbers = ahead(read, range(100), 16)
+    assert next(numbers) == 0
+    numbers.close()  # as Ctrl-C does
+    go_on.set()
+    assert len(begun) <= 2

@@ -80,7 +80,7 @@ positive.__name__ = "positive number"  # argparse prints it: "invalid positive n
 
 OK, SOME_SKIPPED = 0, 1  # exit status
 COMMANDS = {"classifier": "`vt-timm classify` names what is on photos", "segmenter": "`vt-timm segment` colours photos"}
-AHEAD = 32  # photos that are read before they are asked for
+AHEAD = 16  # photos that are read before they are asked for
 
 
 class Photos:
@@ -114,7 +114,7 @@ class Photos:
         from ..images import ImageError
 
         try:
-            return path, self.model.read(path)
+            return path, self.model.prepare(path)
         except ImageError as error:
             return path, error
 
@@ -145,12 +145,15 @@ class Photos:
 def ahead(work: Callable[[Any], Any], items: Iterable[Any], number: int = AHEAD) -> Iterator[Any]:
     """Yield `work(item)` of each item in order, done on another thread for a few items before they are asked for."""
     items = iter(items)
-    with ThreadPoolExecutor(1) as pool:
+    pool = ThreadPoolExecutor(1)
+    try:
         waiting = deque(pool.submit(work, item) for item in islice(items, number))
         while waiting:
             done = waiting.popleft().result()
             waiting.extend(pool.submit(work, item) for item in islice(items, 1))
             yield done
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for no photo that nobody will see
 
 
 def print_json(entries: Iterable[dict[str, Any]]) -> None:
@@ -174,11 +177,7 @@ def load_model(args: argparse.Namespace, kind: str | None = None) -> "Pipeline":
 
     model = load(args.model, args.device)
     if kind and model.kind != kind:
-        command = {
-            "classifier": "`vt-timm classify` names what is on photos",
-            "segmenter": "`vt-timm segment` colours photos",
-        }
-        raise CommandError(f"{args.model} is a {model.kind}, and not a {kind}: {command[model.kind]} with it")
+        raise CommandError(f"{args.model} is a {model.kind}, and not a {kind}: {COMMANDS[model.kind]} with it")
     return model
 
 

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from ..images import MODES
 from .answers import Classification
-from .pipeline import BATCH, DISPLAY_SCALE, Photo, Pipeline, batched, smooth_noise
+from .pipeline import BATCH, DISPLAY_SCALE, Photo, Pipeline, Ready, batched, smooth_noise
 
 if TYPE_CHECKING:
     from ..segmentation.settings import Settings
@@ -47,6 +47,10 @@ class ClassificationPipeline(Pipeline):
     def input(self, view: Image.Image) -> Tensor:
         return self.normalize(self.to_tensor(view)).unsqueeze(0)
 
+    def prepare(self, photo: Photo) -> Ready:
+        image = self.read(photo)
+        return photo if isinstance(photo, Ready) else Ready(image, self.input(self.view(image)))
+
     def facts(self) -> dict[str, Any]:
         keys = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
         return {"kind": self.kind, **{key: self.config[key] for key in keys}}
@@ -76,10 +80,10 @@ class ClassificationPipeline(Pipeline):
             topk: how many classes an answer names.
             batch_size: how many photos the network sees at a time.
         """
-        for images in batched(map(self.read, photos), batch_size):
-            output = self.run(torch.cat([self.input(self.view(image)) for image in images]))
-            for image, logits_K in zip(images, output, strict=True):
-                yield self.describe(image, logits_K[None], topk)
+        for batch in batched(map(self.prepare, photos), batch_size):
+            output = self.run(torch.cat([ready.input for ready in batch]))
+            for ready, logits_K in zip(batch, output, strict=True):
+                yield self.describe(ready.image, logits_K[None], topk)
 
     def describe(self, photo: Image.Image, output: Tensor, topk: int = TOP) -> Classification:
         names = self.class_names

@@ -97,7 +97,7 @@ class SegmentationPipeline(Pipeline):
             raise ValueError("scales: a window sees the photo at its own size; leave window or scales out")
         for photo in map(self.read, photos):
             labels = segment(
-                self.module,  # type: ignore[arg-type]
+                self.network,  # type: ignore[arg-type]
                 photo,
                 short_side or self.module.short_side,
                 max_long_side,
