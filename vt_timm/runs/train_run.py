@@ -200,12 +200,14 @@ class TrainRun(Run):
         if len(labels) != num_classes:
             raise RunError(f"the model has {num_classes} classes and the class folders are {len(labels)}")
         own: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-        asked = (own["input_size"][0], how.test_size, how.test_size) if how.test_size else None
+        size = (own["input_size"][0], how.test_size, how.test_size) if how.test_size else own["input_size"]
         config = {
             "tag": split_model_name_tag(how.name)[1],
-            "test_input_size": asked or own.get("test_input_size") or own["input_size"],
+            # Both, since timm's ordinary two lines read the first: they then give the accuracy that the card claims.
+            "input_size": size,
+            "test_input_size": size,
             "license": how.licence,
-            **{key: own[key] for key in ("input_size", "crop_pct", "interpolation", "mean", "std")},
+            **{key: own[key] for key in ("crop_pct", "interpolation", "mean", "std")},
         }
         options = {k: v for k, v in (self.settings.get("model_kwargs") or {}).items() if k != "pretrained_backbone"}
         model.pretrained_cfg = {**own, "label_names": list(labels), "label_descriptions": labels, **config}  # type: ignore[assignment]
