@@ -273,7 +273,7 @@ def _with_token_overlap(weight: float, task: Callable[..., nn.Module]) -> Callab
     def create(**kwargs: Any) -> nn.Module:
         created = task(**kwargs)
         try:
-            add_token_overlap(created, kwargs.get("student_model", kwargs.get("model")), weight)
+            add_token_overlap(created, kwargs["student_model" if "student_model" in kwargs else "model"], weight)
         except ValueError as error:
             raise ScriptError(f"--token-overlap: {error}") from error
         return created

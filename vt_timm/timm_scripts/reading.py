@@ -58,7 +58,7 @@ def reading_photos(create_loader: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(create_loader)
     def create(dataset: Any, *args: Any, **kwargs: Any) -> Any:
         base = getattr(dataset, "dataset", dataset)  # AugMix wraps the data set
-        reader = getattr(base, "reader", None)
+        reader: Any = getattr(base, "reader", None)
         mode = getattr(base, "input_img_mode", None) or getattr(reader, "input_img_mode", None) or "RGB"
         if type(base) is ImageDataset and not base.load_bytes:
             base.__class__, base.load_bytes = PhotoDataset, True
