@@ -259,6 +259,7 @@ def test_without_a_console(monkeypatch):
     [
         (["classify", "sample", "--modle", "x"], "unrecognized arguments: --modle x; did you mean --model?"),
         (["run", "trian"], "timm has no script trian that runs here; did you mean train?"),
+        (["run", "publish_it"], "timm has no script publish_it that runs here; there are train, validate, benchmark"),
     ],
 )
 def test_a_mistyped_word_gets_the_commands_own_usage(arguments, message, capsys):
