@@ -141,6 +141,15 @@ def test_many_tokens_of_the_second_module_look_at_the_same_pixels():
         assert second > 0.4 > first
 
 
+def test_a_stage_trained_anew_on_the_same_trunk_makes_one_token_of_sixteen():
+    rows = {row["trial"]: row for row in record_of("accuracy/token_trials.json", "rate 0.001")["rows"]}
+    first, second = rows["vt"]["seen"]
+    assert second["map_pairs_alike"] > 0.95 and first["map_pairs_alike"] < 0.05
+    costs = [row["difference"] for row in rows["vt"]["ablations"] if row["what"] == "tokens := their mean"]
+    assert len(costs) == 2 and max(map(abs, costs)) < 0.2
+    assert rows["pooled"]["loss"] > rows["vt"]["loss"] + 0.5  # the control was still learning
+
+
 def test_a_second_run_moves_a_ratio_by_little():
     pairs = zip(rows_of("rows", "eager"), rows_of("rows", "eager_again"), strict=True)
     moved = [abs(one["ratio"] - two["ratio"]) for one, two in pairs]
