@@ -78,7 +78,7 @@ def fold_temperature(folder: Path, temperature: float) -> None:
         save_file(weights, str(temporary), metadata)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: the temperature is fitted to the logits by their gradient
 def read_logits(name: str, folder: str) -> tuple[Tensor, Tensor]:
     """Return the logits (N, K) and labels (N,) of all photos of a folder, seen as the model's config says."""
     model = timm.create_model(name, pretrained=True).eval()

@@ -1,9 +1,18 @@
 """Calibration against its definition in plain loops."""
 
+import numpy as np
 import timm
 import torch
+from PIL import Image
 
-from benchmarks.calibration import calibration_error, fit_temperature, fold_temperature, threshold
+from benchmarks.calibration import (
+    calibration_error,
+    fit_temperature,
+    fold_temperature,
+    measure,
+    read_logits,
+    threshold,
+)
 
 
 def logits_and_labels(sharpness: float, number: int = 4000, scale: float = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,3 +58,16 @@ def test_a_folded_temperature_divides_the_logits_and_leaves_all_else(tmp_path):
     with torch.inference_mode():
         torch.testing.assert_close(folded(images), 2 * model(images))
         torch.testing.assert_close(folded.forward_features(images), model.forward_features(images))
+
+
+def test_a_folder_of_photos_is_measured(tmp_path):
+    """Ten folders of noise: what is said of them is hardly ever right, so that the temperature must be high."""
+    generator = np.random.default_rng(0)
+    for label in range(10):
+        (tmp_path / str(label)).mkdir()
+        for i in range(2):
+            pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((64, 64)).save(tmp_path / str(label) / f"{i}.png")
+    found = measure("vt_resnet_micro", *read_logits("vt_resnet_micro", str(tmp_path)))
+    assert found["photos"] == 10 and found["temperature"] > 1.5
+    assert found["calibration_error_at_temperature"] < found["calibration_error"]
