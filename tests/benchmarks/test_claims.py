@@ -139,6 +139,8 @@ def test_many_tokens_of_the_second_module_look_at_the_same_pixels():
     for found in read_records("tokens.json").values():
         first, second = (row["map_pairs_alike"] for row in found["seen"])
         assert second > 0.4 > first
+        mean = next(r for r in found["ablations"] if r["module"] == 2 and r["what"] == "tokens := their mean")
+        assert mean["difference"] > -2 * mean["standard_error"]  # README: their mean does as well
 
 
 def test_a_stage_trained_anew_on_the_same_trunk_makes_one_token_of_sixteen():
