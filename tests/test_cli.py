@@ -299,8 +299,8 @@ def test_what_needs_no_torch_does_not_wait_for_it(arguments, said):
 def test_a_command_has_the_whole_package():
     """Started by the console script, the names come when asked for: all of them, and no others."""
     code = """
-import sys
-sys.argv[0] = "/somewhere/vt-timm"
+import sys, sysconfig
+sys.modules["__main__"].__file__ = sysconfig.get_path("scripts") + "/vt-timm"
 import vt_timm
 assert "torch" not in sys.modules
 for name in vt_timm.__all__: assert callable(getattr(vt_timm, name)), name

@@ -26,10 +26,13 @@ __all__ = [
 
 
 def _is_command() -> bool:
-    """True if the installed `vt-timm` is what runs: torch is slow to import, and `--help` does not need it.
+    """True if `vt-timm` or `python -m vt_timm` is what runs: torch is slow to import, and `--help` does not need it.
 
-    The file of the running program says so, not its name in sys.argv, which any program may have.
+    The file of the running program says so, not its name in sys.argv, which any program may have. There "-m" stands
+    only while Python looks for the module to run.
     """
+    if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv:
+        return sys.orig_argv[sys.orig_argv.index("-m") + 1] == __name__
     program = Path(getattr(sys.modules.get("__main__"), "__file__", None) or "")
     program = program.parent if program.name == "__main__.py" else program  # vt-timm.exe is a zip file
     if program.name not in ("vt-timm", "vt-timm.exe"):
