@@ -168,6 +168,10 @@ def test_a_photo_is_dropped_and_then_a_token_clicked(visit, tmp_path):
 def test_from_a_place_to_the_tokens_that_claim_it_and_back(visit):
     page = visit()
     assert "Click a place" in page.locator("#claims").inner_text()
+    page.wait_for_function(
+        "() => { const all = [...document.querySelectorAll('#tokens img')];"
+        " return all.length >= 16 && all.every(image => image.complete && image.naturalHeight) }"
+    )
     gallery = box(page, "#tokens")
     click_a_place(page)
     listed = claims(page)

@@ -139,10 +139,11 @@ def test_card_says_what_was_measured(name):
     assert record["images"] == 3925
 
 
-def test_snippet_of_the_card_runs():
+def test_snippet_of_the_card_runs(tmp_path):
     text = (HUB / "vt_resnet18.mixup_imagenette" / "README.md").read_text()
     snippet = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
-    subprocess.run([sys.executable, "-c", snippet], check=True)
+    shutil.copy(sample_photo("person"), tmp_path / "photo.jpg")
+    subprocess.run([sys.executable, "-c", snippet], check=True, cwd=tmp_path)
 
 
 def test_another_number_of_classes_or_channels_keeps_the_trunk():
