@@ -71,7 +71,7 @@ def test_a_model_arrives_whole_and_is_cached(hub, monkeypatch):
 
 def test_offline_mode_uses_a_warm_cache(hub, monkeypatch, capsys):
     assert cli.main(["download", NAME]) == 0
-    assert f"hf-hub:{NAME}" in capsys.readouterr().out
+    assert f'vt_timm.load("{NAME}")' in capsys.readouterr().out
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     requests = len(hub.requests)
     assert_loads()
