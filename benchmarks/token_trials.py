@@ -31,15 +31,16 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from vt_timm.token_overlap import token_overlap
-from vt_timm.tokenizers import SpatialAttention
+from vt_timm.tokenizers import LOGIT_SCALE, SpatialAttention
 from vt_timm.vt_resnet import VTResNet
 
 from .common.records import keep_record
-from .tokens import ablate, look
+from .tokens import _mean, ablate, look
 
 SIZE, CHANNELS, CLASSES, ANSWERS = 128, 256, 10, 1000
 SCALE = (0.25, 1.0)
 BATCH, RATE, WEIGHT_DECAY, CLIP, WARMUP = 128, 1e-3, 0.05, 5.0, 50
+NUM_TOKENS = 16
 TOKEN_DIM = 512  # so that a trial takes minutes
 LOOKED_AT = 600  # validation photos on which parts are taken out
 
@@ -52,6 +53,30 @@ class Competing(SpatialAttention):
 
     def forward(self, logits_BLHW: Tensor) -> Tensor:
         return super().forward(logits_BLHW.log_softmax(dim=1))
+
+
+class Normalised(SpatialAttention):
+    """`softmax_HW(bn(logits))`: a batch norm sets the deviation of each token's logits, 2 at the start."""
+
+    def __init__(self, num_tokens: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(num_tokens)
+        nn.init.constant_(self.bn.weight, LOGIT_SCALE)
+
+    def forward(self, logits_BLHW: Tensor) -> Tensor:
+        return super().forward(self.bn(logits_BLHW))
+
+
+class OwnFilters(nn.Module):
+    """`W_R = T_in W_T->R + W_A`: the filters that the tokens before ask for (eq. 2), and some of the module's own."""
+
+    def __init__(self, recurrent: nn.Linear, num_tokens: int) -> None:
+        super().__init__()
+        self.recurrent = recurrent
+        self.own = nn.Parameter(torch.randn(num_tokens, recurrent.out_features))
+
+    def forward(self, previous_BLD: Tensor) -> Tensor:
+        return self.recurrent(previous_BLD) + self.own
 
 
 @dataclass(frozen=True)
@@ -95,32 +120,86 @@ def compete(stage: Any) -> None:
         block.tokenizer.attention = Competing()
 
 
+def normalise_logits(stage: Any) -> None:
+    for block in stage.blocks:
+        block.tokenizer.attention = Normalised(NUM_TOKENS)
+
+
+def own_filters(stage: Any) -> None:
+    tokenizer = stage.blocks[1].tokenizer
+    tokenizer.to_filters = OwnFilters(tokenizer.to_filters, NUM_TOKENS)
+
+
 def wake_projector(stage: Any) -> None:
+    """Start with half an update, and with logits whose deviation is not a quarter but one."""
     nn.init.constant_(stage.blocks[0].projector.bn.weight, 0.5)
+    stage.blocks[0].projector.query.data *= 4
+
+
+def centre_update(stage: Any) -> None:
+    """Take the mean token out of the projector's values, so that it cannot add one vector to every pixel."""
+    stage.blocks[0].projector.bn.register_forward_pre_hook(lambda _m, args: args[0] - _mean(args[0], 2))
+
+
+def centre_relation(stage: Any) -> None:
+    """Take even attention out of eq. 3, so that it cannot add the mean token to every token."""
+    for block in stage.blocks:
+        block.transformer.attention.register_forward_hook(lambda _m, _args, out: out - 1 / out.shape[-1])
+
+
+def drop_tokens(stage: Any) -> None:
+    """Keep half of the tokens, others in each update of training."""
+
+    def drop(module: nn.Module, _args: Any, tokens_BLD: Tensor) -> Tensor:
+        return tokens_BLD[:, torch.randperm(NUM_TOKENS)[: NUM_TOKENS // 2]] if module.training else tokens_BLD
+
+    stage.blocks[0].tokenizer.register_forward_hook(drop)
 
 
 def leave_lift_linear(stage: Any) -> None:
-    stage.lift.bn.act = nn.Identity()
+    stage.lift.act = nn.Identity()
 
 
-def compete_linear_awake(stage: Any) -> None:
-    compete(stage)
-    wake_projector(stage)
-    leave_lift_linear(stage)
+def mix_neighbours(stage: Any) -> None:
+    """Put a depthwise 3x3 convolution, which starts as the identity, in front of each module. The paper has none."""
+    for block in stage.blocks:
+        C = block.tokenizer.embed.in_features if hasattr(block.tokenizer.embed, "in_features") else TOKEN_DIM
+        convolution = nn.Conv2d(C, C, 3, padding=1, groups=C, bias=False)
+        nn.init.dirac_(convolution.weight, groups=C)
+        block.mix = convolution  # so that it is trained
+        block.register_forward_pre_hook(lambda module, args: (module.mix(args[0]), *args[1:]))
+
+
+def together(*changes: Callable[[Any], None]) -> Callable[[Any], None]:
+    def change(stage: Any) -> None:
+        for one in changes:
+            one(stage)
+
+    return change
 
 
 ONE: dict[str, Any] = dict(layers=(2, 2, 2, 1), num_tokens=1, relation="none", projector=False)
+THREE = (compete, leave_lift_linear, wake_projector)
 TRIALS = {
     "pooled": Trial("control: lift, average pooling", vt(tokenizer="pool", **ONE)),
     "one_filter": Trial("control: lift, one filter token", vt(**ONE)),
     "resnet": Trial("stage 5 of resnet18", resnet),
     "vt": Trial("VT as the paper has it", vt()),
+    "normalised": Trial("VT, normalised logits", vt(normalise_logits)),
+    "own": Trial("VT, own filters beside those of eq. 2", vt(own_filters)),
+    "awake": Trial("VT, projector awake from the start", vt(wake_projector)),
+    "uneven": Trial("VT, eq. 3 without its even part", vt(centre_relation)),
+    "centred": Trial("VT, projector's values without their mean", vt(together(wake_projector, centre_update))),
+    "dropped": Trial("VT, half of the tokens dropped", vt(drop_tokens)),
     "overlap": Trial("VT, overlap of the tokens' maps in the loss", vt(), overlap=1.0),
     "compete": Trial("VT, tokens compete for pixels", vt(compete)),
-    "awake": Trial("VT, projector's gain from 0.5", vt(wake_projector)),
+    "filters": Trial("VT, filters in both modules (Table 4)", vt(recurrent=False)),
+    "largest": Trial("VT, head reads the largest of the tokens", vt(global_pool="max")),
     "linear": Trial("VT, lift without ReLU", vt(leave_lift_linear)),
-    "together": Trial("VT, the three above at once", vt(compete_linear_awake)),
-    "filters": Trial("VT, tokens compete, filters in both modules", vt(compete, recurrent=False)),
+    "mixed": Trial("VT, depthwise 3x3 before each module", vt(mix_neighbours)),
+    "three": Trial("VT: compete, linear, awake", vt(together(*THREE))),
+    "three_filters": Trial("VT: compete, linear, awake; filters in both", vt(together(*THREE), recurrent=False)),
+    "three_centred": Trial("... and centred", vt(together(*THREE, centre_update), recurrent=False)),
 }
 
 
@@ -270,7 +349,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="Imagenette, with train/ and val/")
     parser.add_argument("--teacher", default="tf_efficientnet_lite0.in1k", help="a timm model of ImageNet's classes")
     parser.add_argument("--cache", type=Path, required=True, help="folder for the maps, 700 MB")
-    parser.add_argument("--trials", nargs="+", default=list(TRIALS), choices=TRIALS, metavar="NAME")
+    names = ", ".join(TRIALS)
+    parser.add_argument("--trials", nargs="+", default=list(TRIALS), choices=TRIALS, metavar="NAME", help=names)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rate", type=float, default=RATE, help=f"learning rate (default: {RATE:g})")
@@ -289,7 +369,8 @@ def main() -> int:
             rows[-1] |= look_inside(network.stage, validation)
             if args.write:
                 facts = {"epochs": args.epochs, "rate": args.rate, "rows": rows}
-                keep_record("accuracy/token_trials.json", f"rate {args.rate:g}", facts)
+                key = f"rate {args.rate:g}" + (f", {len(args.seeds)} seeds" if len(args.seeds) > 1 else "")
+                keep_record("accuracy/token_trials.json", key, facts)
     return 0
 
 
