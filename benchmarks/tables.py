@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import tokens
+from . import token_trials, tokens
 from .accuracy import tables as accuracy
 from .common.records import RESULTS, read_rows, table
 from .segmentation import tables as segmenters
@@ -131,6 +131,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **segmenters.TABLES,
     **speed.TABLES,
     **tokens.TABLES,
+    **token_trials.TABLES,
 }
 
 

@@ -34,9 +34,11 @@ from vt_timm.token_overlap import token_overlap
 from vt_timm.tokenizers import LOGIT_SCALE, SpatialAttention
 from vt_timm.vt_resnet import VTResNet
 
-from .common.records import keep_record
+from .common.records import keep_record, read_records, table
 from .tokens import _mean, ablate, look
 
+FILE = "accuracy/token_trials.json"
+HEAD = ["stage 5", "top-1", "names the teacher's class", "divergence"]
 SIZE, CHANNELS, CLASSES, ANSWERS = 128, 256, 10, 1000
 SCALE = (0.25, 1.0)
 BATCH, RATE, WEIGHT_DECAY, CLIP, WARMUP = 128, 1e-3, 0.05, 5.0, 50
@@ -179,7 +181,8 @@ def together(*changes: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 ONE: dict[str, Any] = dict(layers=(2, 2, 2, 1), num_tokens=1, relation="none", projector=False)
-THREE = (compete, leave_lift_linear, wake_projector)
+THREE = (compete, wake_projector, leave_lift_linear)
+CENTRED = (compete, wake_projector, centre_update)
 TRIALS = {
     "pooled": Trial("control: lift, average pooling", vt(tokenizer="pool", **ONE)),
     "one_filter": Trial("control: lift, one filter token", vt(**ONE)),
@@ -197,9 +200,10 @@ TRIALS = {
     "largest": Trial("VT, head reads the largest of the tokens", vt(global_pool="max")),
     "linear": Trial("VT, lift without ReLU", vt(leave_lift_linear)),
     "mixed": Trial("VT, depthwise 3x3 before each module", vt(mix_neighbours)),
-    "three": Trial("VT: compete, linear, awake", vt(together(*THREE))),
-    "three_filters": Trial("VT: compete, linear, awake; filters in both", vt(together(*THREE), recurrent=False)),
-    "three_centred": Trial("... and centred", vt(together(*THREE, centre_update), recurrent=False)),
+    "two": Trial("VT: compete, awake", vt(together(compete, wake_projector))),
+    "two_filters": Trial("VT: compete, awake, filters", vt(together(compete, wake_projector), recurrent=False)),
+    "two_linear": Trial("VT: compete, awake, filters, linear", vt(together(*THREE), recurrent=False)),
+    "two_centred": Trial("VT: compete, awake, filters, centred", vt(together(*CENTRED), recurrent=False)),
 }
 
 
@@ -344,6 +348,50 @@ def look_inside(model: nn.Module, data: Maps) -> dict[str, Any]:
     return {"seen": stage.seen, "ablations": ablate(stage)}
 
 
+def trial_table() -> str:
+    """A row per trial of the first rate and seed: what it reached, and what its tokens are worth."""
+    lines = []
+    for row in read_records(FILE)[f"rate {RATE:g}"]["rows"]:
+        first, second = row.get("seen", ({}, {}))
+        worth = {(r["module"], r["what"]): f"{r['difference']:+.1f}" for r in row.get("ablations", ()) if r["part"]}
+        mean, even = "tokens := their mean", "update := its mean over the pixels"
+        lines.append([row["what"], *_scores(row), *(_percent(x.get("map_pairs_alike")) for x in (first, second)),
+                      *(worth.get((module, mean)) for module in (1, 2)),
+                      next((cost for (_, what), cost in worth.items() if "median" in what), None),
+                      _percent(first.get("update_equal")), worth.get((1, even))])  # fmt: skip
+    return table([*HEAD, "maps alike, module 1", "... 2", "tokens := mean, module 1", "... 2", "one token",
+                  "update equal at every pixel", "update := mean"], lines)  # fmt: skip
+
+
+def seeds_table() -> str:
+    """A row per trial and rate: the mean over seeds, and their standard deviation where there are several."""
+    lines = []
+    for record in read_records(FILE).values():
+        by_trial: dict[str, list[dict[str, Any]]] = {}
+        for row in record["rows"]:
+            by_trial.setdefault(row["what"], []).append(row)
+        for what, rows in by_trial.items():
+            columns = zip(*(map(float, _scores(row)) for row in rows), strict=True)
+            lines.append([what, f"{record['rate']:g}", len(rows), *map(_mean_and_deviation, columns)])
+    return table([HEAD[0], "rate", "seeds", *HEAD[1:]], sorted(lines, key=lambda line: (line[0], line[2], line[1])))
+
+
+def _mean_and_deviation(values: tuple[float, ...]) -> str:
+    mean = f"{np.mean(values):.2f}"
+    return f"{mean} +- {np.std(values, ddof=1):.2f}" if len(values) > 1 else mean
+
+
+def _scores(row: dict[str, Any]) -> list[str]:
+    return [f"{row['top1']:.2f}", f"{row['names_the_teachers_class']:.2f}", f"{row['divergence']:.3f}"]
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.1f} %"
+
+
+TABLES = {"token_trials": trial_table, "token_trial_seeds": seeds_table}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="Imagenette, with train/ and val/")
@@ -370,7 +418,7 @@ def main() -> int:
             if args.write:
                 facts = {"epochs": args.epochs, "rate": args.rate, "rows": rows}
                 key = f"rate {args.rate:g}" + (f", {len(args.seeds)} seeds" if len(args.seeds) > 1 else "")
-                keep_record("accuracy/token_trials.json", key, facts)
+                keep_record(FILE, key, facts)
     return 0
 
 
