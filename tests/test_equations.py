@@ -11,11 +11,12 @@ from vt_timm.tokenizers import (
     FilterTokenizer,
     PoolingTokenizer,
     RecurrentTokenizer,
+    SpatialAttention,
     kmeans,
     token_grid,
 )
 from vt_timm.transformer import GraphConvolution, TokenTransformer
-from vt_timm.visual_transformer import Lift
+from vt_timm.visual_transformer import Lift, VTStage
 
 B, C, H, W, L, HEADS = 2, 6, 2, 3, 5, 2
 P = H * W
@@ -93,6 +94,37 @@ def test_recurrent_tokenizer_is_equation_2(token_dim):
         logits = [[value / math.sqrt(C) for value in row] for row in matmul(x, w_r)]
         expected = embed(matmul(transpose(attention_over_pixels(logits)), x), tokenizer)
         torch.testing.assert_close(actual[b], torch.tensor(expected, dtype=torch.float64))
+
+
+def test_competing_tokens_share_each_pixel_before_each_spreads_over_the_pixels():
+    logits = torch.randn(B, L, H, W, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 3
+    logits[0, :, 1, 2] *= 100  # a long pixel, which wins every softmax over the pixels without competition
+    actual = SpatialAttention(competition=True)(logits)
+    for b in range(B):
+        shares_PL = [softmax([logits[b, token, p // W, p % W].item() for token in range(L)]) for p in range(P)]
+        for token in range(L):
+            given = [shares[token] for shares in shares_PL]
+            expected = torch.tensor([share / sum(given) for share in given], dtype=torch.float64)
+            torch.testing.assert_close(actual[b, token].flatten(), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("tokenizer", ["filter", "cluster"])
+def test_tokens_of_every_module_compete_where_the_option_says_so(tokenizer):
+    stage = VTStage(C, C, 4, L, HEADS, depth=2, tokenizer=tokenizer, relation="none", competition=True)
+    plain = VTStage(C, C, 4, L, HEADS, depth=2, tokenizer=tokenizer, relation="none")
+    plain.load_state_dict(stage.state_dict())
+    assert [block.tokenizer.attention.competition for block in (*stage.blocks, *plain.blocks)] == [True] * 2 + [
+        False
+    ] * 2
+    feature = torch.randn(1, C, 3, 4)
+    for one, other in zip(stage.blocks, plain.blocks, strict=True):
+        before = torch.randn(1, L, 4)
+        assert not torch.allclose(one.tokenizer(feature, before), other.tokenizer(feature, before))
+
+
+def test_a_norms_shift_and_competition_exclude_each_other():
+    with pytest.raises(ValueError, match="norm_logits=True and competition=True"):
+        FilterTokenizer(C, 8, L, norm_logits=True, competition=True)
 
 
 def cell(index, size, cells):

@@ -68,6 +68,8 @@ def run(capsys, *arguments):
         {"num_classes": 0},
         {"global_pool": "max"},
         {"last_projector": True},
+        {"competition": True},
+        {"competition": True, "recurrent": False},
         {"tokenizer": "cluster", "relation": "graph"},
         {"relation": "none"},
         {"projector": False, "num_tokens": 9},

@@ -134,6 +134,8 @@ def test_options_as_train_py_takes_them():
         (dict(relation="gcn"), "relation='gcn': choose one of 'transformer', 'graph', 'none'"),
         (dict(recurrent="no"), "recurrent='no' must be True or False"),
         (dict(projector=2), "projector=2 must be True or False"),
+        (dict(competition=1), "competition=1 must be True or False"),
+        (dict(competition=True, tokenizer="pool"), 'competition=True and tokenizer="pool"'),
         (dict(num_tokens=0), "num_tokens=0 must be a whole number of at least 1"),
         (dict(num_tokens=2.5), "num_tokens=2.5 must be a whole number of at least 1"),
         (dict(token_dim=-8), "token_dim=-8 must be a whole number of at least 1"),

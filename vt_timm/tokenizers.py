@@ -29,9 +29,20 @@ class SpatialAttention(nn.Module):
     """`A = softmax_HW(logits)`: where each token looks, one map per token. Each map sums to one over the pixels.
 
     It is a module of its own, so that `vt_timm.record_attention` reads the maps with a forward hook.
+
+    Args:
+        competition: whether the tokens compete for each pixel first: `A = softmax_HW(log softmax_L(logits))`, so that
+            a pixel has the weight of one token to give, however long it is. The paper has no such thing; it is how
+            slot attention weighs (Locatello et al., "Object-Centric Learning with Slot Attention", 2020).
     """
 
+    def __init__(self, competition: bool = False) -> None:
+        super().__init__()
+        self.competition = competition
+
     def forward(self, logits_BLHW: Tensor) -> Tensor:
+        if self.competition:
+            logits_BLHW = logits_BLHW.log_softmax(dim=1)
         return logits_BLHW.flatten(2).softmax(dim=-1).view_as(logits_BLHW)
 
 
@@ -73,19 +84,33 @@ class FilterTokenizer(nn.Module):
         num_tokens: L.
         norm_logits: whether a batch norm sets the scale of X W_A, so that tokens differ from the start. In inference
             this is still eq. 1: the norm's shift cancels in the softmax over the pixels, and its scale belongs to W_A.
+        competition: whether tokens compete for pixels, as `SpatialAttention` says. It needs logits without a norm,
+            whose shift would not cancel.
 
     Shapes: X (B, C, H, W), W_A (C, L), W_E (C, D), T (B, L, D).
+
+    Raises:
+        ValueError: for a norm and competition at once.
     """
 
     def __init__(
-        self, feature_dim: int, token_dim: int, num_tokens: int, norm_logits: bool = False, device=None, dtype=None
+        self,
+        feature_dim: int,
+        token_dim: int,
+        num_tokens: int,
+        norm_logits: bool = False,
+        competition: bool = False,
+        device=None,
+        dtype=None,
     ) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
+        if norm_logits and competition:
+            raise ValueError("norm_logits=True and competition=True: a norm's shift cancels over the pixels alone")
         # No bias: the softmax over pixels cancels it, so it would never receive a gradient.
         self.filters = nn.Conv2d(feature_dim, num_tokens, kernel_size=1, bias=False, **dd)
         self.norm = nn.BatchNorm2d(num_tokens, **dd) if norm_logits else nn.Identity()
-        self.attention = SpatialAttention()
+        self.attention = SpatialAttention(competition)
         self.embed = token_embedding(feature_dim, token_dim, **dd)
         self.reset_parameters()
 
@@ -109,16 +134,17 @@ class RecurrentTokenizer(nn.Module):
     Args:
         feature_dim: C, channels of the feature map.
         token_dim: D, channels of a token. The embedding `W_E` exists only if it differs from C.
+        competition: whether tokens compete for pixels, as `SpatialAttention` says.
 
     Shapes: X (B, C, H, W), T_in and T (B, L, D), W_T->R (D, C), W_R (B, L, C), W_E (C, D).
     """
 
-    def __init__(self, feature_dim: int, token_dim: int, device=None, dtype=None) -> None:
+    def __init__(self, feature_dim: int, token_dim: int, competition: bool = False, device=None, dtype=None) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
         self.scale = 1 / math.sqrt(feature_dim)
         self.to_filters = nn.Linear(token_dim, feature_dim, bias=False, **dd)
-        self.attention = SpatialAttention()
+        self.attention = SpatialAttention(competition)
         self.embed = token_embedding(feature_dim, token_dim, **dd)
         self.reset_parameters()
 
@@ -211,6 +237,7 @@ class ClusteringTokenizer(nn.Module):
         num_tokens: L, the number of clusters.
         iterations: iterations of Lloyd's algorithm. The paper gives no number; 6 cost the 19 M MACs by which Table
             3's clustering R34 exceeds its filter R34.
+        competition: whether tokens compete for pixels, as `SpatialAttention` says.
 
     Shapes: X (B, C, H, W), W_K (B, L, C), W_E (C, D), T (B, L, D).
 
@@ -219,13 +246,20 @@ class ClusteringTokenizer(nn.Module):
     """
 
     def __init__(
-        self, feature_dim: int, token_dim: int, num_tokens: int, iterations: int = 6, device=None, dtype=None
+        self,
+        feature_dim: int,
+        token_dim: int,
+        num_tokens: int,
+        iterations: int = 6,
+        competition: bool = False,
+        device=None,
+        dtype=None,
     ) -> None:
         super().__init__()
         self.num_tokens = num_tokens
         self.iterations = iterations
         self.rows, self.columns = token_grid(num_tokens)
-        self.attention = SpatialAttention()
+        self.attention = SpatialAttention(competition)
         self.embed = token_embedding(feature_dim, token_dim, device=device, dtype=dtype)
 
     def forward(self, feature_BCHW: Tensor, previous_BLD: Tensor | None = None) -> Tensor:

@@ -5,6 +5,8 @@ Shape suffixes: B batch, C channels of the feature map, H W its height and width
 of a token.
 """
 
+from typing import Any
+
 import torch
 import torch.fx
 from timm.models import checkpoint
@@ -34,6 +36,7 @@ class VTModule(nn.Module):
         relation: what relates the tokens, "transformer" (eqs. 3, 4), "graph" or "none" (Table 5).
         projector: whether the tokens go back onto the map (eq. 5); without a projector the map passes unchanged.
         drop_path: probability of dropping a residual branch in training.
+        competition: whether the tokens compete for pixels (`SpatialAttention`); "pool" cannot.
 
     Shapes: X (B, C, H, W) in and out, T_in and T (B, L, D).
     """
@@ -48,16 +51,18 @@ class VTModule(nn.Module):
         relation: str,
         projector: bool,
         drop_path: float = 0.0,
+        competition: bool = False,
         device=None,
         dtype=None,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         super().__init__()
+        learned = dd if tokenizer == "pool" else {**dd, "competition": competition}
         self.tokenizer: nn.Module
         if tokenizer == "recurrent":
-            self.tokenizer = RecurrentTokenizer(feature_dim, token_dim, **dd)
+            self.tokenizer = RecurrentTokenizer(feature_dim, token_dim, **learned)
         else:
-            self.tokenizer = TOKENIZERS[tokenizer](feature_dim, token_dim, num_tokens, **dd)
+            self.tokenizer = TOKENIZERS[tokenizer](feature_dim, token_dim, num_tokens, **learned)
         self.transformer: nn.Module  # whatever relates the tokens, under Figure 1's name for it
         if relation == "transformer":
             self.transformer = TokenTransformer(token_dim, num_heads, drop_path, **dd)
@@ -94,6 +99,8 @@ class VTStage(nn.Module):
             would be an unused parameter; a backbone hands out the map and has it.
         pool_map: whether the map that is handed out is averaged to half its size, so that it has the stride of the
             stage that this one replaces.
+        competition: whether tokens compete for pixels (`SpatialAttention`), which the paper does not have. The cells
+            of "pool" are fixed.
 
     Shapes: (B, in_chans, H, W) -> feature map (B, C, H, W), with `pool_map` half as high and wide; tokens (B, L, D).
 
@@ -117,6 +124,7 @@ class VTStage(nn.Module):
         projector: bool = True,
         last_projector: bool = False,
         pool_map: bool = False,
+        competition: bool = False,
         device=None,
         dtype=None,
     ) -> None:
@@ -124,9 +132,14 @@ class VTStage(nn.Module):
         super().__init__()
         check_choice("tokenizer", tokenizer, TOKENIZERS)
         check_choice("relation", relation, RELATIONS)
-        for option, flag in (("recurrent", recurrent), ("projector", projector), ("last_projector", last_projector)):
+        flags = {
+            "recurrent": recurrent, "projector": projector, "last_projector": last_projector, "competition": competition
+        }  # fmt: skip
+        for option, flag in flags.items():
             if not isinstance(flag, bool):
                 raise ValueError(f"{option}={flag!r} must be True or False")
+        if competition and tokenizer == "pool":
+            raise ValueError('competition=True and tokenizer="pool": the cells of a grid have no pixels to compete for')
         num_tokens = check_positive("num_tokens", num_tokens)
         token_dim = check_positive("token_dim", token_dim)
         num_heads = check_positive("num_heads", num_heads)
@@ -154,6 +167,7 @@ class VTStage(nn.Module):
                 relation=relation,
                 projector=projector and (i < last or last_projector),
                 drop_path=rate,
+                competition=competition,
                 **dd,
             )
             for i, rate in enumerate(rates)

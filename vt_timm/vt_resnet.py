@@ -51,6 +51,7 @@ class VTResNet(FeatureMaps):
         recurrent: whether the later modules' tokenizers are recurrent, or all are of the first's kind (Table 4).
         relation: what relates the tokens, "transformer", "graph" or "none" (Table 5).
         projector: whether the VT modules project their tokens onto the map (Table 7).
+        competition: whether tokens compete for pixels, as in slot attention; the paper has no such thing.
         last_projector: whether the last VT module does. A classifier does not need it; `features_only=True` turns
             it on.
         output_stride: stride of the VT stage's map. 16 is the paper's. At 32 the map is averaged to the stride of a
@@ -88,6 +89,7 @@ class VTResNet(FeatureMaps):
         recurrent: bool = True,
         relation: str = "transformer",
         projector: bool = True,
+        competition: bool = False,
         last_projector: bool = False,
         output_stride: int = 16,
         num_classes: int = 1000,
@@ -125,6 +127,7 @@ class VTResNet(FeatureMaps):
             recurrent=recurrent,
             relation=relation,
             projector=projector,
+            competition=competition,
             last_projector=last_projector,
             pool_map=output_stride == 32,
             **dd,

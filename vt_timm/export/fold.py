@@ -115,6 +115,7 @@ class FoldedStage(nn.Module):
         if isinstance(source.lift, Lift):
             self.lift = RowsOfMap(*_folded_lift(source.lift)) if rows else _folded_lift(source.lift)
         first: FilterTokenizer = source.blocks[0].tokenizer  # type: ignore[assignment]
+        self.competition = first.attention.competition
         filters_LC = first.filters.weight.flatten(1)
         if not isinstance(first.norm, nn.Identity):  # its shift cancels in the softmax over the pixels
             filters_LC = affine(first.norm)[0][:, None] * filters_LC
@@ -147,7 +148,8 @@ class FoldedStage(nn.Module):
         )
         filters_BLC = self.filters
         for i, embed in enumerate(self.embed):
-            attention_BLP = (filters_BLC @ feature_BCP).softmax(dim=-1)
+            logits_BLP = filters_BLC @ feature_BCP
+            attention_BLP = (logits_BLP.log_softmax(dim=1) if self.competition else logits_BLP).softmax(dim=-1)
             # (B, L, P) x (B, P, C) -> (B, L, C)
             tokens_BLD = embed(attention_BLP @ feature_BCP.transpose(1, 2))
             if self.mean is not None and i == len(self.embed) - 1:
