@@ -15,10 +15,14 @@ import torch
 
 import vt_timm
 from tests.support.hub_server import HubServer
+from tests.support.samples import settings
 from vt_timm import cli
+from vt_timm.errors import UserError
 from vt_timm.export.facts import describe
 from vt_timm.pipelines.sources import load
+from vt_timm.segmentation import training
 from vt_timm.segmentation.inference import load_segmenter
+from vt_timm.timm_scripts.around_train import create_or_say
 from vt_timm.weights.download import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
 from vt_timm.weights.published import HUB
 
@@ -118,6 +122,73 @@ def test_without_network_and_cache(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(DownloadError, match="is not in the cache and HF_HUB_OFFLINE is set"):
         fetch(NAME)
+
+
+@pytest.fixture
+def tries(hub, monkeypatch):
+    """Without a network: the connections that were tried, and no pause between them."""
+    unplug(monkeypatch)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"waits for {seconds} s"))
+    made = []
+
+    def refuse(address, *_args, **_options):
+        made.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    return made
+
+
+def train(folder, backbone):
+    changes = dict(neck="vt_fpn", backbone=backbone, pretrained_backbone=True)
+    return training.run(settings(folder, **changes), folder / "run", resume=False)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda f: load("resnet18"), "timm/resnet18.a1_in1k is not in the cache and the Hub at .* cannot be reached: "),
+        (lambda f: load(NAME), "a model that ships"),
+        (lambda f: load(f"hf-hub:{NAME}"), "a model that ships"),
+        (
+            lambda f: vt_timm.Segmenter.from_pretrained("somebody/segmenter"),
+            "run `vt-timm download somebody/segmenter`",
+        ),
+        (
+            lambda f: train(f, "tf_efficientnet_lite0.in1k"),
+            r"start from what ships with initial_checkpoint=vt_fpn_tf_efficientnet_lite0.ccp, name weights on this",
+        ),
+        (
+            lambda f: train(f, "resnet18"),
+            "initial_checkpoint=vt_fpn_tf_efficientnet_lite0.ccp backbone=tf_efficientnet_lite0, ",
+        ),
+        (lambda f: train(f, f"hf-hub:{NAME}"), "cannot be reached"),
+        (
+            lambda f: vt_timm.create_teacher("resnet18"),
+            "cannot be reached; name another, for instance local-dir:FOLDER",
+        ),
+        (lambda f: timm.create_model("vt_resnet18", pretrained_backbone="resnet18"), "give a timm ResNet with weights"),
+        (lambda f: create_or_say(timm.create_model)("resnet18", pretrained=True), "cannot be reached"),
+    ],
+)
+def test_without_network_the_hub_is_tried_once(ask, message, tries, small):
+    """And what to do is said in one line, where the client would try a file six times and pause between."""
+    with pytest.raises((RuntimeError, UserError, ValueError), match=message) as caught:
+        ask(small)
+    assert len(tries) == 1 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [["classify", "sample", "--model", "resnet18"], ["download", "resnet18"]])
+def test_without_network_a_command_tries_the_hub_once(arguments, tries, capsys):
+    assert cli.main(arguments) == 2
+    assert len(tries) == 1 and "cannot be reached: connect and run `vt-timm download" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["resnet18.no_such_tag", "no_such_model", "vt_resnet50"])
+def test_a_name_that_the_hub_is_not_asked_for_is_left_to_timm(name, tries):
+    with pytest.raises(UserError, match=f"cannot load {name}"):
+        load(name)
+    assert tries == []
 
 
 def test_a_cut_connection_is_taken_up_again(hub):

@@ -15,6 +15,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from .errors import did_you_mean, first_line
+from .weights.download import NotReachedError, check_reachable
 
 __all__ = ["FBNETV3_G", "Teacher", "create_teacher", "distillation_task", "teacher_classes"]
 
@@ -140,10 +141,12 @@ def create_teacher(
         RuntimeError: if the teacher cannot be loaded.
     """
     try:
+        check_reachable(source)
         model = timm.create_model(source, pretrained=True, in_chans=in_chans, device=device, dtype=dtype, **kwargs)
     except Exception as error:
+        reason = error.reason if isinstance(error, NotReachedError) else first_line(error)
         raise RuntimeError(
-            f"the teacher {source} cannot be loaded: {first_line(error)}; name another, for instance "
+            f"the teacher {source} cannot be loaded: {reason}; name another, for instance "
             "local-dir:FOLDER with the config.json and model.safetensors of a model on this machine"
         ) from error
     try:

@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import CommandError, UserError, did_you_mean, first_line
 from ..runs.train_run import is_run, load_run
 from ..segmentation.inference import load_segmenter
-from ..weights.download import CONFIG, fetch
+from ..weights.download import CONFIG, check_reachable, fetch
 from ..weights.published import published_segmenters
 from .classification import ClassificationPipeline, ClassifierInFile
 from .onnx_file import OnnxFile
@@ -55,6 +55,7 @@ class Source:
                 raise CommandError(str(error)) from error
         if self.kind == "run":
             return ClassificationPipeline(self._try(lambda: load_run(Path(self.place)).to(device)), self.name)
+        check_reachable(self.place)
         module = self._try(lambda: timm.create_model(self.place, pretrained=True).eval().to(device))
         return ClassificationPipeline(module, self.name)
 

@@ -1,6 +1,7 @@
 """Segmenters: a timm backbone, FPN or VT-FPN, and the semantic head of panoptic FPN (section 5.3, Tables 9 and 10)."""
 
 import itertools
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ from torchvision.ops import Conv2dNormActivation
 
 from ..errors import check_choice, check_positive, first_line
 from ..vt_fpn import NECKS
-from ..weights.download import WEIGHTS, fetch
+from ..weights.download import CONFIG, WEIGHTS, NotReachedError, check_reachable, fetch
+from ..weights.published import published_segmenters
 
 __all__ = ["Segmenter", "SemanticHead", "create_segmenter"]
 
@@ -139,6 +141,19 @@ class Segmenter(
         options: dict[str, Any] = {"channels": 256, **(neck_options or {})}
         self.neck = NECKS[neck](self.backbone.feature_info.channels(), **options)  # type: ignore[operator,union-attr]
         self.head = SemanticHead(options["channels"], strides, num_classes)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "Segmenter":  # type: ignore[override]
+        """Load a saved segmenter from a folder or the Hub; takes the options of huggingface_hub's method.
+
+        Raises:
+            DownloadError: in one line, if it cannot be had from the Hub.
+        """
+        source = str(pretrained_model_name_or_path)
+        if not (Path(source).is_dir() or options.get("local_files_only")):
+            revision = f"@{options['revision']}" if options.get("revision") else ""
+            check_reachable(f"hf-hub:{source}{revision}", cache_dir=options.get("cache_dir"))
+        return super().from_pretrained(pretrained_model_name_or_path, **options)
 
     @classmethod
     def _from_pretrained(
@@ -277,6 +292,7 @@ def create_segmenter(
     options, colours, name = dict(backbone_options or {}), None, backbone
     for prefix, load_config in (("local-dir:", load_model_config_from_path), ("hf-hub:", load_model_config_from_hf)):
         if backbone.startswith(prefix):
+            check_reachable(backbone, weights=pretrained_backbone)
             cfg, name, args = load_config(backbone.removeprefix(prefix))
             options = {**(args or {}), **options}
             colours = {key: list(cfg[key]) for key in ("mean", "std")}
@@ -285,13 +301,25 @@ def create_segmenter(
         out_indices: Any = model.backbone.feature_info.out_indices  # type: ignore[union-attr]
         options = {**_stride_option(name), **(backbone_options or {})}
         try:
+            check_reachable(backbone)
             trained = timm.create_model(
                 backbone, pretrained=True, features_only=True, out_indices=out_indices, **options
             )
         except (OSError, RuntimeError) as error:  # no network, no such weights, a damaged file
+            reason = error.reason if isinstance(error, NotReachedError) else first_line(error)
             raise ValueError(
-                f"backbone={backbone!r}: its weights cannot be loaded ({first_line(error)}); name weights on this "
-                "machine with backbone=local-dir:FOLDER, or start without by pretrained_backbone=false"
+                f"backbone={backbone!r}: its weights cannot be loaded ({reason}); {_what_ships(neck, name)}name "
+                "weights on this machine with backbone=local-dir:FOLDER, or start without by pretrained_backbone=false"
             ) from error
         model.backbone.load_state_dict(trained.state_dict())
     return model
+
+
+def _what_ships(neck: str, backbone: str) -> str:
+    """Offer a shipped segmenter as the start of a training, with the settings that it needs; nothing if none ships."""
+    for name, folder in published_segmenters().items():
+        own = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        asked = {"neck": neck, "backbone": backbone.partition(".")[0]}
+        others = [f"{key}={own[key]}" for key, value in asked.items() if own[key] != value]
+        return f"start from what ships with {' '.join([f'initial_checkpoint={name}', *others])}, "
+    return ""

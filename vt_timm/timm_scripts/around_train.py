@@ -23,6 +23,7 @@ from ..distillation import create_teacher
 from ..errors import UserError, did_you_mean, first_line, read_text, say
 from ..runs.train_run import ARGUMENTS, CHECKPOINTS, read_description, write_description
 from ..token_overlap import add_token_overlap
+from ..weights.download import check_reachable
 from .best import prefer_lower_loss, report
 from .reading import reading_photos
 
@@ -30,6 +31,7 @@ __all__ = [
     "ScriptError",
     "check_data_folder",
     "check_same_classes",
+    "create_or_say",
     "fit_to_photos",
     "prepare_training",
     "read_dataset",
@@ -152,14 +154,30 @@ def _classes_of(checkpoint: str) -> dict[str, int] | None:
     return {name: i for i, name in enumerate(names)} if names else None
 
 
-def _remembering(student: dict[str, Any], create_model: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+def create_or_say(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Return timm's `create_model`, which asks the Hub once and says in one line what is wrong with a model's name."""
+
     @functools.wraps(create_model)
-    def create(name: str, **kwargs: Any) -> nn.Module:
+    def create(name: str, *args: Any, **kwargs: Any) -> nn.Module:
         try:
-            model = create_model(name, **kwargs)
-        except (RuntimeError, ValueError, TypeError) as error:
+            if kwargs.get("pretrained"):
+                check_reachable(name)
+            return create_model(name, *args, **kwargs)
+        except UserError:
+            raise
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
             hint = did_you_mean(name, timm.list_models(), 3) if "Unknown model" in str(error) else ""
             raise ScriptError(f"cannot create {name}: {first_line(error)}{hint}") from error
+
+    return create
+
+
+def _remembering(student: dict[str, Any], create_model: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    create_model = create_or_say(create_model)
+
+    @functools.wraps(create_model)
+    def create(name: str, **kwargs: Any) -> nn.Module:
+        model = create_model(name, **kwargs)
         student.update(name=name, num_classes=model.num_classes, model=model)
         return model
 

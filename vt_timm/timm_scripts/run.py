@@ -30,8 +30,16 @@ from ..errors import say
 from ..files import whole_file
 from ..recipes import find_recipe
 from ..runs.train_run import is_run, load_run, read_description
+from ..weights.download import check_reachable
 from . import SCRIPTS
-from .around_train import ScriptError, check_data_folder, check_same_classes, prepare_training, read_dataset
+from .around_train import (
+    ScriptError,
+    check_data_folder,
+    check_same_classes,
+    create_or_say,
+    prepare_training,
+    read_dataset,
+)
 from .reading import reading_photos
 
 __all__ = ["SCRIPTS", "find_script", "run_script", "script_version"]
@@ -65,7 +73,13 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
         script.main()
         say_what_it_reached()
         return
-    if name != "onnx_export":
+    if hasattr(script, "create_model"):
+        script.create_model = create_or_say(script.create_model)  # type: ignore[attr-defined]
+    if name == "onnx_export":  # which calls timm.create_model itself
+        args = script.parser.parse_known_args()[0]
+        if not args.checkpoint:
+            check_reachable(args.model)
+    else:
         check_data_folder(script.parser.parse_known_args()[0])
         _use_training_run(script)
     if hasattr(script, "create_loader"):

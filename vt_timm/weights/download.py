@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import timm
 from huggingface_hub import (
     constants,
     get_hf_file_metadata,
@@ -31,15 +32,41 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError, first_line
 
-__all__ = ["CARD", "CONFIG", "WEIGHTS", "DownloadError", "check_weights", "fetch", "fetch_card", "is_cached"]
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "WEIGHTS",
+    "DownloadError",
+    "NotReachedError",
+    "check_reachable",
+    "check_weights",
+    "fetch",
+    "fetch_card",
+    "is_cached",
+]
 
 CARD, CONFIG, WEIGHTS = "README.md", "config.json", "model.safetensors"
 SHA256_DIGITS = 64
-UNREACHABLE = {"ConnectError", "ConnectTimeout", "ConnectionError"}  # names, since huggingface_hub's client changes
+# Names, since huggingface_hub's client changes.
+UNREACHABLE = {"ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError"}
+TIMMS_WEIGHTS = (WEIGHTS, "pytorch_model.bin")  # what timm looks for in a repository
 
 
 class DownloadError(UserError, RuntimeError):
     """Say in one line what went wrong with a download and what to do about it."""
+
+
+class NotReachedError(DownloadError):
+    """Say that a file is not on this machine, and that the Hub cannot be asked for it.
+
+    Args:
+        reason: what keeps it from being had.
+        advice: what to do about it.
+    """
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}: {advice}")
+        self.reason = reason
 
 
 def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = None, **options: Any) -> Path:
@@ -65,7 +92,7 @@ def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = N
                 hf_hub_download(repository, filename, revision=revision or None, cache_dir=cache_dir, **options)
             )
         except Exception as error:
-            raise DownloadError(_what_to_do(source, filename, error)) from error
+            raise _download_error(source, filename, error) from error
         damage = _damage(path)
         if damage is None:
             return path
@@ -89,7 +116,7 @@ def _in_cache(repository: str, filename: str, revision: str, cache_dir: str | Pa
 
 
 def _reach(url: str, token: Any) -> None:
-    """Ask for the file once: without a network huggingface_hub tries for most of a minute before it says so.
+    """Ask for the file once: without a network huggingface_hub tries for a minute or two before it says so.
 
     Raises:
         LocalEntryNotFoundError: if nobody answers. Whatever else is wrong is left to the download, which tries again
@@ -100,6 +127,43 @@ def _reach(url: str, token: Any) -> None:
     except Exception as error:
         if type(error).__name__ in UNREACHABLE:
             raise LocalEntryNotFoundError(first_line(error)) from error
+
+
+def check_reachable(name: str, weights: bool = True, cache_dir: str | Path | None = None) -> None:
+    """Ask the Hub once for the weights that timm will load from it by this name, unless they are in the cache.
+
+    timm leaves the asking to huggingface_hub, which without a network tries each file six times. Whatever else may be
+    wrong with the name, and what lies on this machine, is left to timm.
+
+    Args:
+        name: as `timm.create_model` takes it.
+        weights: False where config.json alone is read.
+        cache_dir: huggingface_hub's cache if it is not in its usual place.
+
+    Raises:
+        NotReachedError: if nobody answers, or nobody may be asked (HF_HUB_OFFLINE).
+    """
+    if name.startswith(("hf-hub:", "hf_hub:")):
+        source, wanted = name.partition(":")[2], [(CONFIG,), TIMMS_WEIGHTS][: 1 + weights]
+    else:
+        try:
+            config = timm.get_pretrained_cfg(name)
+        except RuntimeError:  # no such tag
+            return
+        if config is None or not config.hf_hub_id or config.file or config.state_dict:
+            return
+        source, wanted = config.hf_hub_id, [(config.hf_hub_filename,) if config.hf_hub_filename else TIMMS_WEIGHTS]
+    repository, _, revision = source.partition("@")
+    missing = [names[0] for names in wanted if not any(_in_cache(repository, n, revision, cache_dir) for n in names)]
+    try:
+        if missing and constants.HF_HUB_OFFLINE:
+            raise OfflineModeIsEnabled
+        if missing:
+            _reach(hf_hub_url(repository, missing[0], revision=revision or None), None)
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise _unreachable(source, missing[0], error) from error
+    except HFValidationError:
+        return
 
 
 def is_cached(source: str, filename: str = WEIGHTS) -> bool:
@@ -146,6 +210,12 @@ def _forget(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def _download_error(source: str, filename: str, error: Exception) -> DownloadError:
+    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+        return _unreachable(source, filename, error)
+    return DownloadError(_what_to_do(source, filename, error))
+
+
 def _what_to_do(source: str, filename: str, error: Exception) -> str:
     page = f"{constants.ENDPOINT}/{source.partition('@')[0]}"
     reason = first_line(error)
@@ -158,8 +228,6 @@ def _what_to_do(source: str, filename: str, error: Exception) -> str:
         return f"there is no repository {source} on the Hub, or it is private: check the name, or `hf auth login`"
     if isinstance(error, RevisionNotFoundError):
         return f"{source}: the repository has no such revision; see {page}"
-    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
-        return _unreachable(source, filename, error)
     if isinstance(error, EntryNotFoundError):
         pickles = "; vt_timm loads safetensors only, never a pickle" if filename == WEIGHTS else ""
         return f"{source} holds no {filename}{pickles}; see {page}"
@@ -172,16 +240,15 @@ def _what_to_do(source: str, filename: str, error: Exception) -> str:
     return f"the download of {source} broke off ({reason}): run it again; nothing incomplete is used"
 
 
-def _unreachable(source: str, filename: str, error: Exception) -> str:
+def _unreachable(source: str, filename: str, error: Exception) -> DownloadError:
     if constants.HF_HUB_OFFLINE:
-        return (
-            f"{source} is not in the cache and HF_HUB_OFFLINE is set: unset it and run `vt-timm download {source}` once"
-        )
+        reason = f"{source} is not in the cache and HF_HUB_OFFLINE is set"
+        return NotReachedError(reason, f"unset it and run `vt-timm download {source}` once")
     cause = error.__cause__
     status = getattr(getattr(cause, "response", None), "status_code", None)
     if isinstance(cause, HfHubHTTPError) and status is not None:
-        return _what_to_do(source, filename, cause)
-    return (
-        f"{source} is not in the cache and the Hub at {constants.ENDPOINT} cannot be reached: connect and run "
-        f"`vt-timm download {source}` once, or use a model that ships (`vt-timm models`)"
+        return DownloadError(_what_to_do(source, filename, cause))
+    return NotReachedError(
+        f"{source} is not in the cache and the Hub at {constants.ENDPOINT} cannot be reached",
+        f"connect and run `vt-timm download {source}` once, or use a model that ships (`vt-timm models`)",
     )

@@ -22,7 +22,7 @@ from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from ..errors import first_line
-from .download import WEIGHTS, fetch
+from .download import WEIGHTS, check_reachable, fetch
 
 __all__ = [
     "ORGANISATION",
@@ -240,6 +240,7 @@ def _read_backbone(source: BackboneSource, in_chans: int) -> tuple[Mapping[str, 
     try:
         if Path(name).is_file():
             return load_state_dict(name, use_ema=True, device="cpu", weights_only=True), name
+        check_reachable(name)
         return timm.create_model(name, pretrained=True, in_chans=in_chans).state_dict(), name
     except Exception as error:
         raise RuntimeError(
