@@ -39,10 +39,11 @@ class Fixed(nn.Module):
         return nn.functional.one_hot(label, 4).permute(0, 3, 1, 2).float()
 
 
-def test_metrics_by_hand(tmp_path):
+@pytest.mark.parametrize("background", [None, 0, 2, 3])
+def test_metrics_by_hand(background, tmp_path):
     """Counted pixel by pixel over the whole set; label 255 does not count, class 3 occurs nowhere."""
     random = np.random.default_rng(0)
-    hits, labelled, predicted, right, total = [0] * 4, [0] * 4, [0] * 4, 0, 0
+    hits, labelled, predicted, right, total, shown, shown_right = [0] * 4, [0] * 4, [0] * 4, 0, 0, 0, 0
     for i in range(5):
         mask = random.choice([0, 1, 2, 255], (4 + i, 6))
         image = np.full((4 + i, 6, 3), 40 * (i % 3) + 20, dtype=np.uint8)
@@ -54,13 +55,24 @@ def test_metrics_by_hand(tmp_path):
             predicted[guess] += 1
             right += label == guess
             total += 1
-    (tmp_path / "classes.txt").write_text("\n".join("abcd"))
+            shown += label != background
+            shown_right += label == guess != background
+    names = ["background" if i == background else name for i, name in enumerate("abcd")]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
     result = evaluate(Fixed(), SegmentationDataset("folder", tmp_path, "val", evaluation_transform(**PLAIN)))
     iou = [100 * h / (a + b - h) for h, a, b in zip(hits[:3], labelled, predicted, strict=False)]
     assert result["iou"][:3] == pytest.approx(iou) and result["iou"][3] is None
     assert result["miou"] == pytest.approx(sum(iou) / 3)
     assert result["pixel_accuracy"] == pytest.approx(100 * right / total)
     assert result["images"] == 5
+    without = [value for i, value in enumerate(iou) if i != background]
+    expected = {
+        "miou_without_background": sum(without) / len(without),
+        "foreground_accuracy": 100 * shown_right / shown,
+    }
+    assert {key: result[key] for key in expected if key in result} == pytest.approx(
+        {} if background is None else expected
+    )
 
 
 # --- training

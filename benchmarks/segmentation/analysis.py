@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from vt_timm.recipes import SEGMENTATION, find_recipe
 from vt_timm.segmentation.data import SegmentationDataset, evaluation_transform
-from vt_timm.segmentation.evaluation import Confusion
+from vt_timm.segmentation.evaluation import SCORES, Confusion
 from vt_timm.segmentation.inference import SCALES, load_segmenter, segment
 from vt_timm.segmentation.model import LEVELS, Segmenter
 from vt_timm.segmentation.settings import Settings
@@ -100,17 +100,16 @@ def _hook(module: nn.Module, describe: Any, sums: dict[str, float]) -> Iterator[
         handle.remove()
 
 
-def scores_at(
-    model: Segmenter, folder: str, label_options: dict[str, Any], scales: Sequence[float]
-) -> dict[str, float]:
-    """Score what `vt-timm segment --scales` gives for the validation photos: mIoU and pixel accuracy in percent."""
+def scores_at(model: Segmenter, folder: str, label_options: dict[str, Any], scales: Sequence[float]) -> dict[str, Any]:
+    """Score what `vt-timm segment --scales` gives for the validation photos, in percent; "iou" has every class."""
     photos = SegmentationDataset("folder", folder, "val", None, label_options)
-    confusion = Confusion(model.num_classes)
+    confusion = Confusion(model.class_names)
     for image, mask in photos:  # type: ignore[attr-defined]
         photo = to_pil_image(image)
         confusion.add_labels(segment(model, photo, model.short_side, scales=scales), mask)
     summary = confusion.summary()
-    return {key: round(summary[key], 2) for key in ("miou", "pixel_accuracy")}
+    scores = {key: round(summary[key], 2) for key in SCORES if key in summary}
+    return {**scores, "iou": [None if one is None else round(one, 2) for one in summary["iou"]]}
 
 
 def _look(inputs: tuple[Tensor, ...], attention_BLHW: Tensor) -> dict[str, Tensor]:
@@ -160,6 +159,7 @@ def main() -> int:
         result = {
             "segmenter": Path(args.segmenter).name,
             "data": Path(args.data).name,
+            "images": len(validation_photos(model, args.data, options)),
             "levels": levels,
             "scores": scores,
         }

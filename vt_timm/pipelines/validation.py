@@ -112,7 +112,7 @@ class LabelledPixels(Validation):
         self.photos = [photo for photo, _ in self.data.pairs]
 
     def accuracies(self, runs: Sequence[Run]) -> list[dict[str, float]]:
-        confusions = [Confusion(len(self.data.classes)) for _ in runs]
+        confusions = [Confusion(self.data.classes) for _ in runs]
         for image, mask in self.data:  # type: ignore[attr-defined]
             for run, confusion in zip(runs, confusions, strict=True):
                 confusion.add(run(image[None]), mask)

@@ -1,5 +1,6 @@
 """Mean intersection over union and pixel accuracy of a segmenter."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,23 +8,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import SegmentationDataset
-from .labels import IGNORE
+from .labels import BACKGROUND, IGNORE
 
-__all__ = ["Confusion", "evaluate"]
+__all__ = ["SCORES", "Confusion", "evaluate"]
+
+# In percent; the last two only where a class is called "background".
+SCORES = ("miou", "pixel_accuracy", "miou_without_background", "foreground_accuracy")
 
 
 class Confusion:
     """How often each class was taken for each other, over the pixels of as many images as are added.
 
     Args:
-        num_classes: number of classes.
+        classes: what the classes are called.
         device: where the logits are.
     """
 
-    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, classes: Sequence[str], device: torch.device | str = "cpu") -> None:
         from torchmetrics.classification import MulticlassConfusionMatrix
 
-        self.matrix = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE).to(device)
+        self.background = list(classes).index(BACKGROUND) if BACKGROUND in classes else None
+        self.matrix = MulticlassConfusionMatrix(len(classes), ignore_index=IGNORE).to(device)
 
     def add(self, logits_1KHW: Tensor, mask_HW: Tensor) -> None:
         """One image, scored at the size of its mask."""
@@ -35,25 +40,38 @@ class Confusion:
         self.matrix.update(labels_HW, mask_HW.to(labels_HW.device))
 
     def summary(self) -> dict[str, Any]:
-        """Over all processes: "miou" and "pixel_accuracy" in percent, "iou" (one per class, None for one that does not
-        occur). mIoU is the mean over the classes that occur in a mask or a prediction.
+        """Over all processes: `SCORES`, and "iou" (one per class, None for one that does not occur).
+
+        mIoU is the mean over the classes that occur in a mask or a prediction, "miou_without_background" that of all
+        others than the background; "foreground_accuracy" is the share of right pixels among those that the masks give
+        another class. Most pixels of most photos are background, which hides how well the rest is seen.
         """
         counts = self.matrix.compute().double()
         hits, labelled, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
         union = labelled + predicted - hits
         iou = [100 * (h / u).item() if u else None for h, u in zip(hits, union, strict=True)]
-        occurring = [value for value in iou if value is not None]
-        return {
-            "miou": sum(occurring) / max(len(occurring), 1),
-            "pixel_accuracy": 100 * (hits.sum() / counts.sum().clamp(min=1)).item(),
-            "iou": iou,
-        }
+        scores = {"miou": _mean(iou), "pixel_accuracy": _share(hits, labelled)}
+        if self.background is not None:
+            others = [i for i in range(len(iou)) if i != self.background]
+            scores["miou_without_background"] = _mean([iou[i] for i in others])
+            scores["foreground_accuracy"] = _share(hits[others], labelled[others])
+        return {**scores, "iou": iou}
+
+
+def _mean(iou: Sequence[float | None]) -> float:
+    """Return the mean of those that occur."""
+    occurring = [value for value in iou if value is not None]
+    return sum(occurring) / max(len(occurring), 1)
+
+
+def _share(hits: Tensor, labelled: Tensor) -> float:
+    return 100 * (hits.sum() / labelled.sum().clamp(min=1)).item()
 
 
 def evaluate(
     model: nn.Module, dataset: SegmentationDataset, device: torch.device | str = "cpu", rank: int = 0, world: int = 1
 ) -> dict[str, Any]:
-    """mIoU and pixel accuracy in percent over a whole data set, scored at the size of the masks.
+    """mIoU and pixel accuracy in percent, with and without the background, over a whole data set, scored at the size of the masks.
 
     Every image counts once, also where processes hold different numbers of them: each process counts its own images,
     and torchmetrics adds up the counts.
@@ -67,7 +85,7 @@ def evaluate(
     Returns:
         What `Confusion.summary` does, and "images".
     """
-    confusion = Confusion(model.num_classes, device)  # type: ignore[arg-type]
+    confusion = Confusion(dataset.classes, device)
     with torch.inference_mode():
         for index in range(rank, len(dataset), world):
             image, mask = dataset[index]

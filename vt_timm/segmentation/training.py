@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ..errors import first_line, say
 from .checkpoints import Progress, append_row, check_new, load_state, save_best, save_state
 from .data import SegmentationDataset, evaluation_transform, training_transform
-from .evaluation import evaluate
+from .evaluation import SCORES, evaluate
 from .labels import DataError
 from .model import create_segmenter
 from .settings import Settings, SettingsError
@@ -128,8 +128,7 @@ class Training:
             "update": progress.updates,
             "train_loss": accelerator.reduce(mean_loss, "mean").item(),
             "lr": self.settings.learning_rate(progress.updates - 1),
-            "miou": metrics["miou"],
-            "pixel_accuracy": metrics["pixel_accuracy"],
+            **{name: metrics[name] for name in SCORES if name in metrics},
         }
         accelerator.log({k: v for k, v in row.items() if k != "update"}, step=progress.updates)
         progress.since_best += 1
