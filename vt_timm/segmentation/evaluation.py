@@ -71,7 +71,7 @@ def _share(hits: Tensor, labelled: Tensor) -> float:
 def evaluate(
     model: nn.Module, dataset: SegmentationDataset, device: torch.device | str = "cpu", rank: int = 0, world: int = 1
 ) -> dict[str, Any]:
-    """mIoU and pixel accuracy in percent, with and without the background, over a whole data set, scored at the size of the masks.
+    """mIoU and pixel accuracy in percent over a whole data set, scored at the size of the masks.
 
     Every image counts once, also where processes hold different numbers of them: each process counts its own images,
     and torchmetrics adds up the counts.
