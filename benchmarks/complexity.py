@@ -240,7 +240,7 @@ def _side_by_side(comparisons: list[Comparison]) -> str:
 
 
 def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f}" if value >= 500 else f"{value:g}"
+    return "" if value is None else f"{value:.10g}"  # as recorded: rounded once
 
 
 def write() -> None:

@@ -8,11 +8,15 @@ A page holds `<!-- table: NAME -->`, a table, and `<!-- /table -->`. Everything 
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import timm
+
+import vt_timm  # noqa: F401  registers the models
+from vt_timm.cost import count_macs, count_parameters, in_millions
 
 from . import token_trials, tokens
 from .accuracy import tables as accuracy
@@ -37,21 +41,27 @@ MODELS = ("vt_resnet18", "vt_resnet34", "vt_resnet50", "vt_resnet101", "vt_resne
 
 def models() -> str:
     """Tabulate cost, speed, and top-1 of the shipped weights, the best of each model."""
-    cost = {(r["model"], r["quantity"]): r["ours"] for r in read_rows(RESULTS / "complexity.csv") if r["ours"]}
     eager = {
         r["model"]: f"{r['ratio']:.2f}" for r in rows_of("rows", "eager", memory_format="contiguous", batch_size=1)
     }
     rows = []
     for name in MODELS:
-        macs, params = cost[name, "MACs (M)"], cost[name, "parameters (M)"]
-        resnet = cost.get((name.removeprefix("vt_"), "MACs (M)"))
-        share = f"{macs / resnet:.2f}" if resnet else None
+        macs, params = _cost(name)
+        resnet = name.removeprefix("vt_")
+        share = f"{macs / _cost(resnet)[0]:.2f}" if timm.is_model(resnet) else None
         shipped = read_rows(RESULTS / "accuracy" / "shipped.csv", architecture=name)
         best = max(shipped, key=lambda r: r["top1"], default=None)
         top1 = f"{best['top1']:.2f} % at {best['input_size'][-1]} px" if best else "none"
-        rows.append([f"`{name}`", f"{params:.1f}", f"{macs:.0f}", share, eager.get(name), top1])
+        written = in_millions(macs, params)
+        rows.append([f"`{name}`", *reversed(written), share, eager.get(name), top1])
     head = ["model", "parameters (M)", "MACs at 224 px (M)", "of its ResNet's MACs"]
     return table([*head, "times the ResNet's speed, batch 1", "shipped weights, Imagenette top-1"], rows)
+
+
+def _cost(name: str) -> tuple[int, int]:
+    """Return MACs at 224 px and parameters of a model of timm's, counted as `vt-timm models` counts them."""
+    model = timm.create_model(name, device="meta").eval()
+    return count_macs(model), count_parameters(model)
 
 
 def weights() -> str:
@@ -62,17 +72,6 @@ def weights() -> str:
         top = (f"{r['top1']:.2f} %", f"{r['top5']:.2f} %")
         rows.append([f"`{r['model']}`", *top, f"{r['input_size'][-1]} px", f"{r['images']:,}", card])
     return table(["weights", "top-1", "top-5", "image size", "validation images", "card"], rows)
-
-
-def segmentation() -> str:
-    """Tabulate the shipped segmenters, as their records say."""
-    rows = []
-    for name, record in json.loads((RESULTS / "segmentation" / "shipped.json").read_text()).items():
-        if (ROOT / "hub" / name / "config.json").is_file():
-            scores = (f"{record['miou']:.2f} %", f"{record['pixel_accuracy']:.2f} %")
-            classes, card = len(record["iou"]), f"[card](hub/{name}/README.md)"
-            rows.append([f"`{name}`", classes, *scores, record["images"], record["update"], card])
-    return table(["segmenter", "classes", "mIoU", "pixel accuracy", "validation images", "updates", "card"], rows)
 
 
 def exported() -> str:
@@ -123,7 +122,6 @@ def scores() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "models": models,
     "weights": weights,
-    "segmentation": segmentation,
     "exported": exported,
     "files": files,
     "scores": scores,

@@ -46,6 +46,14 @@ def test_models_lists_every_model_with_its_cost_and_weights(capsys):
     assert rows["vt_resnet18.untrained"]["macs"] == pytest.approx(1569e6, rel=0.03)
     _, table, _ = run(capsys, "models")
     assert all(name in table for name in rows)
+    listed = {line.split()[0].removesuffix(".untrained"): line.split() for line in table.splitlines()}
+    readme = re.findall(
+        r"^\| `(vt_\w+)` \| ([\d.]+) \| (\d+) \|", (Path(__file__).parents[1] / "README.md").read_text(), re.MULTILINE
+    )
+    assert len(readme) == 5
+    for name, parameters, macs in readme:  # to the last digit
+        assert listed[name][2] == parameters
+        assert listed[name][3] == macs or name == "vt_resnet_micro"  # which is made for smaller photos
 
 
 def test_classify_prints_class_names(capsys, photo):

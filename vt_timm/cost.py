@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["count_macs", "count_parameters"]
+__all__ = ["count_macs", "count_parameters", "in_millions"]
 
 
 def count_macs(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> int:
@@ -22,3 +22,8 @@ def count_macs(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224
 
 def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
+
+
+def in_millions(macs: int, parameters: int) -> tuple[str, str]:
+    """Return MACs and parameters in millions, as every list and page writes them: rounded once, from the counts."""
+    return f"{macs / 1e6:.0f}", f"{parameters / 1e6:.2f}"

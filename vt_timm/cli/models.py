@@ -66,7 +66,7 @@ def models(args: argparse.Namespace) -> int:
     """A table of our models: name and tag, parameters, MACs, input, and where the weights come from."""
     import timm
 
-    from ..cost import count_macs, count_parameters
+    from ..cost import count_macs, count_parameters, in_millions
 
     rows: list[dict[str, Any]] = []
     for name in timm.list_models(module="vt_resnet"):
@@ -89,10 +89,8 @@ def models(args: argparse.Namespace) -> int:
         return 0
     print(f"{'model':<36}{'classes':>8}{'params (M)':>12}{'MACs (M)':>10}{'input':>12}  weights")
     for row in rows:
-        print(
-            f"{row['model']:<36}{row['classes']:>8}{row['parameters'] / 1e6:>12.2f}{row['macs'] / 1e6:>10.0f}"
-            f"{row['input']:>12}  {row['weights']}"
-        )
+        macs, parameters = in_millions(row["macs"], row["parameters"])
+        print(f"{row['model']:<36}{row['classes']:>8}{parameters:>12}{macs:>10}{row['input']:>12}  {row['weights']}")
     return 0
 
 
