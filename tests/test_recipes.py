@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from timm.scheduler import create_scheduler_v2
 
 import vt_timm  # noqa: F401  registers the models
 from vt_timm import cli
+from vt_timm.cli.segmentation import _changes
 from vt_timm.recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
-from vt_timm.segmentation.settings import Settings
+from vt_timm.segmentation.settings import FORMS, Settings
+from vt_timm.weights.published import published_segmenters
 
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 # Names of the arguments of timm's train.py (August 2026), so that a mistyped key fails without a checkout at hand.
@@ -154,6 +158,13 @@ def test_an_unknown_recipe_offers_the_closest(capsys):
 
 
 SEGMENTERS = sorted(SEGMENTATION.glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    path
+    for pattern in ("*.md", "vt_timm/**/*", "benchmarks/**/*", "hub/**/*")
+    for path in sorted(ROOT.glob(pattern))
+    if path.suffix in (".md", ".yaml", ".ipynb", ".py")
+]
 
 
 @pytest.mark.parametrize("path", SEGMENTERS, ids=lambda p: p.stem)
@@ -163,6 +174,52 @@ def test_every_segmentation_recipe_is_understood(path):
     comment = " ".join(line[1:] for line in path.read_text().splitlines() if line.startswith("#"))
     assert f"train-segmenter --config {path.stem} --data-dir" in comment
     assert max(map(len, path.read_text().splitlines())) <= 120
+
+
+def documented_settings():
+    """What follows every `--set` on every page, in every recipe, notebook, help text and message."""
+    texts = [path.read_text() for path in PAGES] + [sub.format_help() for sub in all_parsers()]
+    for text in texts:
+        text = re.sub(r"\\\n\s*", "", text)  # a line that goes on
+        for match in re.finditer(r"--set((?: +(?:'\w+=[^']*'|\w+=[^\s'`;,)\"]+))+)", text):
+            yield from (one for one in shlex.split(match[1]) if not one.startswith("KEY="))
+    for line in re.findall(r"^\|.*\|$", (ROOT / "vt_timm/segmentation/README.md").read_text(), re.MULTILINE):
+        yield from (shlex.split(one)[0] for one in re.findall(r"`('?[a-z_]+=[^`]+)`", line))
+    yield from (shlex.split(f"{name}={example}")[0].rstrip(",") for name, (_, example) in FORMS.items())
+
+
+def all_parsers():
+    (commands,) = (action for action in cli.parser()._actions if hasattr(action, "choices") and action.choices)
+    return commands.choices.values()
+
+
+def test_every_documented_setting_is_one():
+    found = sorted({setting for setting in documented_settings() if "{settings" not in setting})
+    assert {"precision=no", "neck=fpn", "eval_size=[512, 512]", "lr=5.0e-4", "crop_size=176"} <= set(found)
+    assert len(found) > 30
+    for setting in found:
+        changes = {"data_dir": "x", **_changes([setting])}
+        settings = Settings.from_yaml(find_recipe("ccp", SEGMENTATION), changes)
+        if setting.startswith("initial_checkpoint=") and "..." not in setting:
+            assert settings.initial_checkpoint in published_segmenters()
+        assert timm.is_model(settings.backbone.partition(".")[0]) or settings.backbone.endswith(":FOLDER")
+
+
+def documented_commands():
+    """Every line of a page or recipe that starts a training of a segmenter, as the shell splits it."""
+    for path in PAGES:
+        if path.suffix != ".py":
+            text = re.sub(r"\\\n\s*", "", path.read_text())
+            for arguments in re.findall(r"(?:vt-timm|-m vt_timm) train-segmenter (--config [^\n`]*)", text):
+                yield shlex.split(arguments, comments=True)
+
+
+def test_every_documented_training_of_a_segmenter_is_understood():
+    commands = list(documented_commands())
+    assert len(commands) >= 8
+    for command in commands:
+        args = cli.parser().parse_args(["train-segmenter", *command])
+        Settings.from_yaml(find_recipe(args.config, SEGMENTATION), {"data_dir": args.data_dir, **_changes(args.set)})
 
 
 def test_segmentation_follows_section_5_3():
