@@ -9,7 +9,9 @@ from PIL import Image
 from torch import nn
 
 from vt_timm import Segmenter, cli
+from vt_timm.cli.segmentation import _save_labels
 from vt_timm.photos.colours import palette
+from vt_timm.photos.draw import draw_segmentation
 from vt_timm.pipelines.segmentation import SegmentationPipeline
 from vt_timm.pipelines.sources import load
 from vt_timm.segmentation import training as segmentation_training
@@ -192,6 +194,59 @@ def test_colours_say_what_they_are():
     assert max(of["hair"]) < 100 and of["hair"][0] > of["hair"][1] > of["hair"][2]
     assert of["blue jeans"][2] > of["blue jeans"][1] > of["blue jeans"][0]
     assert palette(["background", "face"])[1].tolist() == palette(["background", "skin"])[1].tolist()
+
+
+# What each class of the shipped segmenter is painted with, as one would say it: no other of them fits.
+SAID = {
+    "background": lambda r, g, b: r == g == b,
+    "hair": lambda r, g, b: r > g > b and r < 100,
+    "skin": lambda r, g, b: r > g > b > 150,
+    "top": lambda r, g, b: g > max(r, b) and r > 100,
+    "jacket": lambda r, g, b: g >= b > r and r < 60,
+    "dress": lambda r, g, b: r > b > g and r > 200,
+    "skirt": lambda r, g, b: b > r > g > 150,
+    "trousers": lambda r, g, b: b > g > r and b > 130,
+    "legwear": lambda r, g, b: b >= r > g and g < 80 < r,
+    "shoes": lambda r, g, b: r > g > b and 100 < r < 150,
+    "bag": lambda r, g, b: 150 < r < 220 and r > g > b and b < 100,
+    "accessories": lambda r, g, b: r > 220 and g > 190 and b < 120,
+}
+
+
+@pytest.mark.parametrize("name", CCP)
+def test_each_class_has_its_own_colour_and_no_other_ones(name):
+    colour = palette(CCP)[CCP.index(name)].astype(int).tolist()
+    assert [said for said in CCP if SAID[said](*colour)] == [name]
+
+
+@pytest.mark.parametrize("order", [range(12), [0, 5, 3, 8], [1, 0, 11]])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_picture_has_the_colours_of_its_legend(order, beside, tmp_path):
+    """Colour and opacity of every class, found from how a black and a white photo come out."""
+    names = [CCP[i] for i in order]
+    labels = torch.arange(len(names)).repeat_interleave(10)[None].expand(40, -1)
+    black, white = (
+        draw_segmentation(Image.new("RGB", (10 * len(names), 40), shade), labels, names, beside)
+        for shade in ("black", "white")
+    )
+    seen = [np.asarray(figure.axes[-1].images[0].get_array()).astype(float) for figure in (black, white)]
+    legend = {
+        text.get_text().split("  ")[0]: 255 * np.array(patch.get_facecolor())
+        for text, patch in zip(black.legends[0].get_texts(), black.legends[0].get_patches(), strict=True)
+    }
+    assert set(legend) == set(names) and all(colour[3] == 255 for colour in legend.values())
+    _save_labels(tmp_path / "labels.png", labels, names)
+    with Image.open(tmp_path / "labels.png") as image:
+        saved = np.asarray(image.convert("RGB"))
+    opacities = []
+    for i, name in enumerate(names):
+        y, x = seen[0].shape[0] // 2, (2 * i + 1) * seen[0].shape[1] // (2 * len(names))
+        opacity = 1 - (seen[1][y, x] - seen[0][y, x]) / 255
+        assert opacity.std() < 0.01
+        assert seen[0][y, x] / opacity.mean() == pytest.approx(legend[name][:3], abs=2)
+        assert saved[20, 10 * i + 5] == pytest.approx(legend[name][:3], abs=1)
+        opacities.append(opacity.mean())
+    assert opacities[0] < 0.5 < min(opacities[1:]) and max(opacities[1:]) - min(opacities[1:]) < 0.01
 
 
 @pytest.mark.parametrize("size", [(96, 96), (96, 83), (75, 96), (65, 97)])
