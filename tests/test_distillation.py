@@ -136,6 +136,7 @@ def test_the_default_teacher_is_the_papers(monkeypatch):
         return Logits([[0.0] * 1000])
 
     monkeypatch.setattr(vt_timm.distillation.timm, "create_model", create_model)
+    monkeypatch.setattr(vt_timm.distillation, "check_reachable", lambda name: None)
     create_teacher()
     assert asked == [("fbnetv3_g.ra2_in1k", True)]
     assert timm.get_pretrained_cfg("fbnetv3_g.ra2_in1k").input_size == (3, 240, 240)

@@ -1,5 +1,6 @@
 """Photos as people have them, in every place that reads them: turned, transparent, damaged, linked, without a value."""
 
+import argparse
 import io
 import subprocess
 import sys
@@ -12,12 +13,14 @@ import timm
 import torch
 import yaml
 from PIL import Image
-from timm.data import create_dataset, create_loader
+from timm.data import create_dataset, create_loader, create_naflex_loader
 from timm.utils import CheckpointSaver, update_summary
 
 from vt_timm.cli import main
+from vt_timm.files import find_circle
 from vt_timm.images import ImageError, find_images, read_channels, read_image
 from vt_timm.runs.train_run import load_run
+from vt_timm.timm_scripts.around_train import ScriptError, check_data_folder
 from vt_timm.timm_scripts.best import best_epoch, prefer_lower_loss, report
 from vt_timm.timm_scripts.reading import reading_photos
 
@@ -77,6 +80,25 @@ def test_timms_loaders_see_what_the_commands_see(reader, kind, tmp_path):
     (tmp_path / "alone.png").write_bytes(content)
     expected = np.asarray(read_image(tmp_path / "alone.png"))
     assert abs(255 * seen[0].permute(1, 2, 0).numpy() - expected).max() < 2
+
+
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("reader", ["folder", "tar"])
+def test_naflex_sees_a_turned_photo_upright(reader, trains, tmp_path):
+    """The patches of a photo that lies on its side are those of the same photo, stored upright."""
+    upright_png = io.BytesIO()
+    upright().save(upright_png, "PNG")
+    seen = []
+    for name, content in (("turned", photo_bytes("turned")), ("upright", upright_png.getvalue())):
+        (tmp_path / name).mkdir()
+        dataset = create_dataset("", str(files_of(reader, tmp_path / name, content)), "train", is_training=trains)
+        size = dict(train_seq_lens=(16,), no_aug=True) if trains else dict(max_seq_len=16)
+        loader = reading_photos(create_naflex_loader)(
+            dataset, is_training=trains, batch_size=1, use_prefetcher=False, num_workers=0, **size
+        )
+        seen.append(next(iter(loader))[0]["patches"].float())
+    assert seen[0].shape == seen[1].shape and seen[1].std() > 0.1
+    assert (seen[0] - seen[1]).abs().mean() < 0.05 * seen[1].std()
 
 
 def test_a_photo_that_a_reader_of_timms_has_opened_is_turned_too(tmp_path):
@@ -148,6 +170,25 @@ def test_linked_folders_are_found_as_timm_finds_them_and_circles_end(tmp_path):
     assert sorted(find_images([str(tmp_path / "photos")])) == sorted(Path(path) for path, _ in timms)
     (tmp_path / "photos" / "dog" / "up").symlink_to(tmp_path / "photos", target_is_directory=True)
     assert len(find_images([str(tmp_path / "photos")])) == 2
+
+
+@pytest.mark.parametrize("target", [".", "cat", "../.."])
+def test_training_refuses_a_folder_that_goes_round(target, tmp_path):
+    """timm follows links without end: forty times the same photos, under the names of other classes."""
+    photo = tmp_path / "photos" / "train" / "cat"
+    photo.mkdir(parents=True)
+    upright().save(photo / "a.jpg")
+    (tmp_path / "photos" / "val").symlink_to(tmp_path / "photos" / "train", target_is_directory=True)
+    assert find_circle(tmp_path / "photos") is None  # a second name is no circle
+    link = tmp_path / "photos" / "train" / "link"
+    link.symlink_to(link.parent / target, target_is_directory=True)
+    if target == "cat":  # nor is a class of two names
+        assert find_circle(tmp_path / "photos") is None
+        return
+    arguments = argparse.Namespace(dataset="", data_dir=str(tmp_path / "photos"))
+    with pytest.raises(ScriptError, match=r"leads back to a folder that it lies in.*: delete this link$") as caught:
+        check_data_folder(arguments)
+    assert Path(str(caught.value).split(" leads")[0]).is_symlink()
 
 
 HOLED = np.linspace(0.1, 0.9, 64, dtype=np.float32).reshape(8, 8)

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["folder_beside", "identity", "move", "put_in_place", "restore", "whole_file", "whole_folder"]
+__all__ = ["find_circle", "folder_beside", "identity", "move", "put_in_place", "restore", "whole_file", "whole_folder"]
 
 
 @contextmanager
@@ -95,3 +95,16 @@ def identity(path: Path) -> Hashable:
     except OSError:  # there is no such file
         return path.resolve()
     return status.st_dev, status.st_ino
+
+
+def find_circle(folder: Path, above: tuple[Hashable, ...] = ()) -> Path | None:
+    """Return the first link below a folder that leads back to a folder that it lies in; None if none does.
+
+    It is the link itself and never what is reached through it: who deletes it loses nothing.
+    """
+    here = identity(folder)
+    if here in above:
+        return next(path for path in (folder, *folder.parents) if path.is_symlink())
+    with os.scandir(folder) as entries:
+        below = [folder / entry.name for entry in entries if entry.is_dir()]
+    return next((found for path in below if (found := find_circle(path, (*above, here)))), None)

@@ -21,6 +21,7 @@ from torch import nn
 
 from ..distillation import create_teacher
 from ..errors import UserError, did_you_mean, first_line, read_text, say
+from ..files import find_circle
 from ..runs.train_run import ARGUMENTS, CHECKPOINTS, read_description, write_description
 from ..token_overlap import add_token_overlap
 from ..weights.download import check_reachable
@@ -300,7 +301,7 @@ def _with_token_overlap(weight: float, task: Callable[..., nn.Module]) -> Callab
 
 
 def check_data_folder(args: Any) -> None:
-    """Refuse a folder that is missing; a reader of timm's (`--dataset`) knows its own place."""
+    """Refuse a folder that is missing or goes round; a reader of timm's (`--dataset`) knows its own place."""
     if getattr(args, "dataset", "") or not hasattr(args, "data_dir"):
         return
     folder = args.data_dir or args.data
@@ -308,6 +309,12 @@ def check_data_folder(args: Any) -> None:
         raise ScriptError("no data: name the folder that holds train and validation images with --data-dir")
     if not Path(folder).exists():
         raise ScriptError(f"--data-dir {folder}: there is no such folder")
+    circle = find_circle(Path(folder)) if Path(folder).is_dir() else None
+    if circle:
+        raise ScriptError(
+            f"{circle} leads back to a folder that it lies in, so that timm would read the same photos again and again "
+            "under the names of other classes: delete this link"
+        )
 
 
 def read_dataset(create_dataset: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
