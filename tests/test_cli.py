@@ -162,7 +162,7 @@ def test_no_photo_is_written_over(tmp_path, photo):
         (["classify", "PHOTO", "--model", "vt_resnet19"], "Unknown model (vt_resnet19); did you mean vt_resnet18"),
         (["classify", "PHOTO", "--model", "vt_resnet50"], "it has no trained weights: name a training run"),
         (["classify", "PHOTO", "--model", "local-dir:nowhere"], "cannot load local-dir:nowhere"),
-        (["classify", "PHOTO", *MICRO, "--device", "toaster"], "cannot load vt_resnet_micro"),
+        (["classify", "PHOTO", *MICRO, "--device", "toaster"], "the device 'toaster' is not to be had here"),
         (["attention", "PHOTO", "-o", "nowhere/a.png", *MICRO], "the folder nowhere does not exist"),
         (["attention", "PHOTO", "-o", "EMPTY/a.xyz", *MICRO], "xyz"),
         (

@@ -105,6 +105,16 @@ def find_circle(folder: Path, above: tuple[Hashable, ...] = ()) -> Path | None:
     here = identity(folder)
     if here in above:
         return next(path for path in (folder, *folder.parents) if path.is_symlink())
-    with os.scandir(folder) as entries:
-        below = [folder / entry.name for entry in entries if entry.is_dir()]
+    try:
+        with os.scandir(folder) as entries:  # which tells a folder without asking the disk for every photo
+            below = [folder / entry.name for entry in entries if _is_folder(entry)]
+    except OSError:  # a folder of somebody else's
+        return None
     return next((found for path in below if (found := find_circle(path, (*above, here)))), None)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from .errors import UserError, first_line
+from .errors import UserError, first_line, say
 from .files import identity
 
 __all__ = [
@@ -91,12 +91,17 @@ def _pictures_below(folder: Path, above: tuple[Hashable, ...] = ()) -> Iterator[
     here = identity(folder)
     if here in above:
         return
-    for entry in os.scandir(folder):
-        path = folder / entry.name
-        if not entry.is_dir():
+    try:
+        names = os.listdir(folder)
+    except OSError as error:  # a folder of somebody else's
+        say(f"left out {folder}: {error.strerror}")
+        return
+    for name in names:
+        path = folder / name
+        if not os.path.isdir(path):  # which a link that leads nowhere is not
             if is_picture(path):
                 yield path
-        elif not entry.name.startswith((".", "__MACOSX")):
+        elif not name.startswith((".", "__MACOSX")):
             yield from _pictures_below(path, (*above, here))
 
 
@@ -176,6 +181,7 @@ def read_channels(path: Path, channels: int) -> np.ndarray:
         ImageError: as `read_image`, and for a file with other channels.
     """
     if path.suffix.lower() == ARRAY:
+        _check_file(path)
         try:
             return _checked(np.load(path, allow_pickle=False), channels)
         except Exception as error:  # whatever NumPy raises for what it was never meant to read
@@ -190,12 +196,20 @@ def read_channels(path: Path, channels: int) -> np.ndarray:
 @contextmanager
 def _opened(path: Path | io.BytesIO, name: object = None) -> Iterator[Image.Image]:
     """The file, opened; whatever Pillow and its many plug-ins raise on reading it becomes one line."""
+    if isinstance(path, Path):
+        _check_file(path)
     try:
         with Image.open(path) as image:
             yield image
     except Exception as error:
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else first_line(error)
         raise ImageError(f"{name or path}: cannot read this image ({reason})") from error
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is there and no file, such as a pipe, which would be waited for without end."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ImageError(f"{path}: cannot read this image (it is no file)")
 
 
 def exif_upright(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from .. import __version__
@@ -58,6 +59,7 @@ def _import_package() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # of a photo's metadata, which nobody here reads
     _print_anywhere()
     known = parser()
     _check_command(argv, known)

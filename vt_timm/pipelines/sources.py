@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import timm
+import torch
 from torch import nn
 
 from ..errors import CommandError, UserError, did_you_mean, first_line
@@ -43,6 +44,7 @@ class Source:
         Raises:
             UserError: in one line, for every way in which that can fail.
         """
+        _check_device(device)
         if self.kind == "onnx":
             if device != "cpu":
                 raise CommandError(f"{self.name}: an ONNX file runs on the processor; leave --device out")
@@ -82,7 +84,11 @@ def resolve(name: str) -> Source:
         UserError: in one line, for a folder that holds no model, one that is not there, and a repository that cannot
             be reached.
     """
-    if name.endswith(".onnx"):
+    if not name.strip():
+        raise CommandError("the model has no name: `vt-timm models` lists those that there are")
+    if name.endswith(".onnx") and not Path(name).is_dir():
+        if not Path(name).is_file():
+            raise CommandError(f"there is no file {name}{_near(Path(name))}")
         return Source(name, "onnx", name)
     path = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
     if path.is_dir() and (path / "best" / CONFIG).is_file():
@@ -91,6 +97,11 @@ def resolve(name: str) -> Source:
         return Source(name, "segmenter", str(path))
     if is_run(path):
         return Source(name, "run", str(path))
+    if path.is_file():
+        raise CommandError(
+            f"{name} is a file and no model: name its folder, a checkpoint of a run (.pth.tar), or a file of "
+            "`vt-timm export` (.onnx)"
+        )
     if path.is_dir():
         if not (path / CONFIG).is_file():
             raise CommandError(f"{name} holds neither a model (config.json) nor a training run (args.yaml)")
@@ -141,7 +152,21 @@ def _check_not_mistyped(path: Path) -> None:
     Raises:
         CommandError: naming the folder that is near.
     """
-    here = path.parent.is_dir()
-    near = did_you_mean(str(path), [str(p) for p in path.parent.iterdir()]) if here else ""
+    near = _near(path)
     if near or path.is_absolute() or path.parts[:1] in (("..",), ("~",)) or len(path.parts) > 2:
         raise CommandError(f"there is no model at {path}: no such file or folder{near}")
+
+
+def _near(path: Path) -> str:
+    """Ask whether the file or folder beside that is called nearly so was meant."""
+    return did_you_mean(str(path), [str(p) for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that is not to be had here, or that keeps no numbers (meta)."""
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # each kind of device has its own for this
+        raise CommandError(
+            f"the device {device!r} is not to be had here ({first_line(error)}): leave it out for the processor"
+        ) from error

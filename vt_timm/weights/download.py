@@ -154,16 +154,18 @@ def check_reachable(name: str, weights: bool = True, cache_dir: str | Path | Non
             return
         source, wanted = config.hf_hub_id, [(config.hf_hub_filename,) if config.hf_hub_filename else TIMMS_WEIGHTS]
     repository, _, revision = source.partition("@")
-    missing = [names[0] for names in wanted if not any(_in_cache(repository, n, revision, cache_dir) for n in names)]
     try:
+        missing = [
+            names[0] for names in wanted if not any(_in_cache(repository, n, revision, cache_dir) for n in names)
+        ]
         if missing and constants.HF_HUB_OFFLINE:
             raise OfflineModeIsEnabled
         if missing:
             _reach(hf_hub_url(repository, missing[0], revision=revision or None), None)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise _unreachable(source, missing[0], error) from error
-    except HFValidationError:
-        return
+    except HFValidationError as error:
+        raise DownloadError(_what_to_do(source, CONFIG, error)) from error
 
 
 def is_cached(source: str, filename: str = WEIGHTS) -> bool:
