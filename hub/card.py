@@ -4,7 +4,7 @@
     python -m hub.card vt_resnet18.mixup_imagenette     # one of them
 
 No number is typed by hand: they come from the lines with the model's name in `shipped.csv` and `runs.csv` of
-`benchmarks/results/accuracy/`, and in `benchmarks/results/segmentation/shipped.json`.
+`benchmarks/results/accuracy/`, in `benchmarks/results/segmentation/shipped.json` and in `records.json`.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.accuracy.runs import accuracy_of, arguments_of
 from benchmarks.common.records import read_records
+from benchmarks.segmentation.runs import shipped_metrics
 from vt_timm.publishing.card import classifier_card, segmenter_card
 from vt_timm.weights.published import hub_name
 
@@ -25,8 +26,10 @@ HUB = Path(__file__).parent
 def shipped_card(name: str) -> str:
     """Return the card of a folder under hub/, from its records."""
     config = json.loads((HUB / name / "config.json").read_text())
-    if record := read_records("segmentation/shipped.json").get(name):
-        return segmenter_card(config, record["settings"], record, hub_name(name), record["settings"]["data_dir"], name)
+    if name in read_records("segmentation/shipped.json"):
+        metrics = shipped_metrics(name)
+        settings = metrics["settings"]
+        return segmenter_card(config, settings, metrics, hub_name(name), settings["data_dir"], name)
     settings = {"recipe": name.partition(".")[2], **arguments_of(name)}
     return classifier_card(config, settings, measured(accuracy_of(name)), hub_name(name), name, settings["data_dir"])
 

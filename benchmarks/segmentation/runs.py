@@ -10,10 +10,10 @@ from vt_timm.segmentation.evaluation import evaluate
 from vt_timm.segmentation.inference import load_segmenter
 from vt_timm.segmentation.model import LEVELS
 
-from ..common.records import RESULTS, keep_record, line_of_facts, read_rows, replace_rows
+from ..common.records import RESULTS, keep_record, line_of_facts, read_records, read_rows, replace_rows
 from .analysis import recipe, tokens_cut_off, validation_photos
 
-__all__ = ["RUNS", "curve", "evaluations", "keep_run", "keep_segmenter_run", "record"]
+__all__ = ["RUNS", "curve", "evaluations", "keep_run", "keep_segmenter_run", "record", "shipped_metrics"]
 
 RUNS = RESULTS / "segmentation" / "runs.csv"
 
@@ -76,3 +76,19 @@ def keep_segmenter_run(run: Path, name: str, metrics: dict[str, Any]) -> None:
     """
     kept = {**metrics, "settings": settings_of(run), "evaluations": evaluations(run)}
     keep_record("segmentation/shipped.json", name, kept)
+
+
+def shipped_metrics(name: str) -> dict[str, Any]:
+    """Return the metrics of a segmenter that ships, as every card and page tells them.
+
+    They are those that `benchmarks.segmentation.analysis` measured in float32, at one size and at the command's four;
+    of a segmenter that it has not measured, those of its training.
+    """
+    trained = read_records("segmentation/shipped.json")[name]
+    measured = read_records("records.json").get("segmenter", {})
+    if measured.get("segmenter") != name:
+        return trained
+    one, *_, four = measured["scores"]
+    measured = {**measured, **one}  # a score that was measured apart from the others says when
+    origin = f"one run, in float32, measured on {measured['date']} with `{measured['command']}`"
+    return {**trained, **one, "origin": origin, "at_four_sizes": four}

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from vt_timm.segmentation.evaluation import SCORES
+
 from ..common.records import read_rows, record_of, table
 from .analysis import recipe
 from .runs import RUNS
@@ -73,10 +75,14 @@ def variants() -> str:
 def scales() -> str:
     """Tabulate the segmenter that ships by the sizes at which it sees a photo."""
     cells = [
-        [" ".join(f"{scale:g}" for scale in row["scales"]), f"{row['miou']:.2f}", f"{row['pixel_accuracy']:.2f}"]
+        [
+            " ".join(f"{scale:g}" for scale in row["scales"]),
+            *(f"{row[score]:.2f}" if score in row else None for score in SCORES),
+        ]
         for row in record_of("records.json", "segmenter")["scores"]
     ]
-    return table(["sizes", "mIoU, %", "pixel accuracy, %"], cells)
+    head = ["sizes", "mIoU, %", "pixel accuracy, %", "mIoU without background, %", "foreground accuracy, %"]
+    return table(head, cells)
 
 
 def levels() -> str:

@@ -20,6 +20,7 @@ from benchmarks.common.paper_tables import IMAGENETTE_LEADERBOARD
 from benchmarks.common.records import RESULTS, read_records, read_rows, record_of
 from benchmarks.throughput.passes import PEERS
 from benchmarks.throughput.runner import rows_of
+from vt_timm.recipes import SEGMENTATION, find_recipe
 from vt_timm.segmentation.inference import SCALES
 from vt_timm.weights.published import published_segmenters
 
@@ -264,6 +265,11 @@ def test_tokens_of_the_shipped_segmenter_differ_and_larger_views_help():
     one, larger, command = ([row["miou"], row["pixel_accuracy"]] for row in found["scores"])
     assert larger[0] > one[0] + 1.5 and larger[1] > one[1] and command[0] >= one[0] and command[1] >= one[1]
     assert tuple(found["scores"][2]["scales"]) == SCALES
+    ours = published_segmenters()[found["segmenter"]]
+    recipe = find_recipe("ccp", SEGMENTATION).read_text()
+    for key in ("miou", "pixel_accuracy"):  # one score, wherever it is told
+        assert f"{found['scores'][0][key]:.2f} %" in (ours / "README.md").read_text()
+        assert f"{found['scores'][0][key]:.2f} %" in recipe
 
 
 def test_no_model_became_slower_than_before():

@@ -154,7 +154,8 @@ def segmenter_card(
         config: its config.json.
         settings: settings.yaml of its run.
         metrics: "miou" and "pixel_accuracy" in percent, "images", "origin" (who measured, and how), "params" in
-            millions, "dtype", and where it is known "iou" of each class in percent and "license".
+            millions, "dtype", and where they are known the other scores of an evaluation, "iou" of each class,
+            "at_four_sizes" (the scores of `vt-timm segment`) and "license".
         repository: ORG/NAME on the Hub.
         data: name of the data folder.
         source: what `vt_timm.load` is given.
@@ -178,6 +179,8 @@ def segmenter_card(
                 {"mean_iou": metrics["miou"], "pixel accuracy": metrics["pixel_accuracy"]},
             ),
             source=source,
+            scores=_scores(metrics),
+            at_four_sizes=f", of the four {_scores(metrics['at_four_sizes'])}" if "at_four_sizes" in metrics else "",
             iou=_iou(config["class_names"], metrics.get("iou")),
             neck={"vt_fpn": "VT-FPN", "fpn": "a panoptic FPN", "laterals": "VT-FPN's laterals, without its tokens"}[
                 config["neck"]
@@ -195,7 +198,7 @@ def segmenter_card(
             else "the run's own settings",
             short_side=_size(config.get("short_side")),
             num_classes=config["num_classes"],
-            **{key: metrics[key] for key in ("images", "miou", "pixel_accuracy", "origin", "params", "dtype")},
+            **{key: metrics[key] for key in ("images", "origin", "params", "dtype")},
         )
         + CITATION
     )
@@ -205,6 +208,15 @@ def segmenter_name(neck: str, backbone: str, data: str) -> str:
     """Return NECK_BACKBONE.DATA, what a segmenter is called."""
     name = Path(backbone.rpartition(":")[2]).name  # also of a folder or a repository
     return f"{neck}_{name.partition('.')[0]}.{data}"
+
+
+def _scores(metrics: dict[str, Any]) -> str:
+    """Return an evaluation's scores in words, with and without the background where there is one."""
+    without, foreground = (metrics.get(key) for key in ("miou_without_background", "foreground_accuracy"))
+    miou, pixels = f"mIoU {metrics['miou']:.2f} %", f"pixel accuracy {metrics['pixel_accuracy']:.2f} %"
+    if without is None or foreground is None:
+        return f"{miou}, {pixels}"
+    return f"{miou}, without the background {without:.2f} %; {pixels}, of the foreground's pixels {foreground:.2f} %"
 
 
 def _iou(names: list[str], iou: list[float | None] | None) -> str:

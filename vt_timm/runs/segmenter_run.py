@@ -47,7 +47,9 @@ class SegmenterRun(Run):
     def metrics(self, config: dict[str, Any], how: "Publication") -> dict[str, Any]:
         measured = json.loads((self.folder / BEST / METRICS).read_text(encoding="utf-8"))
         params = count_parameters(self.model()) / 1e6
-        origin = f"one run, as the training itself measured after update {measured['update']}"
+        precision = self.settings.get("precision", "no")
+        kind = "" if precision == "no" else f" in {precision}"
+        origin = f"one run, as the training itself measured{kind} after update {measured['update']}"
         return {**measured, "origin": origin, "dtype": how.dtype, "params": params, "license": how.licence}
 
     def card(self, config: dict[str, Any], metrics: dict[str, Any], how: "Publication") -> str:
