@@ -2,6 +2,8 @@
 
 import argparse
 import io
+import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -16,9 +18,10 @@ from PIL import Image
 from timm.data import create_dataset, create_loader, create_naflex_loader
 from timm.utils import CheckpointSaver, update_summary
 
+import vt_timm
 from vt_timm.cli import main
 from vt_timm.files import find_circle
-from vt_timm.images import ImageError, find_images, read_channels, read_image
+from vt_timm.images import ImageError, find_images, read_channels, read_image, to_image
 from vt_timm.runs.train_run import load_run
 from vt_timm.timm_scripts.around_train import ScriptError, check_data_folder
 from vt_timm.timm_scripts.best import best_epoch, prefer_lower_loss, report
@@ -189,6 +192,84 @@ def test_training_refuses_a_folder_that_goes_round(target, tmp_path):
     with pytest.raises(ScriptError, match=r"leads back to a folder that it lies in.*: delete this link$") as caught:
         check_data_folder(arguments)
     assert Path(str(caught.value).split(" leads")[0]).is_symlink()
+
+
+def strange(root):
+    """What may lie in a folder of photos beside a photo, none of which is waited for or ends the command."""
+    upright().save(root / "a.png")
+    os.mkfifo(root / "pipe.jpg")
+    (root / "itself.jpg").symlink_to("itself.jpg")
+    (root / "nowhere.jpg").symlink_to("nothing.jpg")
+    for name in (".DS_Store", "Thumbs.db", "._a.png", ".hidden.png"):
+        (root / name).write_bytes(b"\0")
+    (root / "folder.jpg").mkdir()
+    upright().save(root / "folder.jpg" / "new\nline.png")
+
+
+def test_a_folder_of_strange_files(tmp_path):
+    strange(tmp_path)
+    found = find_images([str(tmp_path)])
+    assert [path.name for path in found] == ["a.png", "new\nline.png"]
+    assert find_circle(tmp_path) is None
+    for name in ("pipe.jpg", "folder.jpg"):
+        with pytest.raises(ImageError, match="it is no file"):
+            read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("empty", [np.zeros((0, 4, 3), np.uint8), Image.new("RGB", (0, 4))])
+def test_a_photo_without_pixels(empty):
+    with pytest.raises(ImageError, match="it has no pixels"):
+        to_image(empty)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (" ", "the model has no name"),
+        ("none.onnx", "there is no file none.onnx"),
+        ("a.png", "is a file and no model: name its folder"),
+        ("./a.png", "is a file and no model: name its folder"),
+        ("hf-hub:", "is neither a folder here nor a repository's name"),
+        ("folder.onnx", "holds neither a model"),
+        ("x" * 300, "File name too long|cannot load|Unknown model"),
+    ],
+)
+def test_names_that_are_no_models(name, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    upright().save("a.png")
+    Path("folder.onnx").mkdir()
+    assert main(["classify", "a.png", "--model", name]) == 2
+    said = capsys.readouterr().err
+    assert re.search(message, said) and "Traceback" not in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "meta", "cuda:99"])
+def test_a_device_that_is_not_there(device, tmp_path, capsys):
+    upright().save(tmp_path / "a.png")
+    assert main(["classify", str(tmp_path / "a.png"), "--model", "vt_resnet_micro", "--device", device]) == 2
+    assert f"the device {device!r} is not to be had here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("noending", "name it noending.png"),
+        ("y" * 300 + ".png", "File name too long"),
+        ("", "name a file, such as picture.png"),
+    ],
+)
+def test_places_that_no_picture_can_be_written_to(output, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    upright().save("a.png")
+    assert main(["attention", "a.png", "--model", "vt_resnet_micro", "-o", output]) == 2
+    assert message in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_an_opened_file_is_a_photo(tmp_path):
+    upright().save(tmp_path / "a.png")
+    model = vt_timm.load("vt_resnet_micro")
+    with (tmp_path / "a.png").open("rb") as file:
+        assert model(file).label == model(tmp_path / "a.png").label
 
 
 HOLED = np.linspace(0.1, 0.9, 64, dtype=np.float32).reshape(8, 8)

@@ -91,6 +91,53 @@ def test_any_optimizer_and_a_rate_of_its_own_for_the_backbone(opt, small):
     assert any(k.startswith("backbone.") for k in moved) and any(k.startswith("head.") for k in moved)
 
 
+def test_every_update_is_as_the_settings_say(small, monkeypatch):
+    """The rate of the schedule, the momentum, the norm of the gradient, and the weights in the loss."""
+    changes = dict(lr=0.1, warmup_updates=2, updates=4, clip_grad=1e-3, momentum=0.7)
+    run = started(small, **changes, class_weights={"square": 3.0}, dice=0.5)
+    weights, rates, norms = [], [], []
+
+    def loss(logits, masks, class_weights, dice):
+        weights.append((class_weights.tolist(), dice))
+        return segmentation_loss(logits, masks, class_weights, dice)
+
+    def step():
+        groups = run.optimizer.param_groups
+        assert {group["momentum"] for group in groups} == {0.7} and len({group["lr"] for group in groups}) == 1
+        rates.append(groups[0]["lr"])
+        norms.append(torch.cat([p.grad.flatten() for p in run.bare_model().parameters()]).norm().item())
+
+    monkeypatch.setattr(training, "segmentation_loss", loss)
+    monkeypatch.setattr(run.optimizer, "step", step)
+    for batch in run.batches():
+        run.update(*batch)
+    assert rates == pytest.approx([0.05, 0.1, 0.1 * 0.5**0.9, 0.1 * 0.25**0.9])
+    assert norms == pytest.approx([1e-3] * 4, rel=1e-3) and weights == [([1.0, 3.0], 0.5)] * 4
+
+
+def test_averaged_weights_are_what_is_scored_and_kept(small):
+    """With a decay of nearly 1 the average stays where it began, while the network moves on."""
+    options = dict(lr=0.5, ema_decay=1 - 1e-9, updates=2, evaluate_every=2)
+    run = started(small, **options)
+    before = run.bare_model().head.classifier.weight.clone()
+    for batch in run.batches():
+        run.update(*batch)
+    run.output.mkdir(exist_ok=True)
+    run.evaluate_and_save()
+    kept = load_segmenter(run.output / "best").head.classifier.weight
+    torch.testing.assert_close(kept, before, atol=1e-6, rtol=0)
+    assert (run.bare_model().head.classifier.weight - before).abs().max() > 1e-3
+
+
+def test_photos_are_changed_as_the_settings_say(small, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "training_transform", lambda *args, **options: seen.append((args, options)))
+    started(small, crop_size=40, scale=(0.7, 1.3), short_sides=[33, 44], max_long_side=99, color_jitter=0.25)
+    (((crop, scale, sides, longest, jitter, mirrored), colours),) = seen
+    assert (crop, tuple(scale), sides, longest, jitter, mirrored) == (40, (0.7, 1.3), [33, 44], 99, 0.25, ())
+    assert set(colours) == {"mean", "std"}
+
+
 def test_a_frozen_backbone_stays_as_it_is(small):
     run = started(small, freeze_backbone=True, pretrained_backbone=True)
     before = {k: v.clone() for k, v in run.bare_model().state_dict().items()}

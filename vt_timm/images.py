@@ -164,6 +164,8 @@ def to_image(photo: str | Path | bytes | Image.Image | np.ndarray, channels: int
             raise ImageError(f"cannot read this array ({error})") from error
         return Image.fromarray(values.squeeze(-1) if channels == 1 else values, MODES[channels])
     if isinstance(photo, Image.Image):
+        if 0 in photo.size:
+            raise ImageError("cannot read this image (it has no pixels)")
         return _converted(_eight_bits(exif_upright(photo)), MODES[channels])
     if isinstance(photo, bytes):
         with _opened(io.BytesIO(photo), "these bytes") as image:
@@ -279,6 +281,8 @@ def _pages(image: Image.Image, channels: int) -> np.ndarray:
 
 def _checked(values: np.ndarray, channels: int) -> np.ndarray:
     values = values[..., None] if values.ndim == 2 else values
+    if 0 in values.shape:
+        raise ValueError("it has no pixels")
     if values.ndim != 3 or values.shape[2] != channels:
         raise ValueError(f"the array is {values.shape} and the network takes (height, width, {channels})")
     return values if values.dtype == np.uint8 else _scaled(values)

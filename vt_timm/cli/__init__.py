@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import UserError, did_you_mean
+from ..errors import UserError, did_you_mean, first_line
 from ..images import find_images
 from . import models, photos, segmentation, training
 
@@ -86,6 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:  # what no part foresaw about a file or a folder
+        if os.environ.get(DEBUG):
+            raise
+        name = f"{error.filename}: " if error.filename else ""
+        print(f"vt-timm: {name}{error.strerror or first_line(error)}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
 

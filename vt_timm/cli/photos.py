@@ -156,6 +156,8 @@ def _short(name: str) -> str:
 
 def _npy(name: str) -> Path:
     """Return the file that NumPy writes under a name."""
+    if not name:
+        raise argparse.ArgumentTypeError("name a file, such as maps.npy")
     return Path(name if name.endswith(".npy") else f"{name}.npy")
 
 

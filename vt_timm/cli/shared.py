@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -192,8 +193,10 @@ def check_drawing(output: str, photos: Iterable[Path] = (), pages: int = 1) -> N
     Raises:
         CommandError: if one of these does not hold.
     """
-    if not output or Path(output).is_dir():
+    if not output or os.path.isdir(output):  # which, unlike the method of Path, takes a name that is too long
         raise CommandError(f"-o {output or repr(output)}: name a file, such as picture.png")
+    if not Path(output).suffix:
+        raise CommandError(f"-o {output}: the ending says what kind of picture it is; name it {output}.png")
     numbered = [Path(output).with_stem(f"{Path(output).stem}-{i + 1}") for i in range(pages)] if pages > 1 else []
     check_apart([Path(output), *numbered], photos)
     if util.find_spec("matplotlib") is None:
@@ -231,10 +234,10 @@ def targets(paths: list[Path], output: str | None) -> dict[Path, Path]:
     if output is None:
         return {}
     several = len(paths) > 1
-    if not several and Path(output).suffix and not Path(output).is_dir():
+    if not several and Path(output).suffix and not os.path.isdir(output):
         check_drawing(output, paths)
         return {paths[0]: Path(output)}
-    if Path(output).suffix and not Path(output).is_dir():
+    if Path(output).suffix and not os.path.isdir(output):
         raise CommandError(f"-o {output}: {len(paths)} photos need a folder to be written to")
     make_folder(output)
     check_drawing(str(Path(output) / "x.png"))

@@ -79,12 +79,15 @@ class Pipeline(ABC):
         ['church', 'church']
 
         Args:
-            photo: a file's name, its bytes, a PIL image, or an array (H, W) or (H, W, channels); or a list of them.
+            photo: a file's name, the file opened, its bytes, a PIL image, or an array (H, W) or (H, W, channels); or
+                a list of them.
             options: those of `answers`.
 
         Raises:
             UserError: in one line, for a photo that cannot be read.
         """
+        if hasattr(photo, "read"):  # an open file
+            photo = photo.read()
         if isinstance(photo, Photo):
             return next(self.answers([photo], **options))
         return list(self.answers(photo, **options))
