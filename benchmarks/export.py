@@ -29,17 +29,15 @@ from torch import nn
 import vt_timm
 from benchmarks.common.measure import in_turn, ratios
 from benchmarks.common.records import RESULTS, facts, replace_rows
+from vt_timm.export.comparison import score
 from vt_timm.export.formats import AOTI, ONNX, open_file
-from vt_timm.export.score import score
 from vt_timm.export.write_file import Options, write_file
 from vt_timm.names import without_folders
 from vt_timm.pipelines.classification import ClassificationPipeline
 from vt_timm.pipelines.pipeline import Pipeline
-from vt_timm.pipelines.segmentation import SegmentationPipeline
-from vt_timm.pipelines.sources import load
+from vt_timm.pipelines.sources import load, published_segmenters
 from vt_timm.recipes import SEGMENTATION, find_recipe
 from vt_timm.segmentation.settings import Settings
-from vt_timm.weights.published import published_segmenters
 
 __all__ = ["main"]
 
@@ -67,19 +65,17 @@ def processor_seconds_of(run: Callable[[], object]) -> float:
     return time.thread_time() - start
 
 
-def model_of(name: str, size: int) -> Pipeline:
-    """A model with its weights where it has some; otherwise untrained, for its time alone."""
-    if (
-        name in published_segmenters()
-        or Path(name).is_dir()
-        or (timm.list_pretrained(name) and not name.startswith("resnet"))
-    ):
-        return load(name)
+def model_of(name: str, size: int) -> tuple[Pipeline, str]:
+    """Return a model and whose weights it has; where there are none it is untrained, for its time alone."""
+    if Path(name).is_dir():
+        return load(name), "of a run"
+    if name in published_segmenters() or (timm.list_pretrained(name) and not name.startswith("resnet")):
+        return load(name), "shipped"
     torch.manual_seed(0)
     module = timm.create_model(name, num_classes=10).eval()
     own: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
     module.pretrained_cfg = {**own, "input_size": (3, size, size), "test_input_size": None}  # type: ignore[assignment]
-    return ClassificationPipeline(module, name)
+    return ClassificationPipeline(module, name), "none"
 
 
 def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -88,7 +84,8 @@ def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any
     said = {key: found[key] for key in ("command", "commit", "date", "machine")} | {"runtime": RUNTIMES[args.format]()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.files or Path(temporary)
-        models = {name: model_of(name, args.size) for name in pair}
+        made = {name: model_of(name, args.size) for name in pair}
+        models, weights = {n: model for n, (model, _) in made.items()}, {n: whose for n, (_, whose) in made.items()}
         paths = {(n, p): folder / f"{without_folders(n)}-{p}{args.format}" for n in pair for p in args.precisions}
         for (name, precision), path in paths.items():
             if not path.is_file():
@@ -98,7 +95,7 @@ def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any
             rows = {}
             for key, path in paths.items():
                 row = {"model": without_folders(key[0]), "format": args.format, "precision": key[1], **said}
-                row["weights"] = _weights(models[key[0]], key[0])
+                row["weights"] = weights[key[0]]
                 row["size"] = shape[1] if shape[0] == shape[1] else f"{shape[0]}x{shape[1]}"
                 row["megabytes"] = round(path.stat().st_size / 1e6, 2)
                 row["calibrated_on"] = _calibrate_images(args) if key[1] == "int8" else ""
@@ -113,16 +110,9 @@ def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any
             yield from rows.values()
 
 
-def _weights(model: Pipeline, name: str) -> str:
-    if Path(name).is_dir():
-        return "of a run"
-    trained = isinstance(model, SegmentationPipeline) or bool(model.module.pretrained_cfg.get("file"))  # type: ignore[operator,union-attr]
-    return "shipped" if trained else "none"
-
-
 def _shapes(model: Pipeline, args: argparse.Namespace) -> list[tuple[int, int]]:
     """Height and width of the images that are timed; a segmenter is scored with the photos at its own size."""
-    return PHOTOS if isinstance(model, SegmentationPipeline) else [(args.size, args.size)]
+    return PHOTOS if model.any_size else [(args.size, args.size)]
 
 
 def _calibrate_images(args: argparse.Namespace) -> int:
@@ -138,12 +128,11 @@ def _export(model: Pipeline, precision: str, path: Path, args: argparse.Namespac
 
 
 def _scores(model: Pipeline, file: nn.Module, args: argparse.Namespace) -> dict[str, Any]:
-    if isinstance(model, SegmentationPipeline):
-        data = str(args.data_dir)
-        validation = model.validation(data, Settings.from_yaml(find_recipe("ccp", SEGMENTATION), {"data_dir": data}))
-    else:
-        validation = model.validation(str(args.data_dir / "val"))
-    scores = score(model, file, validation)
+    data = args.data_dir
+    settings = None
+    if (data / "classes.txt").is_file():  # masks, whose meaning the recipe says
+        settings = Settings.from_yaml(find_recipe("ccp", SEGMENTATION), {"data_dir": str(data)})
+    scores = score(model, file, model.validation(str(data if settings else data / "val"), settings))
     print(scores, flush=True)
     found: dict[str, Any] = {"photos": scores.images}
     for what, column in MEASURES.items():

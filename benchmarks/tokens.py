@@ -28,7 +28,7 @@ from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
 from vt_timm.errors import UserError
-from vt_timm.pipelines.sources import load
+from vt_timm.pipelines.sources import load_network
 from vt_timm.tokenizers import GridAttention, SpatialAttention
 from vt_timm.transformer import TokenTransformer
 from vt_timm.vt_resnet import VTResNet
@@ -332,7 +332,7 @@ def measure(name: str, folder: str, photos: int, size: int | None = None) -> dic
     Raises:
         UserError: for a model without VT modules, or a folder with other classes than the model's.
     """
-    model: Any = load(name).module
+    model = load_network(name, "classifier")
     if getattr(model, "vt_stage", None) is None:
         raise UserError(f"{name} has no VT modules: name a VT-ResNet")
     config = resolve_data_config({}, model=model, use_test_size=True)

@@ -16,9 +16,7 @@ from benchmarks.pretrained import evaluate
 from benchmarks.segmentation.runs import keep_segmenter_run
 from vt_timm.cli.training import add_publish_options
 from vt_timm.errors import first_line
-from vt_timm.publishing.publication import Publication
-from vt_timm.publishing.publish import draft, report
-from vt_timm.runs.open_run import open_run
+from vt_timm.publishing.publish import Publication, draft, open_run, report
 from vt_timm.runs.run import Run, RunError
 from vt_timm.weights.published import hub_name
 

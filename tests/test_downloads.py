@@ -18,10 +18,10 @@ from tests.support.hub_server import HubServer
 from tests.support.samples import settings
 from vt_timm import cli
 from vt_timm.errors import UserError
-from vt_timm.export.facts import describe
-from vt_timm.pipelines.sources import load
+from vt_timm.export.write_file import describe
+from vt_timm.pipelines.sources import load, load_network
 from vt_timm.segmentation import training
-from vt_timm.segmentation.inference import load_segmenter
+from vt_timm.segmentation.model import load_segmenter
 from vt_timm.timm_scripts.around_train import create_or_say
 from vt_timm.weights.download import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
 from vt_timm.weights.published import HUB
@@ -285,8 +285,8 @@ def test_segmenters_come_the_same_way(hub, tmp_path, capsys):
     assert cli.main(["download", "somebody/segmenter"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("vt-timm: cannot load the segmenter")
     hub.put("somebody/segmenter", CONFIG, (tmp_path / "model" / CONFIG).read_bytes())
-    with pytest.raises(RuntimeError, match="it is a classifier, vt_resnet_micro, and not a segmenter"):
-        load_segmenter(NAME)
+    with pytest.raises(UserError, match="is a classifier, and not a segmenter"):
+        load_network(NAME, "segmenter")
     repository = hub.repositories["somebody/segmenter"]
     del repository.files[WEIGHTS]
     repository.commits += 1

@@ -18,16 +18,16 @@ from vt_timm.cli import main
 from vt_timm.errors import CommandError
 from vt_timm.explore.session import Session
 from vt_timm.export.batches import batches, photos_below
-from vt_timm.export.difference import check_difference, measure_difference
+from vt_timm.export.comparison import check_difference, measure_difference
 from vt_timm.export.fold_segmenter import folded_segmenter
 from vt_timm.export.formats import open_file
 from vt_timm.export.write_file import Options, write_file
 from vt_timm.images import read_image
 from vt_timm.photos.colours import palette
-from vt_timm.pipelines.segmentation import SegmentationPipeline
+from vt_timm.pipelines.segmentation import SegmentationPipeline, segment
 from vt_timm.pipelines.sources import load
 from vt_timm.recipes import SEGMENTATION
-from vt_timm.segmentation.inference import load_segmenter, segment
+from vt_timm.segmentation.model import load_segmenter
 
 onnx = pytest.importorskip("onnx", reason="needs onnx: pip install '.[onnx]'")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install '.[onnx]'")

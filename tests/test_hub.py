@@ -20,7 +20,7 @@ from hub import card, publish
 from tests.support.samples import NAME, REPOSITORY, logits
 from vt_timm.pipelines.sources import load as load_pipeline
 from vt_timm.publishing import card as publishing_card
-from vt_timm.runs.open_run import open_run
+from vt_timm.publishing.publish import open_run
 from vt_timm.runs.train_run import TrainRun
 
 ROOT = Path(__file__).parents[1]
@@ -224,7 +224,7 @@ def test_a_segmenter_is_published_the_same_way(segmenter_run, tmp_path):
     folder, model = segmenter_run
     out = tmp_path / "out"
     assert publish.main([str(folder), "-o", str(out), "--push", "somebody/squares", "--dry-run"]) == 0
-    from vt_timm.segmentation.inference import load_segmenter
+    from vt_timm.segmentation.model import load_segmenter
 
     assert torch.equal(logits(load_segmenter(out), 96), logits(model, 96))
     text = (out / "README.md").read_text()
@@ -234,7 +234,7 @@ def test_a_segmenter_is_published_the_same_way(segmenter_run, tmp_path):
 
 
 def test_a_segmenter_in_16_bits(segmenter_run, tmp_path):
-    from vt_timm.segmentation.inference import load_segmenter
+    from vt_timm.segmentation.model import load_segmenter
 
     folder, model = segmenter_run
     assert publish.main([str(folder), "-o", str(tmp_path / "out"), "--half"]) == 0

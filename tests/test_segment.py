@@ -12,10 +12,9 @@ from vt_timm import Segmenter, cli
 from vt_timm.cli.segmentation import _save_labels
 from vt_timm.photos.colours import palette
 from vt_timm.photos.draw import draw_segmentation
-from vt_timm.pipelines.segmentation import SegmentationPipeline
+from vt_timm.pipelines.segmentation import SegmentationPipeline, resized, segment
 from vt_timm.pipelines.sources import load
 from vt_timm.segmentation import training as segmentation_training
-from vt_timm.segmentation.inference import resized, segment
 from vt_timm.segmentation.labels import LIP_CLASSES
 
 from .support.samples import settings

@@ -16,8 +16,8 @@ from vt_timm import Segmenter, cli
 from vt_timm.segmentation import training as segmentation_training
 from vt_timm.segmentation.data import SegmentationDataset, evaluation_transform
 from vt_timm.segmentation.evaluation import evaluate
-from vt_timm.segmentation.inference import load_segmenter
 from vt_timm.segmentation.labels import IGNORE, LabelError, Labels
+from vt_timm.segmentation.model import load_segmenter
 from vt_timm.segmentation.settings import Settings, SettingsError
 from vt_timm.segmentation.training import UpdateSampler, keep_depthwise_in_float32
 

@@ -15,9 +15,10 @@ from timm.models import save_for_hf
 
 from vt_timm import Segmenter, create_segmenter
 from vt_timm.errors import UserError
+from vt_timm.pipelines.segmentation import resized
 from vt_timm.segmentation import training
-from vt_timm.segmentation.inference import load_segmenter, resized
 from vt_timm.segmentation.labels import IGNORE
+from vt_timm.segmentation.model import load_segmenter
 from vt_timm.segmentation.settings import Settings, SettingsError
 from vt_timm.segmentation.training_data import fit_batch, segmentation_loss
 

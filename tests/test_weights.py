@@ -22,8 +22,10 @@ from benchmarks.accuracy.runs import accuracy_of, arguments_of
 from benchmarks.common.records import record_of
 from tests.support.samples import STORED, fill, sample_probabilities
 from vt_timm.images import read_image, sample_photo
-from vt_timm.segmentation.inference import SCALES, load_segmenter, segment
-from vt_timm.weights.published import HUB, published_segmenters
+from vt_timm.pipelines.segmentation import SCALES, segment
+from vt_timm.pipelines.sources import published_segmenters
+from vt_timm.segmentation.model import load_segmenter
+from vt_timm.weights.published import HUB
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ["vt_resnet18.mixup_imagenette", "vt_resnet_micro.muon_imagenette"]

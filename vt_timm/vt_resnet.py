@@ -16,15 +16,14 @@ from .errors import check_choice, check_positive, plain
 from .feature_maps import FeatureMaps
 from .visual_transformer import VTStage
 from .weights.published import (
-    BackboneSource,
     forget_other_names,
-    load_backbone,
     matching_weights,
     published_cfgs,
     published_weights,
     untrained_cfg,
     without_names,
 )
+from .weights.warm_start import BackboneSource, load_backbone
 
 __all__ = ["VTResNet"]
 

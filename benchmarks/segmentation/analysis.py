@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_pil_image
 
+from vt_timm.pipelines.segmentation import SCALES, segment
 from vt_timm.recipes import SEGMENTATION, find_recipe
 from vt_timm.segmentation.data import SegmentationDataset, evaluation_transform
 from vt_timm.segmentation.evaluation import SCORES, Confusion
-from vt_timm.segmentation.inference import SCALES, load_segmenter, segment
-from vt_timm.segmentation.model import LEVELS, Segmenter
+from vt_timm.segmentation.model import LEVELS, Segmenter, load_segmenter
 from vt_timm.segmentation.settings import Settings
 
 from ..common.records import keep_record

@@ -7,8 +7,7 @@ import yaml
 
 from vt_timm.names import without_folders
 from vt_timm.segmentation.evaluation import evaluate
-from vt_timm.segmentation.inference import load_segmenter
-from vt_timm.segmentation.model import LEVELS
+from vt_timm.segmentation.model import LEVELS, load_segmenter
 
 from ..common.records import RESULTS, keep_record, line_of_facts, read_records, read_rows, replace_rows
 from .analysis import recipe, tokens_cut_off, validation_photos

@@ -20,9 +20,9 @@ from benchmarks.common.paper_tables import IMAGENETTE_LEADERBOARD
 from benchmarks.common.records import RESULTS, read_records, read_rows, record_of
 from benchmarks.throughput.passes import PEERS
 from benchmarks.throughput.runner import rows_of
+from vt_timm.pipelines.segmentation import SCALES
+from vt_timm.pipelines.sources import published_segmenters
 from vt_timm.recipes import SEGMENTATION, find_recipe
-from vt_timm.segmentation.inference import SCALES
-from vt_timm.weights.published import published_segmenters
 
 
 def top1(model):

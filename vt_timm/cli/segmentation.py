@@ -129,7 +129,7 @@ def _check_two_places(pictures: dict[Path, Path], labels_of: dict[Path, Path]) -
 
 
 def _shipped_segmenter() -> str:
-    from ..weights.published import published_segmenters
+    from ..pipelines.sources import published_segmenters
 
     shipped = list(published_segmenters())
     if not shipped:

@@ -80,7 +80,6 @@ positive.__name__ = "positive number"  # argparse prints it: "invalid positive n
 
 
 OK, SOME_SKIPPED = 0, 1  # exit status
-COMMANDS = {"classifier": "`vt-timm classify` names what is on photos", "segmenter": "`vt-timm segment` colours photos"}
 AHEAD = 16  # photos that are read before they are asked for
 
 
@@ -177,9 +176,7 @@ def load_model(args: argparse.Namespace, kind: str | None = None) -> "Pipeline":
     from ..pipelines.sources import load
 
     model = load(args.model, args.device)
-    if kind and model.kind != kind:
-        raise CommandError(f"{args.model} is a {model.kind}, and not a {kind}: {COMMANDS[model.kind]} with it")
-    return model
+    return model.expect(kind) if kind else model
 
 
 def check_drawing(output: str, photos: Iterable[Path] = (), pages: int = 1) -> None:

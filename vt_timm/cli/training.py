@@ -91,9 +91,7 @@ def add_publish_options(parser: argparse.ArgumentParser) -> None:
 
 def publish_run(args: argparse.Namespace) -> int:
     """Write the folder of a run, checked, and upload it if told."""
-    from ..publishing.publication import Publication
-    from ..publishing.publish import publish, report
-    from ..runs.open_run import open_run
+    from ..publishing.publish import Publication, open_run, publish, report
 
     if args.class_folders and not args.class_folders.exists():
         raise CommandError(f"{args.class_folders}: no such file or folder")

@@ -23,8 +23,7 @@ from PIL import Image
 from ..errors import CommandError, UserError
 from ..images import SAMPLES, ImageError, sample_photo
 from ..pipelines.pipeline import Pipeline
-from ..pipelines.sources import load
-from ..weights.published import published_segmenters
+from ..pipelines.sources import load, published_segmenters
 from . import words
 from .session import Session, open_photo
 

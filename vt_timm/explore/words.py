@@ -5,7 +5,7 @@ from html import escape
 
 from ..photos.colours import palette
 from ..pipelines.pipeline import Pipeline
-from ..weights.published import published_segmenters
+from ..pipelines.sources import published_segmenters
 from .session import KINDS as KEYS
 from .session import Session
 

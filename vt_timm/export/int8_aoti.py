@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from .graph import InFloat32
+from .formats import InFloat32
 
 __all__ = ["quantize"]
 

@@ -5,22 +5,36 @@
 The file's metadata say all that is needed to use it, and where its weights come from.
 """
 
+import json
 from dataclasses import dataclass
+from functools import partial
 from importlib import util
 from pathlib import Path
 
+from .. import __version__
 from ..errors import CommandError, first_line
 from ..files import whole_file
+from ..names import without_folders
+from ..pipelines.onnx_file import PREFIX
 from ..pipelines.pipeline import Pipeline, read_mode
 from ..segmentation.settings import Settings
 from .batches import batches, photos_below, samples
-from .difference import Difference, check_difference, measure_difference
-from .facts import describe
-from .formats import AOTI, ONNX, PT2, format_of, open_file
-from .graph import HalfInside, InFloat32, capture, exporting, has_bfloat16, write_graph
-from .score import Scores, score
+from .comparison import Difference, Scores, check_difference, measure_difference, score
+from .formats import (
+    AOTI,
+    ONNX,
+    PT2,
+    HalfInside,
+    InFloat32,
+    capture,
+    exporting,
+    format_of,
+    has_bfloat16,
+    open_file,
+    write_graph,
+)  # fmt: skip
 
-__all__ = ["Options", "Written", "write_file"]
+__all__ = ["Options", "Written", "describe", "write_file"]
 
 COMPARED = 32  # photos on which model and file are compared, from the folder to validate or else to calibrate with
 
@@ -109,12 +123,37 @@ def write_file(model: Pipeline, path: Path, options: Options) -> Written:
             _write(model, temporary, format, options, describe(model, precision), calibration)
             file = open_file(temporary)
             images = batches(model, photos, COMPARED, 4) if photos else samples(model)
-            difference = measure_difference(model.module, file, images)
+            difference = measure_difference(partial(model.run, folded=False), file, images)
             check_difference(path, difference, precision, options.tolerance)
             scores = score(model, file, validation) if validation else None
             return Written(temporary.stat().st_size, difference, scores)
     except OSError as error:
         raise CommandError(f"cannot write {path}: {error.strerror or first_line(error)}") from error
+
+
+def describe(model: Pipeline, precision: str) -> dict[str, str]:
+    """Return the metadata of a model's file, texts and JSON.
+
+    Args:
+        model: a model as `sources.load` gives it.
+        precision: "float32", "float16", "bfloat16" or "int8".
+
+    Returns:
+        kind, class_names, mean, std, in_chans, license, source, weights_sha256, precision, version; for a classifier
+        also input_size, crop_pct, crop_mode, interpolation; for a segmenter also palette, short_side, least_side,
+        multiple and interpolation. Each key begins with `PREFIX`.
+    """
+    facts = {
+        "class_names": model.class_names,
+        "in_chans": model.channels,
+        "license": model.licence,
+        "source": without_folders(model.name),
+        "weights_sha256": model.checksum,
+        "precision": precision,
+        "version": __version__,
+        **model.facts(),
+    }
+    return {PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
 
 
 def _write(

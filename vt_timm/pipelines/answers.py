@@ -13,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Answer", "Classification", "Drawing", "Look", "Segmentation"]
+__all__ = ["Answer", "Drawing", "Look"]
 
 
 class Drawing(ABC):
@@ -83,80 +83,9 @@ class Answer(Drawing):
         """Return `to_dict` as JSON."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
 
+    @abstractmethod
     def __str__(self) -> str:
-        return "\n".join(f"  {100 * share:5.1f} %  {name}" for name, share in self.shares.items())
-
-
-@dataclass
-class Classification(Answer):
-    """A classifier's answer.
-
-    >>> import vt_timm
-    >>> answer = vt_timm.load("vt_resnet18")(vt_timm.sample_photo())
-    >>> answer.label
-    'church'
-    >>> print(answer.caption)
-    church 89 %
-    >>> list(answer.scores)[1]
-    'cassette player'
-
-    Args:
-        top: name, index and probability of the most probable classes.
-        scores: the probability of every class, the largest first.
-    """
-
-    top: list[dict[str, Any]]
-    scores: dict[str, float] = field(repr=False)
-
-    @property
-    def caption(self) -> str:
-        return f"{self.label} {100 * self.shares[self.label]:.0f} %"
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"top": self.top}
-
-    def __str__(self) -> str:  # two classes of ImageNet's have one name, which `shares` would merge
-        return "\n".join(f"  {100 * one['probability']:5.1f} %  {one['class']}" for one in self.top)
-
-    def draw(self) -> "Figure":
-        """Draw the photo, and a bar for each of the most probable classes."""
-        from ..photos.draw import draw_classification
-
-        return draw_classification(self.photo, [(one["class"], one["probability"]) for one in self.top])
-
-
-@dataclass
-class Segmentation(Answer):
-    """A segmenter's answer.
-
-    >>> import vt_timm
-    >>> model = vt_timm.load("vt_fpn_tf_efficientnet_lite0.ccp")
-    >>> answer = model(vt_timm.sample_photo("person"))
-    >>> tuple(answer.labels.shape) == (answer.photo.height, answer.photo.width)
-    True
-    >>> "skin" in answer.shares
-    True
-    """
-
-    label_map: Tensor = field(repr=False)
-
-    @property
-    def labels(self) -> Tensor:
-        return self.label_map
-
-    @property
-    def caption(self) -> str:
-        return ", ".join(list(self.shares)[:2])
-
-    def to_dict(self) -> dict[str, Any]:
-        counts = self.labels.flatten().bincount(minlength=len(self.class_names)) / self.labels.numel()
-        return {"shares": dict(zip(self.class_names, counts.tolist(), strict=True))}
-
-    def draw(self, side_by_side: bool = True) -> "Figure":
-        """Draw the photo in the colours of its classes with a legend, beside the plain photo or alone."""
-        from ..photos.draw import draw_segmentation
-
-        return draw_segmentation(self.photo, self.labels, self.class_names, side_by_side)
+        """Return it as the commands print it, a line per class."""
 
 
 @dataclass

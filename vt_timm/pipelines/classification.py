@@ -1,6 +1,7 @@
 """Classifiers of photos."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,16 +11,56 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
 from ..images import MODES
-from .answers import Classification
+from .answers import Answer
 from .pipeline import BATCH, DISPLAY_SCALE, Photo, Pipeline, Ready, batched, smooth_noise
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..segmentation.settings import Settings
     from .validation import Validation
 
-__all__ = ["ClassificationPipeline", "ClassifierInFile", "class_names", "top_classes"]
+__all__ = ["Classification", "ClassificationPipeline", "ClassifierInFile", "class_names", "top_classes"]
 
 TOP = 5
+
+
+@dataclass
+class Classification(Answer):
+    """A classifier's answer.
+
+    >>> import vt_timm
+    >>> answer = vt_timm.load("vt_resnet18")(vt_timm.sample_photo())
+    >>> answer.label
+    'church'
+    >>> print(answer.caption)
+    church 89 %
+    >>> list(answer.scores)[1]
+    'cassette player'
+
+    Args:
+        top: name, index and probability of the most probable classes.
+        scores: the probability of every class, the largest first.
+    """
+
+    top: list[dict[str, Any]]
+    scores: dict[str, float] = field(repr=False)
+
+    @property
+    def caption(self) -> str:
+        return f"{self.label} {100 * self.shares[self.label]:.0f} %"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"top": self.top}
+
+    def __str__(self) -> str:  # two classes of ImageNet's have one name, which `shares` would merge
+        return "\n".join(f"  {100 * one['probability']:5.1f} %  {one['class']}" for one in self.top)
+
+    def draw(self) -> "Figure":
+        """Draw the photo, and a bar for each of the most probable classes."""
+        from ..photos.draw import draw_classification
+
+        return draw_classification(self.photo, [(one["class"], one["probability"]) for one in self.top])
 
 
 class ClassificationPipeline(Pipeline):

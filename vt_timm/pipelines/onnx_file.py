@@ -15,7 +15,7 @@ PREFIX = "vt_timm."  # our keys in a file's metadata begin with it; others may w
 
 
 def read_facts(metadata: dict[str, str]) -> dict[str, Any]:
-    """Return what `export.facts.describe` wrote, without the prefix."""
+    """Return what `export.write_file.describe` wrote, without the prefix."""
     return {k.removeprefix(PREFIX): json.loads(v) for k, v in metadata.items() if k.startswith(PREFIX)}
 
 

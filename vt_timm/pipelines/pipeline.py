@@ -1,5 +1,7 @@
 """A trained model as one uses it on photos: a photo in, an answer out, and where its attention is."""
 
+import copy
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -11,12 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..attention_maps import record_attention
 from ..errors import CommandError
 from ..images import MODES, to_image
+from ..weights.published import licence_on_card
 from .answers import Answer, Look
-from .licence import licence_on_card
 from .onnx_file import OnnxFile
 
 if TYPE_CHECKING:
@@ -28,7 +31,8 @@ __all__ = ["BATCH", "DISPLAY_SCALE", "Photo", "Pipeline", "Ready", "batched", "r
 
 DISPLAY_SCALE = 3  # pixels of a picture to draw on, for each pixel that the network sees
 BATCH = 16
-FOLDED_AS = 1e-4  # largest difference of the folded network's outputs, as a share of the largest
+# Largest difference of a folded network's outputs, as a share of the largest, as it is and in float64.
+FOLDED_AS, FOLDED_AS_EXACTLY = 1e-4, 1e-8
 
 
 class Ready(NamedTuple):
@@ -53,6 +57,7 @@ class Pipeline(ABC):
     """
 
     kind = "classifier"
+    command = "`vt-timm classify` names what is on photos"
     place = "VT module"  # what one of its attention maps belongs to
     sample = "photo"  # which of `images.SAMPLES` suits it
     class_names: list[str]
@@ -122,6 +127,25 @@ class Pipeline(ABC):
         """True for a model in a file of `vt-timm export`."""
         return isinstance(self.module, OnnxFile)
 
+    def expect(self, kind: str) -> "Pipeline":
+        """Return the model itself, if it is of a kind, "classifier" or "segmenter".
+
+        Raises:
+            CommandError: otherwise, naming the command that takes it.
+        """
+        if self.kind != kind:
+            raise CommandError(f"{self.name} is a {self.kind}, and not a {kind}: {self.command} with it")
+        return self
+
+    @property
+    def checksum(self) -> str:
+        """The SHA-256 of the state dict, names and values in order, the same for a checkpoint and a Hub folder."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     @property
     def licence(self) -> str | None:
         """The licence of the weights: what their config says, else the card beside them, here or on the Hub."""
@@ -160,13 +184,14 @@ class Pipeline(ABC):
 
         >>> import vt_timm
         >>> vt_timm.load("vt_resnet18").score("PHOTOS")  # PHOTOS/church/1.jpg, ...
-        {'top-1': 100.0}
+        {'top-1': 100.0, 'top-5': 100.0}
 
         Args:
             folder, settings: as for `validation`.
 
         Returns:
-            Accuracies in percent: "top-1" of a classifier, "mIoU" and "pixel accuracy" of a segmenter.
+            Accuracies in percent: "top-1" and, of more than five classes, "top-5" of a classifier; "mIoU" and "pixel
+            accuracy" of a segmenter.
 
         Raises:
             UserError: in one line, for classes that are not the model's, and what is missing.
@@ -191,20 +216,22 @@ class Pipeline(ABC):
 
         It is made when the first photo is asked for. A model of another's that cannot be folded answers as it is.
         """
-        if self.in_file:
+        if self.in_file or not any(isinstance(module, _BatchNorm) for module in self.module.modules()):
             return self.module
-        from ..export.fold_norms import fold_norms
+        from ..export.fold import fold_norms
 
-        with torch.inference_mode():
-            example = self.example().to(self.device, next(self.module.parameters()).dtype)
-            expected = self.module(example)
         try:
+            example = self.example()[:1].to(self.device, next(self.module.parameters()).dtype)
             network = fold_norms(self.folded(), example)
-            with torch.inference_mode():
-                apart = (network(example) - expected).abs().max()
+            if _apart(network, self.module, example) <= FOLDED_AS:
+                return network
+            # Rounding alone moves the outputs of a network whose softmaxes are sharp as far: in float64 it does not.
+            exact = type(self)(copy.deepcopy(self.module).to("cpu", torch.float64), self.name)
+            example = example.to("cpu", torch.float64)
+            same = _apart(fold_norms(exact.folded(), example), exact.module, example) <= FOLDED_AS_EXACTLY
         except (AttributeError, RuntimeError, TypeError):  # a model of another's may do what it likes
             return self.module
-        return network if apart <= FOLDED_AS * expected.abs().max() else self.module
+        return network if same else self.module
 
     def run(self, batch: Tensor, folded: bool = True) -> Tensor:
         """Return the network's output for a batch of inputs, in float32 on the CPU.
@@ -279,6 +306,13 @@ class Pipeline(ABC):
         from ..export.write_file import Options, write_file
 
         return write_file(self, Path(path), Options(**options))
+
+
+@torch.inference_mode()
+def _apart(network: nn.Module, module: nn.Module, example: Tensor) -> float:
+    """Return the largest difference of two networks' outputs, as a share of the largest output."""
+    expected = module(example)
+    return ((network(example) - expected).abs().max() / expected.abs().max()).item()
 
 
 def batched(photos: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -1,34 +1,80 @@
 """Segmenters of photos."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
 from ..photos.colours import palette
 from ..segmentation.data import MIN_SIDE
-from ..segmentation.inference import MAX_LONG_SIDE, SCALES, network_input, resized, segment
 from ..segmentation.labels import BACKGROUND
 from ..segmentation.model import Segmenter
-from .answers import Segmentation
+from .answers import Answer
 from .onnx_file import OnnxFile
 from .pipeline import DISPLAY_SCALE, Photo, Pipeline, smooth_noise
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..segmentation.settings import Settings
     from .validation import Validation
 
-__all__ = ["SegmentationPipeline", "SegmenterInFile"]
+__all__ = ["SCALES", "Segmentation", "SegmentationPipeline", "SegmenterInFile", "resized", "segment"]
 
+MAX_LONG_SIDE, MIN_WINDOW = 1024, 64  # pixels
+SCALES = (0.5, 0.66, 1.0, 1.4)  # for any photo: a person near the camera shows in a small view, shoes in a large one
+STRIP = 64  # rows of a photo that are labelled at a time
 SHARE_SHOWN = 0.001  # a class that covers a smaller share of a photo is not named
+
+
+@dataclass
+class Segmentation(Answer):
+    """A segmenter's answer.
+
+    >>> import vt_timm
+    >>> model = vt_timm.load("vt_fpn_tf_efficientnet_lite0.ccp")
+    >>> answer = model(vt_timm.sample_photo("person"))
+    >>> tuple(answer.labels.shape) == (answer.photo.height, answer.photo.width)
+    True
+    >>> "skin" in answer.shares
+    True
+    """
+
+    label_map: Tensor = field(repr=False)
+
+    @property
+    def labels(self) -> Tensor:
+        return self.label_map
+
+    @property
+    def caption(self) -> str:
+        return ", ".join(list(self.shares)[:2])
+
+    def to_dict(self) -> dict[str, Any]:
+        counts = self.labels.flatten().bincount(minlength=len(self.class_names)) / self.labels.numel()
+        return {"shares": dict(zip(self.class_names, counts.tolist(), strict=True))}
+
+    def __str__(self) -> str:
+        return "\n".join(f"  {100 * share:5.1f} %  {name}" for name, share in self.shares.items())
+
+    def draw(self, side_by_side: bool = True) -> "Figure":
+        """Draw the photo in the colours of its classes with a legend, beside the plain photo or alone."""
+        from ..photos.draw import draw_segmentation
+
+        return draw_segmentation(self.photo, self.labels, self.class_names, side_by_side)
 
 
 class SegmentationPipeline(Pipeline):
     """A segmenter; its own attention is that of its neck, although its backbone may have VT modules too."""
 
     kind = "segmenter"
+    command = "`vt-timm segment` colours photos"
     place = "level"
     sample = "person"
     any_size = True
@@ -87,7 +133,7 @@ class SegmentationPipeline(Pipeline):
         Args:
             photos: as for a call.
             short_side, max_long_side: sides of what the network sees, in pixels; None for those of its evaluation.
-            scales: sizes at which it sees the photo, times the short side; None for `segmentation.inference.SCALES`.
+            scales: sizes at which it sees the photo, times the short side; None for `SCALES`.
             window: side of a window that moves over the photo at its own size instead.
 
         Raises:
@@ -126,3 +172,118 @@ class SegmenterInFile(SegmentationPipeline):
     """A segmenter in an ONNX file, which keeps no attention either."""
 
     keeps_attention = False
+
+
+def resized(
+    photo: Image.Image,
+    short_side: int | Sequence[int] | None = None,
+    max_long_side: int = MAX_LONG_SIDE,
+    scale: float = 1.0,
+) -> Image.Image:
+    """Bring a photo to the size that the network sees.
+
+    Args:
+        photo: a photo of the channels that the network takes.
+        short_side: short side in pixels, best the model's `short_side`. Two numbers are height and width, whatever the
+            photo's shape; None keeps the photo's own size.
+        max_long_side: side in pixels to which a longer photo is brought, so that it fits into memory.
+        scale: how much larger than that it becomes, up to `max_long_side`.
+    """
+    if isinstance(short_side, Sequence):
+        factor = min(scale, max(max_long_side / max(short_side), 1))
+        return transforms.resize(photo, [max(round(side * factor), MIN_SIDE) for side in short_side], antialias=True)
+    factor = scale * (short_side or min(photo.size)) / min(photo.size)
+    factor = min(factor, max_long_side / max(photo.size))
+    size = [max(round(side * factor), MIN_SIDE) for side in (photo.height, photo.width)]
+    return transforms.resize(photo, size, antialias=True)
+
+
+def network_input(model: Segmenter, view: Image.Image) -> Tensor:
+    """Return a resized photo as a normalised batch of one, (1, channels, H, W)."""
+    image = transforms.pil_to_tensor(view).float() / 255
+    return transforms.normalize(image, **model.normalization)[None]  # type: ignore[arg-type]
+
+
+def segment(
+    model: Segmenter,
+    photo: Image.Image,
+    short_side: int | Sequence[int] | None = None,
+    max_long_side: int = MAX_LONG_SIDE,
+    window: int | None = None,
+    scales: Sequence[float] = (1.0,),
+) -> Tensor:
+    """Label every pixel of a photo, (height, width), whatever its size.
+
+    The network sees the photo at the size that `resized` gives it, and its logits are brought back to the photo's own
+    size; with several `scales` it sees it several times, and the mean of the probabilities counts. Or, with `window`,
+    it sees the photo at its own size through a window that moves over it.
+
+    Args:
+        model: a segmenter.
+        photo: a photo of the channels that the model takes.
+        short_side, max_long_side: sides of what the network sees, in pixels, as for `resized`.
+        window: side of the window in pixels, a multiple of 64.
+        scales: sizes at which the network sees the photo, 1 for `short_side`; `SCALES` are what the commands use. A
+            window has one.
+
+    Raises:
+        ValueError: for a window that is not such a multiple, and for no scales or some that are not above 0.
+    """
+    if not scales or not all(0 < scale < math.inf for scale in scales):
+        raise ValueError(f"scales={list(scales)} must be numbers above 0")
+    if window is None:
+        views = [resized(photo, short_side, max_long_side, scale) for scale in scales]
+        return _at_size(_mean_of_views(model, views), photo.height, photo.width)
+    if window < MIN_WINDOW or window % MIN_WINDOW:
+        raise ValueError(f"window={window} must be a multiple of {MIN_WINDOW}")
+    labels = torch.zeros(photo.height, photo.width, dtype=torch.long)
+    for top, rows in _tiles(photo.height, window):
+        for left, columns in _tiles(photo.width, window):
+            box = (left, top, min(left + window, photo.width), min(top + window, photo.height))
+            view = resized(photo.crop(box), None, window)
+            seen = _at_size(_logits(model, view), box[3] - box[1], box[2] - box[0])
+            labels[rows, columns] = seen[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    return labels
+
+
+def _tiles(length: int, window: int) -> Iterator[tuple[int, slice]]:
+    """Yield the starts of windows that overlap by half, and what of each is kept: the middle, which sees both sides."""
+    last = max(length - window, 0)
+    starts = [*range(0, last, window // 2), last]
+    for i, start in enumerate(starts):
+        begin = 0 if i == 0 else (starts[i - 1] + window + start) // 2
+        end = length if i == len(starts) - 1 else (start + window + starts[i + 1]) // 2
+        yield start, slice(begin, end)
+
+
+def _logits(model: Segmenter, view: Image.Image) -> Tensor:
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        return model(network_input(model, view).to(device)).float().cpu()
+
+
+def _mean_of_views(model: Segmenter, views: Sequence[Image.Image]) -> Tensor:
+    """Return the logits of a view, or the mean of the probabilities of several, (1, K, H, W) of the largest output."""
+    outputs = [_logits(model, view) for view in {view.size: view for view in views}.values()]
+    if len(outputs) == 1:
+        return outputs[0]
+    size = max((output.shape[-2:] for output in outputs), key=math.prod)
+    return torch.stack([F.interpolate(output.softmax(dim=1), size, mode="bilinear") for output in outputs]).mean(dim=0)
+
+
+def _at_size(logits_1KHW: Tensor, height: int, width: int) -> Tensor:
+    """Return the argmax of the logits at another size, (height, width): bilinear, one strip of rows at a time.
+
+    The logits of all classes at the size of a large photo would take gigabytes.
+    """
+    own = logits_1KHW.shape[-2]
+    labels = torch.empty(height, width, dtype=torch.long)
+    for start in range(0, height, STRIP):
+        stop = min(start + STRIP, height)
+        row = ((torch.arange(start, stop) + 0.5) * own / height - 0.5).clamp(0, own - 1)
+        above, share = row.long(), (row - row.floor())[:, None]
+        below = (above + 1).clamp(max=own - 1)
+        rows_1KHW = torch.lerp(logits_1KHW[:, :, above], logits_1KHW[:, :, below], share)
+        strip_1KHW = F.interpolate(rows_1KHW, (stop - start, width), mode="bilinear", align_corners=False)
+        labels[start:stop] = strip_1KHW.argmax(dim=1)[0]
+    return labels

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -12,15 +13,15 @@ from torch import nn
 
 from ..errors import CommandError, UserError, did_you_mean, first_line
 from ..runs.train_run import is_run, load_run
-from ..segmentation.inference import load_segmenter
-from ..weights.download import CONFIG, check_reachable, fetch
-from ..weights.published import published_segmenters
+from ..segmentation.model import load_segmenter
+from ..weights.download import CONFIG, WEIGHTS, check_reachable, fetch
+from ..weights.published import HUB
 from .classification import ClassificationPipeline, ClassifierInFile
 from .onnx_file import OnnxFile
 from .pipeline import Pipeline
 from .segmentation import SegmentationPipeline, SegmenterInFile
 
-__all__ = ["Source", "load", "resolve"]
+__all__ = ["Source", "load", "load_network", "published_segmenters", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -91,21 +92,8 @@ def resolve(name: str) -> Source:
             raise CommandError(f"there is no file {name}{_near(Path(name))}")
         return Source(name, "onnx", name)
     path = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
-    if path.is_dir() and (path / "best" / CONFIG).is_file():
-        path = path / "best"
-    if path.is_dir() and _describes_segmenter(path):
-        return Source(name, "segmenter", str(path))
-    if is_run(path):
-        return Source(name, "run", str(path))
-    if path.is_file():
-        raise CommandError(
-            f"{name} is a file and no model: name its folder, a checkpoint of a run (.pth.tar), or a file of "
-            "`vt-timm export` (.onnx)"
-        )
-    if path.is_dir():
-        if not (path / CONFIG).is_file():
-            raise CommandError(f"{name} holds neither a model (config.json) nor a training run (args.yaml)")
-        return Source(name, "classifier", f"local-dir:{path}")
+    if path.exists():
+        return _on_disk(name, path)
     repository = name.removeprefix("hf-hub:")
     if "/" not in repository or name.startswith("local-dir:"):
         return Source(name, "classifier", name)
@@ -114,6 +102,22 @@ def resolve(name: str) -> Source:
     if _describes_segmenter(fetch(repository, CONFIG).parent):
         return Source(name, "segmenter", repository)
     return Source(name, "classifier", f"hf-hub:{repository}")
+
+
+def _on_disk(name: str, path: Path) -> Source:
+    path = path / "best" if (path / "best" / CONFIG).is_file() else path
+    if _describes_segmenter(path):
+        return Source(name, "segmenter", str(path))
+    if is_run(path):
+        return Source(name, "run", str(path))
+    if path.is_file():
+        raise CommandError(
+            f"{name} is a file and no model: name its folder, a checkpoint of a run (.pth.tar), or a file of "
+            "`vt-timm export` (.onnx)"
+        )
+    if not (path / CONFIG).is_file():
+        raise CommandError(f"{name} holds neither a model (config.json) nor a training run (args.yaml)")
+    return Source(name, "classifier", f"local-dir:{path}")
 
 
 def load(name: str | os.PathLike[str], device: str = "cpu") -> Pipeline:
@@ -137,6 +141,21 @@ def load(name: str | os.PathLike[str], device: str = "cpu") -> Pipeline:
         UserError: in one line, for every way in which loading can fail.
     """
     return resolve(os.fspath(name)).load(device)
+
+
+def published_segmenters() -> dict[str, Path]:
+    """Return the folders of the segmenters that ship, by name."""
+    folders = sorted(path.parent for path in HUB.glob(f"*/{WEIGHTS}"))
+    return {folder.name: folder for folder in folders if _describes_segmenter(folder)}
+
+
+def load_network(name: str, kind: str) -> Any:
+    """Load the network of a trained model by any name, to train it further or to look inside.
+
+    Raises:
+        UserError: as `load`, and for a model that is not of that kind, "classifier" or "segmenter".
+    """
+    return load(name).expect(kind).module
 
 
 def _describes_segmenter(folder: Path) -> bool:

@@ -7,6 +7,8 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from timm.utils import accuracy
 from torch import Tensor
 
 from ..errors import CommandError
@@ -67,12 +69,14 @@ class ClassFolders(Validation):
         )
 
     def accuracies(self, runs: Sequence[Run]) -> list[dict[str, float]]:
-        hits = [0] * len(runs)
+        ranks = (1, 5) if len(self.model.class_names) > 5 else (1,)  # of five classes all are among the first five
+        sums = torch.zeros(len(runs), len(ranks), dtype=torch.double)
         for path, label in self.labels.items():
             image = self.model.input(self.model.view(read_image(path, channels=self.model.channels)))
             for i, run in enumerate(runs):
-                hits[i] += int(run(image).argmax(dim=1).item() == label)
-        return [{"top-1": 100 * hit / len(self.labels)} for hit in hits]
+                sums[i] += torch.stack(accuracy(run(image), torch.tensor([label]), ranks))
+        names = [f"top-{rank}" for rank in ranks]
+        return [dict(zip(names, row, strict=True)) for row in (sums / len(self.labels)).tolist()]
 
 
 class LabelledPixels(Validation):

@@ -12,7 +12,7 @@ from ..errors import UserError, read_text
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline import Pipeline
-    from ..publishing.publication import Publication
+    from ..publishing.publish import Publication
 
 __all__ = ["Run", "RunError", "in_16_bits", "read_evaluations"]
 

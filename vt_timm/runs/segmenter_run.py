@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..cost import count_parameters
 from ..publishing.card import segmenter_card, segmenter_name
-from ..segmentation.inference import load_segmenter
+from ..segmentation.model import load_segmenter
 from .run import Run, in_16_bits
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline import Pipeline
-    from ..publishing.publication import Publication
+    from ..publishing.publish import Publication
     from ..segmentation.model import Segmenter
 
 __all__ = ["SegmenterRun"]

@@ -26,7 +26,7 @@ from .run import Run, RunError, in_16_bits
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline import Pipeline
-    from ..publishing.publication import Publication
+    from ..publishing.publish import Publication
 
 __all__ = [
     "ARGUMENTS",

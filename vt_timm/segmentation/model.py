@@ -12,17 +12,17 @@ import timm
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
+from safetensors import SafetensorError
 from timm.layers import Conv2dSame, Format
 from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
-from ..errors import check_choice, check_positive, first_line
+from ..errors import UserError, check_choice, check_positive, first_line
 from ..vt_fpn import NECKS
 from ..weights.download import CONFIG, WEIGHTS, NotReachedError, check_reachable, fetch
-from ..weights.published import published_segmenters
 
-__all__ = ["Segmenter", "SemanticHead", "create_segmenter"]
+__all__ = ["Segmenter", "SemanticHead", "create_segmenter", "load_segmenter"]
 
 LEVELS = 4
 HEAD_STRIDE = 4  # the levels are summed on a map of this stride
@@ -317,9 +317,32 @@ def create_segmenter(
 
 def _what_ships(neck: str, backbone: str) -> str:
     """Offer a shipped segmenter as the start of a training, with the settings that it needs; nothing if none ships."""
+    from ..pipelines.sources import published_segmenters
+
     for name, folder in published_segmenters().items():
         own = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         asked = {"neck": neck, "backbone": backbone.partition(".")[0]}
         others = [f"{key}={own[key]}" for key, value in asked.items() if own[key] != value]
         return f"start from what ships with {' '.join([f'initial_checkpoint={name}', *others])}, "
     return ""
+
+
+def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
+    """Load a trained segmenter in eval mode from a folder (`best/` of a training run) or a Hub repository.
+
+    Raises:
+        RuntimeError: in one line, if it is not there, or damaged.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = fetch(str(source), CONFIG).parent
+        fetch(str(source), WEIGHTS)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise RuntimeError(f"{source} is not a segmenter: there is no {name} in it; name the best/ folder of a run")
+    try:
+        return Segmenter.from_pretrained(str(folder)).eval().to(device)
+    except UserError:
+        raise
+    except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
+        raise RuntimeError(f"cannot load the segmenter {source}: {first_line(error)}") from error

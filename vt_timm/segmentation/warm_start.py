@@ -1,10 +1,7 @@
 """A trained segmenter as the start of another training."""
 
-from pathlib import Path
-
-from ..weights.download import CONFIG
-from ..weights.published import published_segmenters
-from .inference import load_segmenter
+from ..errors import UserError
+from ..pipelines.sources import load_network
 from .model import Segmenter
 
 __all__ = ["start_from"]
@@ -23,12 +20,9 @@ def start_from(model: Segmenter, source: str) -> list[str]:
     Raises:
         ValueError: if it cannot be loaded, or has another backbone, neck, or mean and standard deviation of colours.
     """
-    folder = published_segmenters().get(source) or Path(source.removeprefix("local-dir:"))
-    if (folder / "best" / CONFIG).is_file():
-        folder /= "best"
     try:
-        trained = load_segmenter(folder if folder.is_dir() else source.removeprefix("hf-hub:"))
-    except RuntimeError as error:
+        trained = load_network(source, "segmenter")
+    except UserError as error:
         raise ValueError(f"initial_checkpoint={source!r}: {error}") from error
     target, weights = model.state_dict(), trained.state_dict()
     heads = [key for key in target if key.startswith("head.classifier.")]

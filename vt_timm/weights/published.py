@@ -1,38 +1,33 @@
-"""The weights that we publish: Hub model folders (config.json, model.safetensors, README.md), and their names there;
-and a warm start of a VT-ResNet, whose stem and stages 1-3 come from a pretrained ResNet and whose VT stage is new.
+"""The weights that we publish: Hub model folders (config.json, model.safetensors, README.md), and their names there.
 
 What `timm.create_model(..., pretrained=True)` needs around timm's own loading: which tag, a checked download, a refusal
 of weights that do not fit, one line for what went wrong, and no class names that another head had.
 """
 
 import json
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
+import yaml
+from huggingface_hub.repocard import metadata_load
 from safetensors import SafetensorError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import DefaultCfg, PretrainedCfg, clean_state_dict, load_state_dict
+from timm.models import DefaultCfg, PretrainedCfg, clean_state_dict
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
-from ..errors import first_line
-from .download import WEIGHTS, check_reachable, fetch
+from .download import CARD, WEIGHTS, fetch, fetch_card
 
 __all__ = [
     "ORGANISATION",
-    "BackboneSource",
     "forget_other_names",
     "hub_name",
-    "load_backbone",
+    "licence_on_card",
     "matching_weights",
     "published_cfgs",
-    "published_segmenters",
     "published_weights",
     "untrained_cfg",
     "without_names",
@@ -41,19 +36,15 @@ __all__ = [
 PACKAGE = Path(__file__).parents[1]
 HUB = PACKAGE / "hub" if (PACKAGE / "hub").is_dir() else PACKAGE.parent / "hub"  # installed wheel, or a checkout
 ORGANISATION = os.environ.get("VT_TIMM_HUB_ORGANISATION", "vt-timm")  # the owner of the repositories on the Hub
-BackboneSource = str | Path | Mapping[str, Tensor]
-TRUNK = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.")
-
-_logger = logging.getLogger(__name__)
 
 
 def hub_name(name: str) -> str:
-    """`vt_resnet18.mixup_imagenette` -> `vt-timm/vt_resnet18.mixup_imagenette`, the repository on the Hub."""
+    """Return the repository on the Hub: `vt_resnet18.mixup_imagenette` -> `vt-timm/vt_resnet18.mixup_imagenette`."""
     return f"{ORGANISATION}/{name}"
 
 
 def published_cfgs() -> dict[str, dict[str, Any]]:
-    """timm pretrained cfgs by `architecture.tag`, the name of the folder.
+    """Return timm pretrained cfgs by `architecture.tag`, the name of the folder.
 
     Each names its repository on the Hub and, where the folder holds one, the file of weights, which timm prefers.
     """
@@ -71,6 +62,19 @@ def published_cfgs() -> dict[str, dict[str, Any]]:
                 **({"file": str(weights)} if weights.is_file() else {}),
             }
     return cfgs
+
+
+def licence_on_card(name: str) -> str | None:
+    """Return the licence that the card beside the weights names, here or on the Hub: segmenters' config has none."""
+    folder = HUB / name if (HUB / name).is_dir() else Path(name.removeprefix("local-dir:"))
+    card = next((path for path in (folder / CARD, folder / "best" / CARD) if path.is_file()), None)
+    repository = name.removeprefix("hf-hub:")
+    if not folder.exists() and "/" in repository:
+        card = fetch_card(repository)
+    try:
+        return (metadata_load(card) or {}).get("license") if card else None
+    except (ValueError, yaml.YAMLError):  # a person wrote the card
+        return None
 
 
 def untrained_cfg(**kwargs: Any) -> dict[str, Any]:
@@ -91,16 +95,6 @@ def untrained_cfg(**kwargs: Any) -> dict[str, Any]:
         "paper_name": "Visual Transformers: Token-based Image Representation and Processing for Computer Vision",
         **kwargs,
     }
-
-
-def published_segmenters() -> dict[str, Path]:
-    """Return the folders of the segmenters that ship, by name."""
-    folders = {}
-    for config in sorted(HUB.glob("*/config.json")):
-        is_segmenter = "neck" in json.loads(config.read_text(encoding="utf-8"))
-        if is_segmenter and config.with_name("model.safetensors").is_file():
-            folders[config.parent.name] = config.parent
-    return folders
 
 
 @contextmanager
@@ -193,78 +187,3 @@ def forget_other_names(model: nn.Module) -> None:
     names = cfg.get("label_names")
     if names and len(names) != getattr(model, "num_classes", len(names)):
         model.pretrained_cfg = without_names(cfg)  # type: ignore[assignment]
-
-
-def load_backbone(model: nn.Module, source: BackboneSource) -> list[str]:
-    """Copy stem and stages 1-3 from a ResNet's weights, all of them or none.
-
-    Args:
-        model: a VT-ResNet, also one that `features_only` wrapped or pruned.
-        source: a timm model with weights ("resnet50.a1_in1k"), "local-dir:FOLDER", "hf-hub:ORG/NAME", a file of weights
-            (.safetensors, or a PyTorch file, which is read with `weights_only=True`), or a state dict.
-
-    Returns:
-        The names of the tensors that were taken.
-
-    Raises:
-        ValueError: if a tensor is missing or has another shape, or the source has blocks that the model does not.
-        RuntimeError: if the source cannot be loaded.
-    """
-    weights, name = _read_backbone(source, in_chans=_in_chans(model))
-    net = _inside(model)
-    target = {k: v for k, v in net.state_dict().items() if k.startswith(TRUNK)}
-    for key, tensor in target.items():
-        if key not in weights:
-            raise ValueError(f"pretrained_backbone: {name} has no {key}; {_advice(net)}")
-        if weights[key].shape != tensor.shape:
-            theirs, ours = (tuple(shape) for shape in (weights[key].shape, tensor.shape))
-            raise ValueError(f"pretrained_backbone: {key} is {theirs} in {name} and {ours} here; {_advice(net)}")
-    deeper = [k for k in weights if k.startswith(TRUNK) and k not in target]
-    if deeper and not _is_pruned(net):
-        raise ValueError(f"pretrained_backbone: {name} also has {deeper[0]}, which is not here; {_advice(net)}")
-    net.load_state_dict({key: weights[key] for key in target}, strict=False)
-    new = sum(p.numel() for k, p in net.named_parameters() if not k.startswith(TRUNK))
-    _logger.info(
-        "pretrained_backbone: stem and stages 1-3 from %s (%d tensors); the rest is new (%.1f M parameters)",
-        name,
-        len(target),
-        new / 1e6,
-    )
-    return list(target)
-
-
-def _read_backbone(source: BackboneSource, in_chans: int) -> tuple[Mapping[str, Tensor], str]:
-    if isinstance(source, Mapping):
-        return clean_state_dict(clean_state_dict(dict(source))), "the state dict"  # twice: see matching_weights
-    name = str(source)
-    try:
-        if Path(name).is_file():
-            return load_state_dict(name, use_ema=True, device="cpu", weights_only=True), name
-        check_reachable(name)
-        return timm.create_model(name, pretrained=True, in_chans=in_chans).state_dict(), name
-    except Exception as error:
-        raise RuntimeError(
-            f"pretrained_backbone: {name} cannot be loaded: {first_line(error)}; give a timm ResNet with weights, "
-            "local-dir:FOLDER, or a file"
-        ) from error
-
-
-def _inside(model: nn.Module) -> nn.Module:
-    """Return the network that `features_only` wraps, under the name that the kind of `feature_cls` gives it."""
-    for name in ("model", "body", "graph_module"):
-        model = getattr(model, name, model)
-    return model
-
-
-def _in_chans(model: nn.Module) -> int:
-    conv1: torch.nn.Conv2d = _inside(model).conv1  # type: ignore[assignment]
-    return conv1.in_channels
-
-
-def _is_pruned(net: nn.Module) -> bool:
-    return getattr(net, "vt_stage", None) is None
-
-
-def _advice(net: nn.Module) -> str:
-    depth = getattr(net, "pretrained_cfg", {}).get("architecture", "").removeprefix("vt_")
-    return f"{depth} of timm fits" if timm.is_model(depth) else "a ResNet of the same stem, blocks and widths fits"

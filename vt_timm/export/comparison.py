@@ -1,15 +1,19 @@
-"""The difference of a file's outputs from those of the model that it was made from."""
+"""How a file compares with the model that it was made from: its outputs, its accuracy and its speed."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CommandError
+from ..pipelines.pipeline import Pipeline
+from ..pipelines.validation import Validation
 
-__all__ = ["Difference", "check_difference", "measure_difference"]
+__all__ = ["Difference", "Scores", "check_difference", "measure_difference", "score"]
 
 # Tolerances by precision: difference of the logits, as a share of their own size, and share of a segmenter's pixels
 # that get another label.
@@ -31,7 +35,7 @@ class Difference:
         return f"logits within {self.logits:.1g} of the model's{pixels}"
 
 
-def measure_difference(module: nn.Module, file: nn.Module, images: Iterable[Tensor]) -> Difference:
+def measure_difference(model: Callable[[Tensor], Tensor], file: nn.Module, images: Iterable[Tensor]) -> Difference:
     """Return the root mean square of the logits' difference, as a share of the logits' own about their mean, and where
     there is a label per pixel the share of labels that differ.
     """
@@ -39,7 +43,7 @@ def measure_difference(module: nn.Module, file: nn.Module, images: Iterable[Tens
     changed = pixels = 0
     with torch.inference_mode():
         for batch in images:
-            expected, actual = module(batch), file(batch)
+            expected, actual = model(batch), file(batch)
             if expected.ndim > 2:
                 changed += int((expected.argmax(dim=1) != actual.argmax(dim=1)).sum())
                 pixels += expected[:, 0].numel()
@@ -69,3 +73,45 @@ def check_difference(path: Path, found: Difference, precision: str, tolerance: f
             f"{path} is not written: {found.labels:.2g} of the pixels get another label than from the model, more than "
             f"the tolerance of {labels:g}"
         )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The accuracies of the model and its file in percent, by their name, and their images per second."""
+
+    images: int
+    model: dict[str, float]
+    file: dict[str, float]
+    model_speed: float
+    file_speed: float
+
+    def __str__(self) -> str:
+        accuracy = ", ".join(f"{what} {value:.2f} % -> {self.file[what]:.2f} %" for what, value in self.model.items())
+        return f"on {self.images} photos: {accuracy}, images per second {self.model_speed:.1f} -> {self.file_speed:.1f}"
+
+
+def score(model: Pipeline, file: nn.Module, validation: Validation) -> Scores:
+    """Score both on all photos, one at a time.
+
+    Args:
+        model: the model, on the CPU.
+        file: its file as a module with the same outputs.
+        validation: the photos, as `model.validation` gives them.
+    """
+    clocks = _Timed(partial(model.run, folded=False)), _Timed(file)
+    with torch.inference_mode():
+        of_model, of_file = validation.accuracies(clocks)
+    speeds = [clock.images / clock.seconds for clock in clocks]
+    return Scores(len(validation.photos), of_model, of_file, *speeds)
+
+
+class _Timed:
+    def __init__(self, run: Callable[[Tensor], Tensor]) -> None:
+        self.run, self.images, self.seconds = run, 0, 0.0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        start = time.perf_counter()
+        output = self.run(images)
+        self.seconds += time.perf_counter() - start
+        self.images += len(images)
+        return output
