@@ -1,4 +1,4 @@
-"""Which reading of the paper fits Table 8 best: 300 of them, in closed form.
+"""Find which reading of the paper fits Table 8 best, of 300 of them, in closed form.
 
     python -m benchmarks.readings
 
@@ -35,7 +35,7 @@ PROJECTOR_QUERY = {"16 heads": 16, "4 heads": 4, "dense": 1}
 
 
 class Reading(NamedTuple):
-    """What the paper leaves open, or says in two ways."""
+    """A choice in all that the paper leaves open, or says in two ways."""
 
     keys_queries: str
     hidden: str
@@ -48,7 +48,7 @@ OURS = Reading("16 heads, D to D/2", "D", "16 heads", value_always=False, last_p
 
 
 def trunk(depth: int) -> Cost:
-    """What a ResNet keeps: all but stage 5 and classifier, in millions."""
+    """Count what a ResNet keeps, all but stage 5 and classifier, in millions."""
     whole, stage5 = count(f"resnet{depth}"), count_stage5(f"resnet{depth}")
     features = 512 if depth < 50 else 2048
     classifier = Cost(features * CLASSES / 1e6, (features + 1) * CLASSES / 1e6)
@@ -56,7 +56,7 @@ def trunk(depth: int) -> Cost:
 
 
 def cost(depth: int, reading: Reading) -> Cost:
-    """MACs and parameters of a VT-ResNet under a reading, in millions; norms and biases of the VT stage left out."""
+    """Return MACs and parameters of a VT-ResNet under a reading, in millions, but for the VT stage's norms."""
     c = 512 if depth < 50 else 1024
     weights: list[tuple[float, int]] = []  # (number of weights, rows that they are multiplied with)
     products = 0.0  # multiply-accumulates that involve no weight
@@ -95,13 +95,13 @@ def _paper(depth: int) -> Cost:
 
 
 def differences(depth: int, reading: Reading) -> tuple[float, float]:
-    """MACs and parameters under a reading, as shares off Table 8."""
+    """Return how far MACs and parameters under a reading are from Table 8, as shares of it."""
     ours, paper = cost(depth, reading), _paper(depth)
     return ours.macs / paper.macs - 1, ours.params / paper.params - 1
 
 
 def _worst(reading: Reading) -> float:
-    """The largest difference over the four models, in units of 2 % of the MACs or 5 % of the parameters."""
+    """Return the largest difference over the four models, in units of 2 % of the MACs or 5 % of the parameters."""
     return max(
         max(abs(macs) / MACS_WITHIN, abs(params) / PARAMS_WITHIN)
         for macs, params in (differences(depth, reading) for depth in DEPTHS)
@@ -109,7 +109,7 @@ def _worst(reading: Reading) -> float:
 
 
 def best_readings() -> list[Reading]:
-    """All 300 readings, those whose worst difference from Table 8 is smallest first."""
+    """Return all 300 readings, those whose worst difference from Table 8 is smallest first."""
     choices = itertools.product(KEYS_QUERIES, HIDDEN, PROJECTOR_QUERY, (False, True), (False, True))
     return sorted((Reading(*choice) for choice in choices), key=_worst)
 
@@ -133,7 +133,7 @@ def readings_table(number: int = 6) -> str:
 
 
 def stage_budget(depth: int, macs_off: float, params_off: float) -> Cost:
-    """What Table 8, changed by those shares, leaves for the VT stage, in millions."""
+    """Return what Table 8, changed by those shares, leaves for the VT stage, in millions."""
     paper, base = _paper(depth), trunk(depth)
     return Cost(
         paper.macs * (1 + macs_off) - base.macs - D * CLASSES / 1e6,

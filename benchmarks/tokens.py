@@ -46,7 +46,7 @@ Hook = Callable[[], RemovableHandle]
 
 @dataclass
 class Stage:
-    """What the VT modules of a classifier were given for some photos, so that they run again without the trunk."""
+    """A classifier, and what its VT modules were given for some photos, so that they run again without the trunk."""
 
     model: VTResNet
     labels: Tensor  # (N,)

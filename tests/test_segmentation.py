@@ -1,6 +1,4 @@
-"""Segmentation: metrics, training, and the pictures; what the values of a mask mean, and what is said about values and
-options that mean nothing.
-"""
+"""Segmentation: metrics, training, pictures, and what is said about values and options that mean nothing."""
 
 import copy
 import csv

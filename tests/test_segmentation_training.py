@@ -18,9 +18,10 @@ from vt_timm.errors import UserError
 from vt_timm.pipelines.segmentation import resized
 from vt_timm.segmentation import training
 from vt_timm.segmentation.labels import IGNORE
+from vt_timm.segmentation.loss import segmentation_loss
 from vt_timm.segmentation.model import load_segmenter
 from vt_timm.segmentation.settings import Settings, SettingsError
-from vt_timm.segmentation.training_data import fit_batch, segmentation_loss
+from vt_timm.segmentation.training_data import fit_batch
 
 from .support.samples import fill, settings
 

@@ -1,6 +1,4 @@
-"""To the Hub and back, in processes of their own, against a Hub on this machine; and the whole way of a user: photos,
-fine-tuning, a look at a photo, publishing, and the model back from the Hub.
-"""
+"""The way to a Hub on this machine and back in processes of their own, also from photos to publishing."""
 
 import json
 import os

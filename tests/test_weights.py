@@ -1,6 +1,4 @@
-"""Shipped weights, and every way in which weights can be wrong; and `pretrained_backbone`: stem and stages 1-3 from a
-ResNet.
-"""
+"""Weights: those that ship, every way in which some can be wrong, and stem and stages 1-3 from a ResNet."""
 
 import json
 import logging

@@ -26,7 +26,7 @@ class UserError(Exception):
 
 
 class CommandError(UserError):
-    """What is wrong with a command's options or input, in one line."""
+    """An error that says in one line what is wrong with a command's options or input."""
 
 
 def say(text: str) -> None:
@@ -36,7 +36,7 @@ def say(text: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the lines after the first and without a full stop; its kind if it says nothing.
+    """Return what an error says, without lines after the first and without a full stop; its kind if it says nothing.
 
     A first line that ends with a colon only announces what is wrong, as torch's do: the second belongs to it.
     """
@@ -47,13 +47,13 @@ def first_line(error: BaseException) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], number: int = 1) -> str:
-    """`; did you mean NAME?` with the closest of what is known, or nothing."""
+    """Return `; did you mean NAME?` with the closest of what is known, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=number)
     return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 def read_text(path: Path) -> str:
-    """A text file that a person wrote: UTF-8, with or without a byte-order mark, whatever the locale.
+    """Read a text file that a person wrote: UTF-8, with or without a byte-order mark, whatever the locale.
 
     Raises:
         UserError: if it is not UTF-8.
@@ -71,7 +71,7 @@ def check_choice(option: str, value: object, allowed: Collection[object]) -> Non
 
 
 def check_positive(option: str, value: object) -> int:
-    """The value as an int; NumPy's and torch's whole numbers count as such.
+    """Return the value as an int; NumPy's and torch's whole numbers count as such.
 
     Raises:
         ValueError: naming the option, for anything else and for less than 1.
@@ -86,7 +86,7 @@ def check_positive(option: str, value: object) -> int:
 
 
 def plain(value: Any) -> Any:
-    """The value with NumPy's and torch's numbers as Python's, as JSON and TorchScript want them.
+    """Return the value with NumPy's and torch's numbers as Python's, as JSON and TorchScript want them.
 
     Lists and tuples are looked into, dicts are not: a state dict keeps its tensors.
     """

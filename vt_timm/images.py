@@ -44,7 +44,7 @@ class ImageError(UserError):
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file in a folder is one of the user's pictures: a kind that can be read, and not hidden.
+    """True if a file in a folder is one of the user's pictures: a kind that can be read, and not hidden.
 
     Hidden files, the `._*` files of macOS, `Thumbs.db` and documents are left out without a message.
     """
@@ -58,7 +58,7 @@ def _readable_suffixes() -> set[str]:
 
 
 def find_images(names: Iterable[str], sample: str = "photo") -> list[Path]:
-    """Files as they are, folders as the pictures anywhere below them, and `sample` as a photo of an installed library.
+    """Return files as they are, folders as the pictures below them, and `sample` as a photo of an installed library.
 
     Args:
         names: what the user wrote.
@@ -106,7 +106,7 @@ def _pictures_below(folder: Path, above: tuple[Hashable, ...] = ()) -> Iterator[
 
 
 def sample_photo(name: str = "photo") -> Path:
-    """A photo that an installed library ships.
+    """Return a photo that an installed library ships.
 
     Args:
         name: which of `SAMPLES`.
@@ -123,7 +123,7 @@ def sample_photo(name: str = "photo") -> Path:
 
 
 def read_image(path: Path, max_side: int | None = None, channels: int = 3) -> Image.Image:
-    """An image the right way up, with 8 bits per channel.
+    """Read an image the right way up, with 8 bits per channel.
 
     EXIF orientation is applied. Greys of 16 bits (I;16) are divided by 256. In other wide modes and in .npy the range
     decides: fractions from 0 to 1 are multiplied by 255, values up to 255 stay, values up to 65535 are divided by 256,
@@ -148,7 +148,7 @@ def read_image(path: Path, max_side: int | None = None, channels: int = 3) -> Im
 
 
 def to_image(photo: str | Path | bytes | Image.Image | np.ndarray, channels: int = 3) -> Image.Image:
-    """A photo in whatever form one has it, as `read_image` gives it.
+    """Return a photo in whatever form one has it, as `read_image` gives it.
 
     Args:
         photo: a file's name, its bytes, a PIL image, or an array (H, W) or (H, W, channels).
@@ -174,7 +174,7 @@ def to_image(photo: str | Path | bytes | Image.Image | np.ndarray, channels: int
 
 
 def read_channels(path: Path, channels: int) -> np.ndarray:
-    """The pixels of an image, (H, W, channels) of 8 bits, for any number of channels.
+    """Read the pixels of an image, (H, W, channels) of 8 bits, for any number of channels.
 
     1, 3 and 4 channels are read as `read_image` does. With other numbers of channels the file is a TIFF of one page per
     channel, as multispectral ones are, or a .npy file of the array (H, W, channels).
@@ -197,7 +197,7 @@ def read_channels(path: Path, channels: int) -> np.ndarray:
 
 @contextmanager
 def _opened(path: Path | io.BytesIO, name: object = None) -> Iterator[Image.Image]:
-    """The file, opened; whatever Pillow and its many plug-ins raise on reading it becomes one line."""
+    """Yield the file, opened; whatever Pillow and its many plug-ins raise on reading it becomes one line."""
     if isinstance(path, Path):
         _check_file(path)
     try:
@@ -215,7 +215,7 @@ def _check_file(path: Path) -> None:
 
 
 def exif_upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF flag says, as every viewer shows it."""
+    """Return the image turned as its EXIF flag says, as every viewer shows it."""
     return ImageOps.exif_transpose(image)
 
 
@@ -229,7 +229,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
-    """Values of unknown range as 8 bits, by the rule of `read_image`; where there is no number, black.
+    """Return values of unknown range as 8 bits, by the rule of `read_image`; where there is no number, black.
 
     Raises:
         ValueError: for values of which none is a number.
@@ -264,7 +264,7 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _pages(image: Image.Image, channels: int) -> np.ndarray:
-    """(H, W, channels) of a file with one page per channel, as multispectral TIFFs are stored."""
+    """Return (H, W, channels) of a file with one page per channel, as multispectral TIFFs are stored."""
     pages = []
     frames = getattr(image, "n_frames", 1)
     if frames != channels:

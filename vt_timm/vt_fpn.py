@@ -20,7 +20,7 @@ __all__ = ["FPN", "NECKS", "VTFPN", "Laterals"]
 
 
 class FPN(nn.Module):
-    """Feature pyramid network: 1x1 laterals to C channels, added top-down, then one 3x3 convolution per level.
+    """Feature pyramid network: 1x1 laterals to C channels are added top-down, then each passes a 3x3 convolution.
 
     Args:
         in_channels: channels of the backbone's levels, finest first.
@@ -38,7 +38,7 @@ class FPN(nn.Module):
 
 
 class Laterals(nn.ModuleList):
-    """`X_i = bn(W_i feature_i)`: a 1x1 convolution per level and nothing between the levels, what VT-FPN starts from.
+    """`X_i = bn(W_i feature_i)`: a 1x1 convolution per level, from which VT-FPN starts; nothing passes between levels.
 
     It is also a neck of its own: the baseline that shows what the tokens add.
 
@@ -62,7 +62,7 @@ class Laterals(nn.ModuleList):
 
 
 class VTFPN(nn.Module):
-    """VT-FPN, Figure 4 right: tokens of each level, one transformer over all, each level's own tokens projected back.
+    """VT-FPN, Figure 4 right: one transformer relates the tokens of all levels; each level's own are projected back.
 
     `X_i = bn(W_i feature_i)`; `T_i = bn(tokenizer_i(X_i))`; `T_1 .. T_4 = bn(transformer(concat(T_1 .. T_4)))`;
     `X_i = projector_i(X_i, T_i)`. Nothing is added top-down and there are no 3x3 convolutions, since the tokens carry

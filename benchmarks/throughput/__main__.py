@@ -26,8 +26,9 @@ import sys
 from collections import defaultdict
 
 from ..common.measure import clock_of, in_turn, middle_half, ratios
-from .passes import MODES, OTHERS, PEERS, Setting, UnknownCommitError, build, macs_of, passes_in_processes, rounds_for
+from .passes import MODES, OTHERS, PEERS, Setting, build, macs_of, rounds_for
 from .runner import Benchmark, Row, add_choices, run
+from .versions import UnknownCommitError, passes_in_processes
 
 VARIED = ("mode", "memory_format", "precision", "size", "batch_size", "model")
 HEAD = (
@@ -40,14 +41,14 @@ PROCESSES = 3
 
 
 def compare(name: str, peers: list[str], s: Setting, pairs: int) -> list[Row]:
-    """A row for each peer of a VT-ResNet in one setting."""
+    """Return a row for each peer of a VT-ResNet in one setting."""
     passes = {n: build(n, s) for n in (*peers, name)}
     rounds = rounds_for(s.batch_size, s.size, pairs)
     return summary(name, peers, s, in_turn(passes, rounds, warm_up=2, clock=clock_of(s.device)))
 
 
 def compare_versions(name: str, commit: str, s: Setting, pairs: int) -> list[Row]:
-    """A row for a model beside itself as it was at a commit, over the passes of `PROCESSES` pairs of processes."""
+    """Return a row for a model beside itself at a commit, over the passes of `PROCESSES` pairs of processes."""
     rounds = -(-rounds_for(s.batch_size, s.size, pairs) // PROCESSES)
     seconds: dict[str, list[float]] = defaultdict(list)
     for _ in range(PROCESSES):
@@ -80,7 +81,7 @@ def summary(name: str, peers: list[str], s: Setting, seconds: dict[str, list[flo
 
 
 def measure(name: str, s: Setting, args: argparse.Namespace) -> list[Row]:
-    """The rows of a setting; none for ONNX Runtime in bfloat16, for which it has no convolutions on a CPU."""
+    """Return the rows of a setting; none for ONNX Runtime in bfloat16, for which it has no convolutions on a CPU."""
     if s.mode == "onnx" and s.precision != "float32":
         return []
     if args.before:

@@ -1,11 +1,11 @@
-"""What a pass of a VT-ResNet and of its ResNet needs at its peak, as torch allocates it:
+"""Measure what a pass of a VT-ResNet and of its ResNet needs at its peak, as torch allocates it.
 
     python -m benchmarks.throughput.memory --write NAME
 
-Weights, in training gradients and SGD's momentum too, and the maps that are there at once. Unlike a process's resident
-size, it is the same every time and whatever else the machine does; what libraries keep for themselves is not in it. A
-training step keeps maps for its backward pass: those of `layer4` and of the VT stage in its place are counted alone,
-since all others are the same in both.
+Counted are the weights, in training gradients and SGD's momentum too, and the maps that are there at once. Unlike a
+process's resident size, it is the same every time and whatever else the machine does; what libraries keep for
+themselves is not in it. A training step keeps maps for its backward pass: those of `layer4` and of the VT stage in its
+place are counted alone, since all others are the same in both.
 """
 
 import argparse
@@ -27,7 +27,7 @@ MILLION_BYTES = 1e6
 
 
 def needed_by(name: str, s: Setting) -> int:
-    """Bytes of weights and momentum and of what one pass allocates beyond them at its peak."""
+    """Return the bytes of weights and momentum and of what one pass allocates beyond them at its peak."""
     one_pass = build(name, s)
     one_pass()  # SGD makes its momentum only in a first step
     if not s.device.startswith("cuda"):
@@ -39,7 +39,7 @@ def needed_by(name: str, s: Setting) -> int:
 
 
 def kept_by_stage(name: str, s: Setting) -> int:
-    """Bytes that the last stage of a (VT-)ResNet keeps for its backward pass, without weights and without its input."""
+    """Return the bytes that the last stage keeps for its backward pass, without weights and without its input."""
     dtype, layout = s.dtype, s.layout
     model = timm.create_model(name).train().to(dtype).to(memory_format=layout)  # type: ignore[call-overload]
     stage = model.get_submodule("vt_stage" if name in PEERS else "layer4")
@@ -51,7 +51,7 @@ def kept_by_stage(name: str, s: Setting) -> int:
 
 
 def kept_by(module: nn.Module, feature_map: Tensor) -> int:
-    """Bytes of every storage that autograd saves in one call, once each, but weights and the input."""
+    """Return the bytes of every storage that autograd saves in one call, once each, but weights and the input."""
     feature_map = feature_map.clone().requires_grad_()
     own = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers(), feature_map)}
     saved: dict[int, torch.UntypedStorage] = {}  # held, so that no address is given out twice
@@ -69,7 +69,7 @@ def kept_by(module: nn.Module, feature_map: Tensor) -> int:
 
 
 def compare(name: str, s: Setting) -> Row:
-    """Megabytes of both at their peak, and in training what their last stages keep."""
+    """Return the megabytes of both at their peak, and in training what their last stages keep."""
     model, peer = (needed_by(who, s) / MILLION_BYTES for who in (name, PEERS[name]))
     row: Row = {"peer": PEERS[name], "model_megabytes": round(model, 1), "peer_megabytes": round(peer, 1)}
     row["share"] = round(model / peer, 3)

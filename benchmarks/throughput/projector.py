@@ -1,4 +1,4 @@
-"""Whether torch's fused attention would pay in the projector, eq. 5:
+"""Measure if torch's fused attention would pay in the projector, eq. 5.
 
     python -m benchmarks.throughput.projector --write NAME
 
@@ -27,7 +27,7 @@ VARIED = ("model", "memory_format", "precision", "size", "batch_size")
 
 
 def fused(projector: Projector, feature_BCHW: Tensor, tokens_BLD: Tensor) -> Tensor:
-    """What `projector` computes, by one call of `scaled_dot_product_attention`."""
+    """Compute what `projector` does, by one call of `scaled_dot_product_attention`."""
     B, C, H, W = feature_BCHW.shape
     heads = (projector.num_heads, projector.head_dim)
     query_BhPd = feature_BCHW.flatten(2).view(B, *heads, H * W).transpose(2, 3)
@@ -39,7 +39,7 @@ def fused(projector: Projector, feature_BCHW: Tensor, tokens_BLD: Tensor) -> Ten
 
 
 def compare(name: str, s: Setting, pairs: int) -> Row:
-    """Milliseconds of both ways, taking turns."""
+    """Return the milliseconds of both ways, taking turns."""
     torch.manual_seed(0)
     dtype, layout = s.dtype, s.layout
     channels, pixels = CHANNELS[name], s.size // STRIDE

@@ -1,4 +1,4 @@
-"""Where a VT-ResNet and its ResNet spend their time, and how fast the VT-ResNet could be on this machine at best.
+"""Measure where a VT-ResNet and its ResNet spend their time, and how fast the VT-ResNet could be here at best.
 
     python -m benchmarks.throughput.stages --write NAME
 
@@ -32,7 +32,7 @@ VARIED = ("size", "memory_format", "precision", "batch_size", "model")
 
 
 def bounds(name: str, s: Setting, pairs: int) -> Row:
-    """Milliseconds of the parts of one batch, and the ratios."""
+    """Return the milliseconds of the parts of one batch, and the ratios."""
     torch.manual_seed(0)
     dtype, layout = s.dtype, s.layout
 

@@ -1,4 +1,4 @@
-"""What `import vt_timm` costs beyond `import timm`, and `create_model` of a VT-ResNet against its ResNet.
+"""Measure what `import vt_timm` costs beyond `import timm`, and `create_model` of a VT-ResNet against its ResNet.
 
     python -m benchmarks.throughput.startup --write startup
 
@@ -29,7 +29,7 @@ print(between - start, time.perf_counter() - between)
 
 
 def import_seconds() -> tuple[float, float]:
-    """How long importing timm takes, and vt_timm after it, in a process of its own."""
+    """Measure how long importing timm takes, and vt_timm after it, in a process of its own."""
     # An installed package comes with its bytecode; where Python may not write any, a clone would compile every time.
     env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run([sys.executable, "-c", IMPORTS], check=True, capture_output=True, text=True, env=env)

@@ -1,4 +1,4 @@
-"""Every record says where it comes from; and what two benchmarks say of tokens, on maps and networks of which the
+"""Records, which say where they come from, and what two benchmarks say of tokens on maps and networks of which the
 answer is known.
 """
 

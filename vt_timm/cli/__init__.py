@@ -51,7 +51,7 @@ def _print_anywhere() -> None:
 
 
 def _import_package() -> None:
-    """All that `import vt_timm` gives, the models' registration with timm included, which takes seconds."""
+    """Import all that `import vt_timm` gives, the models' registration with timm included, which takes seconds."""
     import vt_timm
 
     _ = vt_timm.VTResNet

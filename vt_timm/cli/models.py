@@ -63,7 +63,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def models(args: argparse.Namespace) -> int:
-    """A table of our models: name and tag, parameters, MACs, input, and where the weights come from."""
+    """Print a table of our models: name and tag, parameters, MACs, input, and where the weights come from."""
     import timm
 
     from ..cost import count_macs, count_parameters, in_millions
@@ -122,7 +122,7 @@ def download(args: argparse.Namespace) -> int:
 
 
 def _repository(name: str) -> str | None:
-    """The Hub repository of a model name, a tag or hf-hub:ORG/NAME; None for weights that ship."""
+    """Return the Hub repository of a model name, a tag or hf-hub:ORG/NAME; None for weights that ship."""
     import timm
 
     if "/" in name:
@@ -155,7 +155,7 @@ def export(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> "Settings | None":
-    """What a segmenter was trained with, as the user says or as its run does."""
+    """Return what a segmenter was trained with, as the user says or as its run does."""
     from ..recipes import SEGMENTATION, find_recipe
     from ..segmentation.settings import Settings
 

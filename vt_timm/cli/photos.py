@@ -108,7 +108,7 @@ def classify(args: argparse.Namespace) -> int:
 
 
 def attention(args: argparse.Namespace) -> int:
-    """Figures 5 and 7 of the paper: what each token of one VT module looks at, for one photo or many."""
+    """Draw Figures 5 and 7 of the paper: what each token of one VT module looks at, for one photo or many."""
     from ..photos.draw import draw_attention
 
     each = args.photos or (1 if args.output.lower().endswith(".gif") else 4)
@@ -192,7 +192,7 @@ def explore(args: argparse.Namespace) -> int:
 
 
 def _check_address(host: str, port: int) -> None:
-    """Before the model is loaded: whether the page can be served there."""
+    """Check that the page can be served there, before the model is loaded."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does, after one that has ended

@@ -138,7 +138,7 @@ def _shipped_segmenter() -> str:
 
 
 def _save_labels(path: Path, labels: Any, class_names: list[str]) -> None:
-    """An indexed PNG: its values are the labels, its palette the colours of the pictures; 16 bits for many classes."""
+    """Write an indexed PNG of the labels, its palette the colours of the pictures; 16 bits for many classes."""
     import numpy as np
     from PIL import Image
 
@@ -173,7 +173,7 @@ def train_segmenter(args: argparse.Namespace) -> int:
 
 
 def _changes(texts: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE`, the value as in YAML."""
+    """Read `KEY=VALUE`, the value as in YAML."""
     import yaml
 
     changes = {}

@@ -227,7 +227,7 @@ def write(figures: Iterator["Figure"], output: str, quiet: bool = False) -> None
 
 
 def targets(paths: list[Path], output: str | None) -> dict[Path, Path]:
-    """Where each photo's picture goes: the file named, or one per photo in the folder named."""
+    """Return where each photo's picture goes: the file named, or one per photo in the folder named."""
     if output is None:
         return {}
     several = len(paths) > 1
@@ -242,7 +242,7 @@ def targets(paths: list[Path], output: str | None) -> dict[Path, Path]:
 
 
 def names_in(folder: str, paths: list[Path]) -> dict[Path, Path]:
-    """A .png file in the folder for each photo, by its name; a number tells photos of one name apart."""
+    """Return a .png file in the folder for each photo, by its name; a number tells photos of one name apart."""
     names: dict[Path, Path] = {}
     taken = set()
     for path in dict.fromkeys(paths):

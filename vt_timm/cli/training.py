@@ -44,7 +44,7 @@ def _check_script(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def recipes(args: argparse.Namespace) -> int:
-    """The training recipes, one per line, or one of them whole."""
+    """Print the training recipes, one per line, or one of them whole."""
     from ..recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
 
     if args.name:
@@ -64,7 +64,7 @@ def recipes(args: argparse.Namespace) -> int:
 
 
 def run_timm_script(args: argparse.Namespace) -> int:
-    """One of timm's own scripts, in this process."""
+    """Run one of timm's own scripts, in this process."""
     from ..timm_scripts.run import run_script
 
     run_script(args.script, args.arguments, args.given)
@@ -72,7 +72,7 @@ def run_timm_script(args: argparse.Namespace) -> int:
 
 
 def add_publish_options(parser: argparse.ArgumentParser) -> None:
-    """What every way of publishing takes."""
+    """Add what every way of publishing takes."""
     parser.add_argument("source", type=Path, metavar="RUN", help="output folder of train.py or train-segmenter")
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help="MODEL.TAG (default: MODEL.RECIPE of the run, or NECK_BACKBONE.DATA)"

@@ -38,12 +38,12 @@ Shown = dict[Any, Any]  # what changes on the page, by component
 
 
 def _path(payload: ImageData | None) -> str | None:
-    """An upload handed over unread: gradio would open it, and answer a broken file with a traceback."""
+    """Hand an upload over unread: gradio would open it, and answer a broken file with a traceback."""
     return payload.path if payload else None
 
 
 def _of_its_own(picture: Image.Image) -> Image.Image:
-    """A copy with a comment that no other has: gradio writes equal pictures into one file, while others load it."""
+    """Return a copy with a comment of its own: gradio writes equal pictures into one file, while others load it."""
     picture = picture.copy()
     picture.info["comment"] = uuid4().bytes
     return picture
@@ -69,12 +69,12 @@ def _kindly(handler: Callable[..., Shown]) -> Callable[..., Shown]:
 
 
 def shipped_models() -> list[str]:
-    """What the page offers from the start: the classifiers and the segmenters that ship."""
+    """Return what the page offers from the start: the classifiers and the segmenters that ship."""
     return ["vt_resnet18", "vt_resnet_micro", *published_segmenters()]
 
 
 def sample_photos() -> dict[str, str]:
-    """The sample photos that are installed: each comes with a library, and matplotlib's is always there."""
+    """Return the sample photos that are installed: each comes with a library, and matplotlib's is always there."""
     found = {}
     for name in SAMPLES:
         with suppress(ImageError):

@@ -1,4 +1,4 @@
-"""What one visitor of the page sees: a photo, the model's answer, its tokens' maps, and the place that was clicked."""
+"""The view of one visitor: a photo, the model's answer, its tokens' maps, and the place that was clicked."""
 
 import threading
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _one_at_a_time = threading.Lock()  # attention is recorded by hooks on a model t
 
 
 def open_photo(path: str) -> Image.Image:
-    """The photo in RGB, small enough to work with.
+    """Return the photo in RGB, small enough to work with.
 
     Raises:
         UserError: in a sentence for the visitor, if it is not a photo or far too large.
@@ -104,7 +104,7 @@ class Session:
         return self.look.maps[self.module]
 
     def picture(self) -> Image.Image:
-        """The photo as the model sees it, with the layers that are switched on and a ring around the clicked place."""
+        """Return the photo as the model sees it, with the layers switched on and a ring around the clicked place."""
         picture, labels = self.look.view, self.look.answer.labels
         if self.show_classes and labels is not None:
             picture = paint_segmentation(picture, labels, self.look.answer.class_names)
@@ -116,13 +116,13 @@ class Session:
         return picture
 
     def thumbnails(self) -> list[Image.Image]:
-        """The map of every token, small."""
+        """Return the map of every token, small."""
         small = self.look.view.copy()
         small.thumbnail((THUMBNAIL, THUMBNAIL))
         return [overlay(small, attention) for attention in self.maps] if self.has_tokens else []
 
     def claims(self) -> list[tuple[int, float]]:
-        """The tokens with the largest weights at the clicked place, with their shares of all tokens' weights there."""
+        """Return the tokens with the largest weights at the clicked place, and their shares of all weights there."""
         if self.place is None or not self.has_tokens:
             return []
         view = self.look.view
@@ -133,12 +133,12 @@ class Session:
         return [(i, shares[i].item()) for i in shares.argsort(descending=True)[:TOP_TOKENS].tolist()]
 
     def class_at_place(self) -> str | None:
-        """What a segmenter sees at the clicked place."""
+        """Return what a segmenter sees at the clicked place."""
         return None if self.place is None else self.look.class_at(*self.place)
 
 
 def _look(model: Pipeline, photo: Image.Image, kind: str) -> Look:
-    """A look without maps if the model has no such attention to show."""
+    """Return a look without maps if the model has no such attention to show."""
     with _one_at_a_time:
         found = model.look(photo, kind)
     found.view.thumbnail((LARGE, LARGE))
@@ -146,7 +146,7 @@ def _look(model: Pipeline, photo: Image.Image, kind: str) -> Look:
 
 
 def _seen(model: Pipeline, photo: Image.Image) -> float:
-    """The share of the photo that is left by the model's crop, from what it leaves of two ramps of grey."""
+    """Return the share of the photo that is left by the model's crop, from what it leaves of two ramps of grey."""
     mode = MODES[read_mode(model)]
     size = [max(1, round(side * LARGE / max(photo.size))) for side in photo.size]  # large enough for a fine ramp
     down = Image.linear_gradient("L")

@@ -1,4 +1,4 @@
-"""What the page says, in words for a visitor who has not heard of the paper."""
+"""The words of the page, for a visitor who has not heard of the paper."""
 
 from collections.abc import Sequence
 from html import escape
@@ -43,12 +43,12 @@ DOES |= dict.fromkeys(published_segmenters(), "Finds people's clothes")
 
 
 def models(names: Sequence[str]) -> list[tuple[str, str]]:
-    """The list of models: those that ship by what they do, and others by their name."""
+    """Return the list of models: those that ship by what they do, and others by their name."""
     return [(f"{DOES[name]} ({name})" if name in DOES else name, name) for name in names]
 
 
 def answer(session: Session) -> str:
-    """What the model sees, the most probable or the largest first, with the colours of a segmenter's classes."""
+    """Say what the model sees, the most probable or the largest first, with the colours of a segmenter's classes."""
     found = session.look.answer
     colours = None if found.labels is None else palette(found.class_names)
     shares = list(found.shares.items())[: NAMED if colours is None else None]
@@ -67,7 +67,7 @@ def answer(session: Session) -> str:
 
 
 def caption(session: Session) -> str:
-    """What the large picture shows."""
+    """Say what the large picture shows."""
     if not session.has_tokens:
         return "This model answers without showing tokens. Choose another model to see some."
     if session.show_map:
@@ -78,14 +78,14 @@ def caption(session: Session) -> str:
 
 
 def claimed(session: Session) -> str:
-    """The headline of the list of tokens that claim a place."""
+    """Return the headline of the list of tokens that claim a place."""
     name = session.class_at_place()
     here = f"this place ({name})" if name else "this place"
     return f"Tokens that take most from {here}" if session.kind == TAKEN else f"Tokens that {here} uses most"
 
 
 def modules(session: Session, model: Pipeline) -> tuple[str, list[tuple[str, int]]]:
-    """What the tokens' different sets are called, as a headline and choices."""
+    """Return what the tokens' different sets are called, as a headline and choices."""
     number = len(session.look.maps)
     numbered = [str(i + 1) for i in range(number)]
     if model.place == "level":

@@ -47,7 +47,7 @@ class Drawing(ABC):
 
 @dataclass
 class Answer(Drawing):
-    """What a model says of a photo.
+    """An answer of a model for a photo.
 
     Args:
         photo: the photo.

@@ -148,7 +148,7 @@ def _apply(steps: Sequence[Any], image: Image.Image) -> Image.Image:
 
 
 def class_names(model: nn.Module) -> list[str]:
-    """What the classes are called: from the model's own config, or ImageNet's names by class count, or numbers.
+    """Return what the classes are called: from the model's own config, or ImageNet's names by class count, or numbers.
 
     If there are more or fewer names than classes, they belong to another head and are not used.
     """
@@ -165,7 +165,7 @@ def class_names(model: nn.Module) -> list[str]:
 
 
 def top_classes(logits_BK: Tensor, names: list[str], topk: int) -> list[list[dict[str, Any]]]:
-    """For each image the most probable classes with name, index and probability.
+    """Return for each image the most probable classes with name, index and probability.
 
     A model with one logit answers yes or no: its probability is the sigmoid, and the rest is "not" that class.
     """

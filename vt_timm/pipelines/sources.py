@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import CommandError, UserError, did_you_mean, first_line
-from ..runs.train_run import is_run, load_run
+from ..runs.train_run import CHECKPOINT, is_run, load_run
 from ..segmentation.model import load_segmenter
 from ..weights.download import CONFIG, WEIGHTS, check_reachable, fetch
 from ..weights.published import HUB
@@ -26,7 +26,7 @@ __all__ = ["Source", "load", "load_network", "published_segmenters", "resolve"]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a trained model lies, and what it is.
+    """A place where a trained model lies, and what it is.
 
     Args:
         name: the name that the user gave.
@@ -92,7 +92,7 @@ def resolve(name: str) -> Source:
             raise CommandError(f"there is no file {name}{_near(Path(name))}")
         return Source(name, "onnx", name)
     path = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
-    if path.exists():
+    if os.path.exists(path) or name.endswith(CHECKPOINT):
         return _on_disk(name, path)
     repository = name.removeprefix("hf-hub:")
     if "/" not in repository or name.startswith("local-dir:"):

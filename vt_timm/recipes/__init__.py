@@ -14,7 +14,7 @@ SEGMENTATION = FOLDER / "segmentation"
 
 
 def list_recipes(folder: Path = FOLDER) -> dict[str, str]:
-    """What each recipe is for, by its name: the first sentence of the comment that it opens with."""
+    """Return what each recipe is for, by its name: the first sentence of the comment that it opens with."""
     summaries = {}
     for path in sorted(folder.glob("*.yaml")):
         comment = []
@@ -27,7 +27,7 @@ def list_recipes(folder: Path = FOLDER) -> dict[str, str]:
 
 
 def find_recipe(name: str, folder: Path = FOLDER) -> Path:
-    """The file of a recipe.
+    """Find the file of a recipe.
 
     Raises:
         ValueError: if there is none of that name, with the names that come close.

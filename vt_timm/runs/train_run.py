@@ -43,13 +43,14 @@ __all__ = [
 ]
 
 ARGUMENTS, DESCRIPTION = "args.yaml", "model.json"
+CHECKPOINT = ".pth.tar"  # the ending of one
 CHECKPOINTS = {"best": "model_best.pth.tar", "last": "last.pth.tar"}
 
 
 def is_run(path: Path) -> bool:
     """True if a path is a run of train.py or one of its checkpoints."""
     folder = path if path.is_dir() else path.parent
-    return (folder / ARGUMENTS).is_file() and (path.is_dir() or path.name.endswith(".pth.tar"))
+    return (folder / ARGUMENTS).is_file() and (path.is_dir() or path.name.endswith(CHECKPOINT))
 
 
 def describe_classes(names: list[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, each file and folder replaced whole: if the run is killed, the old one stays."""
+"""The files that a run leaves on disk, each file and folder replaced whole: if the run is killed, the old one stays."""
 
 import csv
 import dataclasses
@@ -20,7 +20,7 @@ BEST, LAST, SUMMARY = "best", "last", "summary.csv"
 
 
 class Progress:
-    """What a checkpoint holds beside model, optimizer and random state."""
+    """The part of a checkpoint beside model, optimizer and random state."""
 
     def __init__(self) -> None:
         self.updates = 0

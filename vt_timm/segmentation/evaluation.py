@@ -17,7 +17,7 @@ SCORES = ("miou", "pixel_accuracy", "miou_without_background", "foreground_accur
 
 
 class Confusion:
-    """How often each class was taken for each other, over the pixels of as many images as are added.
+    """A count of how often each class was taken for each other, over the pixels of as many images as are added.
 
     Args:
         classes: what the classes are called.
@@ -31,16 +31,16 @@ class Confusion:
         self.matrix = MulticlassConfusionMatrix(len(classes), ignore_index=IGNORE).to(device)
 
     def add(self, logits_1KHW: Tensor, mask_HW: Tensor) -> None:
-        """One image, scored at the size of its mask."""
+        """Add one image, scored at the size of its mask."""
         logits_1KHW = F.interpolate(logits_1KHW.float(), mask_HW.shape[-2:], mode="bilinear")
         self.add_labels(logits_1KHW.argmax(dim=1)[0], mask_HW)
 
     def add_labels(self, labels_HW: Tensor, mask_HW: Tensor) -> None:
-        """One image, as `inference.segment` labels it."""
+        """Add one image, as `pipelines.segmentation.segment` labels it."""
         self.matrix.update(labels_HW, mask_HW.to(labels_HW.device))
 
     def summary(self) -> dict[str, Any]:
-        """Over all processes: `SCORES`, and "iou" (one per class, None for one that does not occur).
+        """Return over all processes `SCORES`, and "iou" (one per class, None for one that does not occur).
 
         mIoU is the mean over the classes that occur in a mask or a prediction, "miou_without_background" that of all
         others than the background; "foreground_accuracy" is the share of right pixels among those that the masks give
@@ -71,7 +71,7 @@ def _share(hits: Tensor, labelled: Tensor) -> float:
 def evaluate(
     model: nn.Module, dataset: SegmentationDataset, device: torch.device | str = "cpu", rank: int = 0, world: int = 1
 ) -> dict[str, Any]:
-    """mIoU and pixel accuracy in percent over a whole data set, scored at the size of the masks.
+    """Return mIoU and pixel accuracy in percent over a whole data set, scored at the size of the masks.
 
     Every image counts once, also where processes hold different numbers of them: each process counts its own images,
     and torchmetrics adds up the counts.

@@ -30,7 +30,7 @@ BACKGROUND = "background"  # what the class of all that is none of the others is
 
 
 class LabelError(ValueError):
-    """What is wrong with a mask's values or with the options about them, in one line."""
+    """An error that says in one line what is wrong with a mask's values or the options about them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Labels:
 
     @property
     def classes(self) -> list[str]:
-        """What is trained, in the order of our labels."""
+        """The classes that are trained, in the order of our labels."""
         return list(self.names if self.groups is None else self.groups)
 
     def table(self) -> np.ndarray:
@@ -231,12 +231,12 @@ NAMES_FILE = "classes.txt"
 
 
 class DataError(UserError):
-    """What is wrong with the data, in one line that names the file."""
+    """An error that says in one line what is wrong with the data, and names the file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where a data set keeps its files and what its labels mean.
+    """A way in which a data set keeps its files and what its labels mean.
 
     Args:
         images, masks: folders under the data set's own; {split} stands for "train" or "val".

@@ -169,7 +169,7 @@ class Segmenter(
         strict: bool = True,
         **settings: Any,
     ) -> "Segmenter":
-        """What `from_pretrained` calls. Unlike huggingface_hub's own it is strict and never falls back to a pickle."""
+        """Load as `from_pretrained` asks: unlike huggingface_hub's own, strictly and never from a pickle."""
         for dropped_in_1_0 in ("proxies", "resume_download"):  # what huggingface_hub 0.x still passes
             settings.pop(dropped_in_1_0, None)
         if Path(model_id).is_dir():
@@ -195,7 +195,7 @@ class Segmenter(
 
     @property
     def in_chans(self) -> int:
-        """Channels of the image."""
+        """The number of channels of the image."""
         return int(self._backbone_options.get("in_chans", 3))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ LEAST_SCALE = 0.01
 
 
 class SettingsError(UserError):
-    """What is wrong with the settings, in one line."""
+    """An error that says in one line what is wrong with the settings."""
 
 
 def _is_number(value: Any, least: float = 0) -> bool:
@@ -24,7 +24,7 @@ def _is_number(value: Any, least: float = 0) -> bool:
 
 
 def _numbers(value: Any, least: float = 0, count: int | None = None) -> bool:
-    """Whether it is a list of numbers, `count` of them."""
+    """True if it is a list of numbers, `count` of them."""
     right_count = isinstance(value, (list, tuple)) and len(value) > 0 and count in (None, len(value))
     return right_count and all(_is_number(one, least) for one in value)
 
@@ -146,7 +146,7 @@ class Settings:
 
     @classmethod
     def from_yaml(cls, path: Path, changes: dict[str, Any]) -> "Settings":
-        """A recipe with changes.
+        """Return a recipe with changes.
 
         Raises:
             SettingsError: for a file that holds no settings, a key that is no setting (the closest is named), and a
@@ -213,7 +213,7 @@ class Settings:
             raise SettingsError(f"{name}={value!r} must be a {number} of at least {least}{hint}")
 
     def label_options(self) -> dict[str, Any]:
-        """What `Labels` takes; a setting that is not given leaves the layout's own."""
+        """Return what `Labels` takes; a setting that is not given leaves the layout's own."""
         options = dict(
             groups=self.classes, rest=self.rest, reduce_zero=self.reduce_zero_label, ignore=self.ignore_label,
             colours=self.colours, ignore_colour=self.ignore_colour,
@@ -221,11 +221,11 @@ class Settings:
         return options if self.values is None else {**options, "values": self.values}
 
     def learning_rate(self, update: int) -> float:
-        """The learning rate before an update, counted from 0."""
+        """Return the learning rate before an update, counted from 0."""
         return self.lr * self.schedule_factor(update)
 
     def schedule_factor(self, update: int) -> float:
-        """The factor of all learning rates before an update, counted from 0."""
+        """Return the factor of all learning rates before an update, counted from 0."""
         if update < self.warmup_updates:
             return (update + 1) / self.warmup_updates
         if self.schedule == "poly":

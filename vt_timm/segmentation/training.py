@@ -27,9 +27,10 @@ from .checkpoints import Progress, append_row, check_new, load_state, save_best,
 from .data import SegmentationDataset, evaluation_transform, training_transform
 from .evaluation import SCORES, evaluate
 from .labels import DataError
+from .loss import segmentation_loss
 from .model import create_segmenter
 from .settings import Settings, SettingsError
-from .training_data import Backgrounds, SeededSamples, UpdateSampler, fit_batch, open_splits, segmentation_loss
+from .training_data import Backgrounds, SeededSamples, UpdateSampler, fit_batch, open_splits
 from .warm_start import start_from
 
 __all__ = ["keep_depthwise_in_float32", "run", "synchronised", "train"]
@@ -76,7 +77,7 @@ class Training:
         return self.accelerator.unwrap_model(self.model)
 
     def batches(self) -> DataLoader:
-        """One batch per update that is left."""
+        """Return the batches, one per update that is left."""
         start = self.progress.updates
         sampler = UpdateSampler(len(self.samples), self.settings, start, self.rank, self.world)
         samples = SeededSamples(self.samples, self.settings.seed)
@@ -90,7 +91,7 @@ class Training:
         self.accelerator.init_trackers("segmenter")
 
     def update(self, images: Tensor, masks: Tensor) -> float:
-        """One step of the optimizer; returns its loss."""
+        """Make one step of the optimizer, and return its loss."""
         settings, accelerator = self.settings, self.accelerator
         _to_training_mode(self.bare_model(), settings.freeze_backbone)
         for group in self.optimizer.param_groups:
@@ -183,7 +184,7 @@ def train(settings: Settings, output: Path, resume: bool = False) -> dict[str, A
 
 
 def _model(settings: Settings, train_set: SegmentationDataset, val_set: SegmentationDataset) -> nn.Module:
-    """The segmenter; the data sets get the transforms that its colours need."""
+    """Return the segmenter; the data sets get the transforms that its colours need."""
     model = create_segmenter(
         settings.neck,
         settings.backbone,
@@ -267,7 +268,7 @@ def _in_float32(module: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
-    """timm's optimizer; the backbone may have a learning rate of its own. Only plain SGD decays norms and biases."""
+    """Return timm's optimizer, with the backbone's own learning rate. Only plain SGD decays norms and biases."""
     backbone = {id(p) for p in model.backbone.parameters()}  # type: ignore[union-attr]
     groups = []
     for rate, chosen in ((settings.backbone_lr, True), (settings.lr, False)):
@@ -300,14 +301,14 @@ def _to_training_mode(model: nn.Module, freeze_backbone: bool) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, for YAML."""
+    """Return tuples as lists, for YAML."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def run(settings: Settings, output: Path, resume: bool) -> dict[str, Any]:
-    """`train`, which says what to install where a package is missing, and what is wrong in one line."""
+    """Train, and say in one line what is wrong and what to install."""
     try:
         import accelerate  # noqa: F401
         import torchmetrics  # noqa: F401

@@ -1,8 +1,4 @@
-"""What an update of a segmenter's training works on: both splits, looked at before training, the samples of each
-update, and the loss: cross entropy, and Dice beside it where asked for.
-
-Shape suffixes: B batch, K classes, H W height and width of the masks, N pixels that have a label.
-"""
+"""The data of a segmenter's training: both splits, looked at before it begins, and the samples of each update."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.data import Sampler as TorchSampler
@@ -19,7 +14,7 @@ from torchvision import tv_tensors
 from ..errors import say
 from ..images import ImageError, find_images
 from .data import SegmentationDataset, class_shares
-from .labels import BACKGROUND, IGNORE, LAYOUTS, DataError
+from .labels import BACKGROUND, LAYOUTS, DataError
 from .settings import Settings, SettingsError
 
 __all__ = [
@@ -29,12 +24,11 @@ __all__ = [
     "fit_batch",
     "label_options_of",
     "open_splits",
-    "segmentation_loss",
 ]
 
 
 def open_splits(settings: Settings) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """Both splits. Up to 399 masks of each are read, and masks from which nothing can be learnt are refused.
+    """Open both splits. Up to 399 masks of each are read, and masks from which nothing can be learnt are refused.
 
     Raises:
         DataError: for a file or a folder that is missing or wrong, and for masks of fewer than two classes.
@@ -56,7 +50,7 @@ def open_splits(settings: Settings) -> tuple[SegmentationDataset, SegmentationDa
 
 
 def label_options_of(settings: Settings) -> dict[str, Any]:
-    """What `Labels` takes, without the groups of classes of a recipe for another data set."""
+    """Return what `Labels` takes, without the groups of classes of a recipe for another data set."""
     apart = {"groups": None, "rest": None} if _are_of_another_data_set(settings) else {}
     return {**settings.label_options(), **apart}
 
@@ -88,7 +82,7 @@ def _check_shares(settings: Settings, shares: dict[str, float]) -> None:
 
 
 def fit_batch(settings: Settings, photos: int, world: int) -> Settings:
-    """The settings with a batch that is not larger than the data set; says so where it was."""
+    """Return the settings with a batch no larger than the data set, and say so where it was."""
     fitting = max(1, photos // world)
     if settings.batch_size <= fitting:
         return settings
@@ -167,40 +161,3 @@ class SeededSamples(Dataset):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((self.seed * 1_000_003 + draw) % 2**63)
             return self.dataset[index]
-
-
-def segmentation_loss(
-    logits_BKHW: Tensor, masks_BHW: Tensor, class_weights_K: Tensor | None = None, dice_weight: float = 0.0
-) -> Tensor:
-    """`cross_entropy + dice_weight * (1 - mean_k 2 |P_k M_k| / (|P_k| + |M_k|))`, over the pixels that have a label.
-
-    P_k is the predicted probability of class k and M_k its mask; the mean is over the classes that occur in the batch.
-
-    Args:
-        logits_BKHW: logits of K classes.
-        masks_BHW: labels, `IGNORE` where there is none. The loss of a batch without any label is 0.
-        class_weights_K: weights of the classes in the cross entropy, which is divided by their sum over the pixels.
-        dice_weight: weight of the second term.
-
-    Returns:
-        The loss, a scalar in float32.
-    """
-    logits_BKHW = logits_BKHW.float()
-    labelled_BHW = masks_BHW != IGNORE
-    summed = F.cross_entropy(logits_BKHW, masks_BHW, class_weights_K, ignore_index=IGNORE, reduction="sum")
-    weights_N = 1 if class_weights_K is None else class_weights_K[masks_BHW[labelled_BHW]]
-    loss = summed / (weights_N * labelled_BHW[labelled_BHW]).sum().clamp(min=1e-6)
-    if dice_weight:
-        loss = loss + dice_weight * _dice(logits_BKHW, masks_BHW, labelled_BHW)
-    return loss
-
-
-def _dice(logits_BKHW: Tensor, masks_BHW: Tensor, labelled_BHW: Tensor) -> Tensor:
-    classes = logits_BKHW.shape[1]
-    predicted_NK = logits_BKHW.softmax(dim=1).movedim(1, -1)[labelled_BHW]
-    labels_N = masks_BHW[labelled_BHW]
-    size_K = labels_N.bincount(minlength=classes)
-    both_K = predicted_NK.new_zeros(classes).index_add(0, labels_N, predicted_NK.gather(1, labels_N[:, None])[:, 0])
-    dice_K = 2 * both_K / (predicted_NK.sum(dim=0) + size_K).clamp(min=1)
-    present_K = size_K > 0
-    return 1 - dice_K[present_K].mean() if present_K.any() else logits_BKHW.sum() * 0

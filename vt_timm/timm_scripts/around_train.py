@@ -1,7 +1,7 @@
-"""What goes around the functions that timm's train.py calls, so that the script stays as it is.
+"""Wrappers around the functions that timm's train.py calls, so that the script stays as it is.
 
-It adds a teacher at its own image size; randomness that depends on seed and epoch alone, so that a resumed run goes
-on as if it had not stopped; arguments that the data decides; a description of the model beside its checkpoints; and
+They add a teacher at its own image size, randomness that depends on seed and epoch alone, so that a resumed run goes
+on as if it had not stopped, arguments that the data decides, a description of the model beside its checkpoints, and
 one clear line for what would otherwise fail late, train nonsense, or overwrite an earlier run. The photos that a
 training is given are found, counted, their classes named, and the batch fitted to them.
 """
@@ -46,7 +46,7 @@ SMALLEST_BATCH = 8  # below it, a batch norm's statistics are mostly noise
 
 
 class ScriptError(UserError):
-    """What keeps a script from running, in one line."""
+    """An error that says in one line what keeps a script from running."""
 
 
 def prepare_training(script: ModuleType) -> Callable[[], None]:
@@ -94,7 +94,7 @@ def _print_no_json(*values: Any, **options: Any) -> None:
 
 
 def _add_teacher_options(parser: Any) -> None:
-    """Options that `train.py` lacks, for a teacher of a thousand classes and a student of ten."""
+    """Add the options that `train.py` lacks, for a teacher of a thousand classes and a student of ten."""
     group = parser.add_argument_group("Teacher (vt_timm)")
     group.add_argument(
         "--kd-classes",
@@ -150,7 +150,7 @@ def _check_output(args: Any) -> None:
 
 
 def _classes_of(checkpoint: str) -> dict[str, int] | None:
-    """The classes of a run that is resumed, if it says them."""
+    """Return the classes of a run that is resumed, if it says them."""
     names = read_description(Path(checkpoint).parent).get("classes") if checkpoint else None
     return {name: i for i, name in enumerate(names)} if names else None
 
@@ -248,7 +248,7 @@ def _describing(student: dict[str, Any], metric: str, train_one_epoch: Callable[
 
 
 def _names_for_teacher(option: str | None, class_to_idx: dict[str, int] | None) -> list[str] | None:
-    """The student's classes in the teacher's words, from `--kd-classes`."""
+    """Return the student's classes in the teacher's words, from `--kd-classes`."""
     if option is None:
         return None
     if option != "auto":
@@ -264,7 +264,7 @@ def _names_for_teacher(option: str | None, class_to_idx: dict[str, int] | None) 
 def _with_our_teacher(
     student: dict[str, Any], args: Any, task: Callable[..., Any], by_class: bool = True
 ) -> Callable[..., Any]:
-    """`task` with a teacher at its own size; `by_class` says that the student learns its answers, not its features."""
+    """Return `task` with a teacher at its own size; `by_class`: the student learns its answers, not its features."""
 
     @functools.wraps(task)
     def create(student_model: nn.Module, teacher_model: str, **kwargs: Any) -> Any:
@@ -286,7 +286,7 @@ def _with_our_teacher(
 
 
 def _with_token_overlap(weight: float, task: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """`task` with the overlap of the student's tokens in its loss."""
+    """Return `task` with the overlap of the student's tokens in its loss."""
 
     @functools.wraps(task)
     def create(**kwargs: Any) -> nn.Module:
@@ -318,7 +318,7 @@ def check_data_folder(args: Any) -> None:
 
 
 def read_dataset(create_dataset: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A data set of timm's, or one line that says which split cannot be read."""
+    """Return a data set of timm's, or raise one line that says which split cannot be read."""
     try:
         return create_dataset(*args, **kwargs)
     except Exception as error:  # whatever its reader raises: no images, a missing package, a tar that is cut off
@@ -344,7 +344,7 @@ def check_same_classes(first: Mapping[str, int], other: Mapping[str, int], names
 
 
 def fit_to_photos(args: Any, create_dataset: Callable[..., Any], processes: int, batch_is_typed: bool) -> list[str]:
-    """Arguments that the data decides and the command leaves open; each is printed.
+    """Return arguments that the data decides and the command leaves open; each is printed.
 
     Args:
         args: train.py's arguments.
@@ -375,7 +375,7 @@ def fit_to_photos(args: Any, create_dataset: Callable[..., Any], processes: int,
 
 
 def fitted_batch(photos: int, batch: int, is_typed: bool) -> int:
-    """The batch, smaller where the photos of a process would give no update, or too few updates to learn from."""
+    """Return the batch, smaller where the photos of a process would give no update, or too few to learn from."""
     wanted = photos if is_typed else max(photos // UPDATES_PER_EPOCH, min(photos, SMALLEST_BATCH))
     if wanted >= batch:
         return batch

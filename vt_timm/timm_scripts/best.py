@@ -1,4 +1,4 @@
-"""Which epoch of a run of timm's train.py is kept as its best."""
+"""The epoch of a run of timm's train.py that is kept as its best."""
 
 import os
 import shlex

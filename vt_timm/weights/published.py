@@ -132,7 +132,7 @@ def published_weights(
 
 
 def _fetch_from_hub(variant: str, kwargs: dict[str, Any]) -> None:
-    """Weights that timm would take from the Hub are fetched first and checked; timm itself would also take a pickle."""
+    """Fetch and check first what timm would take from the Hub; timm itself would also take a pickle."""
     cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
     elsewhere = cfg.source == "local-dir" or (cfg.source != "hf-hub" and (cfg.state_dict or cfg.file))
     if cfg.hf_hub_id and not elsewhere:
