@@ -27,8 +27,6 @@ from vt_timm.files import whole_file
 
 from .common.records import keep_record
 
-__all__ = ["calibration_error", "fit_temperature", "fold_temperature", "threshold"]
-
 BINS = 15
 SURE = 0.99  # share of the answers above the threshold that are right
 

@@ -22,8 +22,6 @@ from vt_timm.tokenizers import grid_attention, kmeans, pool_pixels
 from .common.measure import in_its_own_process, in_turn, middle_half, peak_of, ratios
 from .common.records import keep_record
 
-__all__ = ["listing_1", "ours"]
-
 BATCH, CHANNELS, SIZE, TOKENS, ITERATIONS = 32, 512, 14, 16, 6
 
 

@@ -19,8 +19,6 @@ from .common.paper_tables import ABLATIONS, FPN_TABLES, TABLE_1, TABLES, FPNRow,
 from .common.records import RESULTS, facts, read_rows, replace_rows
 from .common.records import table as grid
 
-__all__ = ["Comparison", "ablation_changes", "compare", "markdown_page"]
-
 ABLATED = ("tokenizer", "recurrent", "relation", "num_tokens", "projector")  # Tables 3 to 7
 MARK_OVER = 0.05  # differences from the paper over this share of its value are marked
 TITLES = {

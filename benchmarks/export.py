@@ -39,8 +39,6 @@ from vt_timm.pipelines.sources import load, published_segmenters
 from vt_timm.recipes import SEGMENTATION, find_recipe
 from vt_timm.segmentation.settings import Settings
 
-__all__ = ["main"]
-
 RECORD = RESULTS / "export.csv"
 PRECISIONS: dict[str, dict[str, Any]] = {
     "float32": {}, "float16": {"half": True}, "bfloat16": {"half": True}, "int8": {"int8": True}

@@ -22,8 +22,6 @@ import vt_timm  # noqa: F401  registers the models
 from .accuracy.runs import keep_accuracy
 from .common.records import line_of_facts
 
-__all__ = ["evaluate", "top1_top5"]
-
 
 def evaluate(name: str, folder: str, batch_size: int = 64, workers: int = 1) -> dict:
     """Top-1 and top-5 in percent over every image of an ImageFolder, the last partial batch counted by its size."""

@@ -13,8 +13,6 @@ from typing import NamedTuple
 from .common.counting import Cost, count, count_stage5
 from .common.paper_tables import TABLES
 
-__all__ = ["OURS", "Reading", "best_readings", "cost", "readings_table", "stage_budget", "trunk"]
-
 DEPTHS = (18, 34, 50, 101)
 MODULES = {18: 2, 34: 3, 50: 3, 101: 3}
 P, L, D = 14 * 14, 16, 1024

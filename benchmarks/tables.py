@@ -25,8 +25,6 @@ from .segmentation import tables as segmenters
 from .throughput import tables as speed
 from .throughput.runner import rows_of
 
-__all__ = ["PAGES", "TABLES", "fill"]
-
 ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",

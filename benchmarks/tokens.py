@@ -35,8 +35,6 @@ from vt_timm.vt_resnet import VTResNet
 
 from .common.records import RESULTS, keep_record, read_records, table
 
-__all__ = ["TABLES", "Stage", "ablate", "ablations", "alike", "cosine", "describe", "entropy", "on_border", "spread"]
-
 FILE = "tokens.json"
 ALIKE = 0.9  # two maps that correlate above this over the pixels look at the same place
 BATCH = 50

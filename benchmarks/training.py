@@ -38,8 +38,6 @@ import vt_timm  # noqa: F401  registers the models
 from .accuracy.runs import summary_of
 from .common.records import keep_record
 
-__all__ = ["train_in_one", "train_in_two"]
-
 EPOCHS = 3
 KILL_IN_EPOCH, KILL_AT_UPDATE = 1, 40
 SETTINGS = {

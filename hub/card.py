@@ -18,8 +18,6 @@ from benchmarks.segmentation.runs import shipped_metrics
 from vt_timm.publishing.card import classifier_card, segmenter_card
 from vt_timm.weights.published import hub_name
 
-__all__ = ["shipped_card"]
-
 HUB = Path(__file__).parent
 
 

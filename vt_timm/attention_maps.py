@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from .projector import Projector
 from .tokenizers import GridAttention, SpatialAttention
 
-__all__ = ["ATTENTION", "record_attention"]
-
 ATTENTION = ("tokenizer", "projector")
 
 

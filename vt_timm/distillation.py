@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from .errors import did_you_mean, first_line
 from .weights.download import NotReachedError, check_reachable
 
-__all__ = ["FBNETV3_G", "Teacher", "create_teacher", "distillation_task", "teacher_classes"]
-
 FBNETV3_G = "fbnetv3_g.ra2_in1k"  # the paper's teacher
 DISTILL_WEIGHT, TASK_WEIGHT, TEMPERATURE = 0.8, 0.2, 1.0
 

@@ -8,18 +8,6 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "CommandError",
-    "UserError",
-    "check_choice",
-    "check_positive",
-    "did_you_mean",
-    "first_line",
-    "plain",
-    "read_text",
-    "say",
-]
-
 
 class UserError(Exception):
     """An error that the user can mend: one line says what was wrong and what to do. `cli.main` prints it."""

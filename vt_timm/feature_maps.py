@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from .visual_transformer import VTStage
 
-__all__ = ["FeatureMaps"]
-
 
 class FeatureMaps(nn.Module):
     """The part of `VTResNet` that takes maps out on the way and drops what a map does not need."""

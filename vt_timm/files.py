@@ -8,8 +8,6 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["find_circle", "folder_beside", "identity", "move", "put_in_place", "restore", "whole_file", "whole_folder"]
-
 
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:

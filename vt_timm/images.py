@@ -13,17 +13,6 @@ from PIL import Image, ImageOps
 from .errors import UserError, first_line, say
 from .files import identity
 
-__all__ = [
-    "ImageError",
-    "exif_upright",
-    "find_images",
-    "is_picture",
-    "read_channels",
-    "read_image",
-    "sample_photo",
-    "to_image",
-]
-
 SAMPLE = "sample"  # in place of a file: a photo that an installed library ships
 SAMPLES = {  # package, file, and what the package is called to pip
     "photo": ("sklearn", "datasets/images/china.jpg", "scikit-learn"),

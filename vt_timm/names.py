@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-__all__ = ["without_folders"]
-
 
 def without_folders(name: str) -> str:
     """Return a name; of a path that is absolute or leads somewhere the last part, also behind a prefix as `local-dir:`.

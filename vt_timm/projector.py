@@ -10,8 +10,6 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-__all__ = ["Projector"]
-
 
 class Projector(nn.Module):
     """Projector, eq. 5: `X_out = X + softmax_L((X W_Q)(T W_K)^T / sqrt(d)) bn(T W_V)`.

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from .tokenizers import SpatialAttention
 
-__all__ = ["add_token_overlap", "token_overlap"]
-
 
 def token_overlap(maps: Sequence[Tensor]) -> Tensor:
     """Return how much the maps A of eqs. 1, 2 and 6 overlap: the mean cosine of two of a module's maps.

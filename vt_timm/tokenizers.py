@@ -10,18 +10,6 @@ import torch
 from timm.layers import _assert
 from torch import Tensor, nn
 
-__all__ = [
-    "ClusteringTokenizer",
-    "FilterTokenizer",
-    "GridAttention",
-    "PoolingTokenizer",
-    "RecurrentTokenizer",
-    "SpatialAttention",
-    "kmeans",
-    "token_grid",
-]
-
-
 LOGIT_SCALE = 2.0  # standard deviation of normalised logits at the start; at 1 every token is nearly the mean pixel
 
 

@@ -10,8 +10,6 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-__all__ = ["GraphConvolution", "TokenTransformer"]
-
 
 class TokenTransformer(nn.Module):
     """Transformer, `T' = T + softmax_L((T K)(T Q)^T / sqrt(k)) T` (eq. 3), `T_out = T' + relu(T' F1) F2` (eq. 4).

@@ -17,8 +17,6 @@ from .projector import Projector
 from .tokenizers import ClusteringTokenizer, FilterTokenizer, PoolingTokenizer, RecurrentTokenizer
 from .transformer import GraphConvolution, TokenTransformer
 
-__all__ = ["RELATIONS", "TOKENIZERS", "Lift", "PointwiseConv2d", "VTModule", "VTStage", "convolve_1x1"]
-
 TOKENIZERS = {"filter": FilterTokenizer, "cluster": ClusteringTokenizer, "pool": PoolingTokenizer}
 RELATIONS = ("transformer", "graph", "none")
 

@@ -16,8 +16,6 @@ from .projector import Projector
 from .tokenizers import FilterTokenizer
 from .transformer import TokenTransformer
 
-__all__ = ["FPN", "NECKS", "VTFPN", "Laterals"]
-
 
 class FPN(nn.Module):
     """Feature pyramid network: 1x1 laterals to C channels are added top-down, then each passes a 3x3 convolution.

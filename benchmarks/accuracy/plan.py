@@ -7,26 +7,6 @@ from typing import Any
 
 from .runs import run_named
 
-__all__ = [
-    "CLASSES",
-    "CONTROLS",
-    "INGREDIENTS",
-    "LEARNING_RATES",
-    "SEED",
-    "SEEDS",
-    "TRANSFER_RATES",
-    "TRANSFER_SETS",
-    "Experiment",
-    "ablations",
-    "best_learning_rates",
-    "controls",
-    "has_diverged",
-    "ingredients",
-    "searches",
-    "table_2",
-    "transfer",
-]
-
 SEED, SEEDS = 42, {"resnet18": (42, 43, 44), "vt_resnet18": (42, 43, 44), "resnet34": (42,), "vt_resnet34": (42,)}
 LEARNING_RATES = (0.1, 0.2, 0.4)
 CLASSES = 10

@@ -17,18 +17,6 @@ from vt_timm.runs.run import read_evaluations
 
 from ..common.records import RESULTS, line_of_facts, read_rows, replace_rows
 
-__all__ = [
-    "accuracy_of",
-    "all_runs",
-    "arguments_of",
-    "epochs_of",
-    "keep_accuracy",
-    "keep_run",
-    "run_named",
-    "summary_of",
-    "training_losses",
-]
-
 ACCURACY, BASES = RESULTS / "accuracy", "base_args.yaml"
 # Arguments of train.py that have a column of their own, or that name the run.
 OWN = ("model", "model_kwargs", "seed", "lr", "experiment")

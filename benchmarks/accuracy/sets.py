@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-__all__ = ["GARMENTS", "SETS", "digits", "garments", "prepare"]
-
 # The classes of Clothing Co-Parsing with at least a hundred crops for training, skin and background left out.
 GARMENTS = ("bag", "blouse", "coat", "dress", "hair", "jeans", "pants", "purse", "shirt", "shoes", "skirt")
 SMALLEST = 32  # pixels of a crop's shorter side

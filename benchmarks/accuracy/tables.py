@@ -13,8 +13,6 @@ from . import plan
 from .plan import CLASSES, Experiment, best_learning_rates, has_diverged
 from .runs import all_runs, arguments_of, epochs_of, run_named
 
-__all__ = ["TABLES", "at_best_rate", "draw", "is_ahead", "recorded", "reruns", "standard_error"]
-
 COMPARED = (("vt_resnet18", "resnet18"), ("vt_resnet34", "resnet34"))
 # Name, model, and key of plan.CONTROLS.
 CONTROLLED = (

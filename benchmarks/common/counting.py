@@ -13,8 +13,6 @@ import vt_timm
 
 from .paper_tables import FPNRow
 
-__all__ = ["Cost", "SegmenterCost", "count", "count_segmenter", "count_stage5"]
-
 
 class Cost(NamedTuple):
     """MACs and parameters, both in millions."""

@@ -11,17 +11,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = [
-    "allocated_peak_of",
-    "clock_of",
-    "in_its_own_process",
-    "in_turn",
-    "middle_half",
-    "peak_of",
-    "ratios",
-]
-
-
 Run = Callable[[], object]
 
 

@@ -7,8 +7,6 @@ segmentation, mIoU in percent and MACs in thousand millions.
 
 from typing import Any, NamedTuple
 
-__all__ = ["ABLATIONS", "FPN_TABLES", "IMAGENETTE_LEADERBOARD", "TABLES", "TABLE_1", "FPNRow", "Reduction", "Row"]
-
 
 class Reduction(NamedTuple):
     """A column of Table 1: how many times less than the ResNet, in all and in stage 5."""

@@ -20,18 +20,6 @@ import torch
 
 import vt_timm
 
-__all__ = [
-    "RESULTS",
-    "facts",
-    "keep_record",
-    "line_of_facts",
-    "read_records",
-    "read_rows",
-    "record_of",
-    "replace_rows",
-    "table",
-]
-
 RESULTS = Path(__file__).parents[1] / "results"
 
 

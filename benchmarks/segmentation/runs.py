@@ -12,8 +12,6 @@ from vt_timm.segmentation.model import LEVELS, load_segmenter
 from ..common.records import RESULTS, keep_record, line_of_facts, read_records, read_rows, replace_rows
 from .analysis import recipe, tokens_cut_off, validation_photos
 
-__all__ = ["RUNS", "curve", "evaluations", "keep_run", "keep_segmenter_run", "record", "shipped_metrics"]
-
 RUNS = RESULTS / "segmentation" / "runs.csv"
 
 

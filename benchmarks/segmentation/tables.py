@@ -9,8 +9,6 @@ from ..common.records import read_rows, record_of, table
 from .analysis import recipe
 from .runs import RUNS
 
-__all__ = ["NECKS", "TABLES", "draw"]
-
 NECKS = {"fpn": "FPN", "laterals": "laterals alone", "vt_fpn": "VT-FPN"}
 COLOURS = {"fpn": "tab:gray", "laterals": "tab:blue", "vt_fpn": "tab:red"}
 STYLES = {42: "-", 43: "--"}  # of a line, by seed; dotted for all others

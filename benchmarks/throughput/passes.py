@@ -15,19 +15,6 @@ import vt_timm  # noqa: F401  registers the models
 
 from ..common.counting import count
 
-__all__ = [
-    "FORMATS",
-    "MODES",
-    "OTHERS",
-    "PEERS",
-    "PRECISIONS",
-    "Setting",
-    "build",
-    "held_by",
-    "macs_of",
-    "rounds_for",
-]
-
 PEERS = {"vt_resnet18": "resnet18", "vt_resnet34": "resnet34", "vt_resnet50": "resnet50", "vt_resnet101": "resnet101"}
 # The attention ResNets of the paper's Table 8 that timm has: squeeze-and-excite, and CBAM as an option of its blocks.
 OTHERS = {

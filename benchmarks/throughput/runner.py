@@ -11,8 +11,6 @@ import torch
 from ..common.records import RESULTS, line_of_facts, read_rows, replace_rows
 from .passes import FORMATS, PEERS, PRECISIONS, Setting
 
-__all__ = ["Benchmark", "Row", "add_choices", "keep", "rows_of", "run", "settings"]
-
 FOLDER = RESULTS / "speed"
 Row = dict[str, Any]
 

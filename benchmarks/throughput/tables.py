@@ -8,8 +8,6 @@ from ..common.records import RESULTS, record_of, table
 from .passes import PEERS, macs_of
 from .runner import Row, rows_of
 
-__all__ = ["TABLES", "draw"]
-
 Column = tuple[str, str, dict[str, Any]]  # title, record, and what its rows must have
 FOLDER = RESULTS / "speed"
 # Record, precision, colour and name of what the plot shows.

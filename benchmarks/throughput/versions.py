@@ -19,8 +19,6 @@ import vt_timm
 from ..common.measure import clock_of
 from .passes import Setting, build
 
-__all__ = ["UnknownCommitError", "passes_in_processes"]
-
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -11,8 +11,6 @@ from ..errors import UserError, did_you_mean, first_line
 from ..images import find_images
 from . import models, photos, segmentation, training
 
-__all__ = ["main", "parser"]
-
 OK, FAILED, INTERRUPTED = 0, 2, 130  # exit status
 DEBUG = "VT_TIMM_DEBUG"  # where this variable is set, an error shows its traceback
 

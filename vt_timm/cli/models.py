@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from ..segmentation.settings import Settings
 
-__all__ = ["add_commands"]
-
 BEST, SETTINGS = "best", "settings.yaml"  # a folder and a file in a run of train-segmenter
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from ..pipelines.answers import Look
 
-__all__ = ["add_commands"]
-
 ATTENTION = ("tokenizer", "projector")
 NOUNS = {"tokenizer": "where each visual token looks", "projector": "which pixels read each visual token"}
 

@@ -11,8 +11,6 @@ from ..errors import CommandError, first_line
 from ..files import identity, whole_file
 from .shared import Photos, add_model, command, load_model, make_folder, names_in, positive, print_json, targets, write
 
-__all__ = ["add_commands"]
-
 INDEXED = 256  # number of colours in a palette
 
 

@@ -21,24 +21,6 @@ if TYPE_CHECKING:
 
     from ..pipelines.pipeline import Pipeline
 
-__all__ = [
-    "DEFAULT_MODEL",
-    "OK",
-    "Photos",
-    "add_device",
-    "add_model",
-    "check_apart",
-    "check_drawing",
-    "command",
-    "load_model",
-    "make_folder",
-    "names_in",
-    "positive",
-    "print_json",
-    "targets",
-    "write",
-]
-
 DEFAULT_MODEL = "vt_resnet18"
 
 

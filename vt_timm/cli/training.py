@@ -8,8 +8,6 @@ from ..errors import CommandError, did_you_mean
 from ..timm_scripts import SCRIPTS
 from .shared import command
 
-__all__ = ["add_commands", "add_publish_options"]
-
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = command(commands, "recipes", "list the training recipes, or print one", "vt-timm recipes finetune")

@@ -27,8 +27,6 @@ from ..pipelines.sources import load, published_segmenters
 from . import words
 from .session import Session, open_photo
 
-__all__ = ["Page", "serve"]
-
 LIMIT_MEGABYTES = 100
 KEEP_SECONDS = 3600
 COLUMNS, COLUMNS_IF_WIDE, WIDE = 4, 2, 2.0  # columns of the gallery, and for a photo this many times as wide as high

@@ -15,8 +15,6 @@ from ..photos.draw import overlay, paint_segmentation
 from ..pipelines.answers import Look
 from ..pipelines.pipeline import Pipeline, read_mode
 
-__all__ = ["KINDS", "NOT_A_PICTURE", "Session", "open_photo"]
-
 LIMIT_MEGAPIXELS, ENOUGH_PIXELS = 150, 1600
 LARGE, THUMBNAIL = 800, 200  # pixels of the long side: of the picture, and of one token in the gallery
 TOP_TOKENS = 4  # so many are named for a place

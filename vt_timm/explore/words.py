@@ -9,20 +9,6 @@ from ..pipelines.sources import published_segmenters
 from .session import KINDS as KEYS
 from .session import Session
 
-__all__ = [
-    "HEADLINE",
-    "INTRODUCTION",
-    "INVITATION",
-    "KIND",
-    "KINDS",
-    "UPLOAD",
-    "answer",
-    "caption",
-    "claimed",
-    "models",
-    "modules",
-]
-
 TAKEN, USED = KEYS
 INTRODUCTION = """\
 # Visual tokens

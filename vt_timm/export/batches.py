@@ -12,8 +12,6 @@ from ..images import MODES, ImageError, find_images, read_image
 from ..pipelines.pipeline import Pipeline, read_mode
 from ..segmentation.labels import LAYOUTS
 
-__all__ = ["batches", "photos_below", "samples"]
-
 
 def photos_below(folder: str) -> list[Path]:
     """Return the photos anywhere below a folder; where it is a data set for segmentation, its masks are not photos.

@@ -13,8 +13,6 @@ from ..errors import CommandError
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.validation import Validation
 
-__all__ = ["Difference", "Scores", "check_difference", "measure_difference", "score"]
-
 # Tolerances by precision: difference of the logits, as a share of their own size, and share of a segmenter's pixels
 # that get another label.
 LOGITS = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 0.1, "int8": 0.5}

@@ -22,8 +22,6 @@ from ..transformer import TokenTransformer
 from ..visual_transformer import Lift, VTStage
 from ..vt_resnet import VTResNet
 
-__all__ = ["FoldedProjector", "FoldedStage", "FoldedTransformer", "RowsOfMap", "affine", "fold_norms", "folded"]
-
 
 def affine(norm: Any) -> tuple[Tensor, Tensor]:
     """Return what a batch norm, also a frozen one, does in inference: `scale x + shift`, per channel."""

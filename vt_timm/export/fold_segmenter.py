@@ -17,8 +17,6 @@ from ..tokenizers import FilterTokenizer
 from ..vt_fpn import VTFPN
 from .fold import FoldedProjector, FoldedTransformer, affine, folded
 
-__all__ = ["FoldedHead", "FoldedVTFPN", "folded_segmenter"]
-
 
 def folded_segmenter(model: Segmenter) -> nn.Module:
     """Return a copy of a segmenter for inference, folded as `fold.folded` does it, and its neck and paddings too."""

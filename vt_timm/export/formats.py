@@ -17,21 +17,6 @@ from torch.export import Dim, ExportedProgram
 from ..errors import CommandError, UserError, first_line
 from ..pipelines.onnx_file import OnnxFile
 
-__all__ = [
-    "AOTI",
-    "FACTS",
-    "ONNX",
-    "PT2",
-    "HalfInside",
-    "InFloat32",
-    "capture",
-    "exporting",
-    "format_of",
-    "has_bfloat16",
-    "open_file",
-    "write_graph",
-]
-
 ONNX, PT2, AOTI = ".onnx", ".pt2", ".aoti.pt2"
 FACTS = "vt_timm.json"
 INPUT, OUTPUT = "images", "logits"

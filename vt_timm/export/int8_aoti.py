@@ -13,8 +13,6 @@ from torch.export import ExportedProgram
 
 from .formats import InFloat32
 
-__all__ = ["quantize"]
-
 
 def quantize(program: ExportedProgram, batches: Iterable[Tensor]) -> nn.Module:
     """Return a captured model with every activation and weight rounded to 8 bits where the compiler computes in them.

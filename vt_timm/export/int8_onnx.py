@@ -16,8 +16,6 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxscript.optimizer import remove_unused_nodes
 
-__all__ = ["in_8_bits", "quantize", "read_before_rounding"]
-
 BETWEEN_CONVOLUTIONS = {"Relu", "Clip", "Add", "MaxPool", "AveragePool", "Concat"}
 WITH_WEIGHTS = {"MatMul", "Gemm"}
 

@@ -34,8 +34,6 @@ from .formats import (
     write_graph,
 )  # fmt: skip
 
-__all__ = ["Options", "Written", "describe", "write_file"]
-
 COMPARED = 32  # photos on which model and file are compared, from the folder to validate or else to calibrate with
 
 

@@ -5,8 +5,6 @@ from functools import cache
 
 import numpy as np
 
-__all__ = ["palette", "seen_distances"]
-
 GREY = (112, 112, 112)  # of the first class, the background
 # What one would paint it with; found by the last word of a class's name that stands here.
 NATURAL = {

@@ -22,17 +22,6 @@ from .colours import palette
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "OPACITY",
-    "SLIDE",
-    "draw_attention",
-    "draw_classification",
-    "draw_segmentation",
-    "overlay",
-    "paint_segmentation",
-    "save_figures",
-]
-
 OPACITY = ("weight", "even")
 SLIDE = 13.33, 7.5  # inches
 COLUMNS, DPI = 6, 200

@@ -13,8 +13,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Answer", "Drawing", "Look"]
-
 
 class Drawing(ABC):
     """Something that draws itself: in a file, in a window, and as a picture in a notebook. Needs matplotlib."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ..segmentation.settings import Settings
     from .validation import Validation
 
-__all__ = ["Classification", "ClassificationPipeline", "ClassifierInFile", "class_names", "top_classes"]
-
 TOP = 5
 
 

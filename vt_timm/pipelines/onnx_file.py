@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from ..errors import CommandError, first_line
 
-__all__ = ["PREFIX", "OnnxFile", "read_facts"]
-
 PREFIX = "vt_timm."  # our keys in a file's metadata begin with it; others may write there too
 
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ..segmentation.settings import Settings
     from .validation import Validation
 
-__all__ = ["BATCH", "DISPLAY_SCALE", "Photo", "Pipeline", "Ready", "batched", "read_mode", "smooth_noise"]
-
 DISPLAY_SCALE = 3  # pixels of a picture to draw on, for each pixel that the network sees
 BATCH = 16
 # Largest difference of a folded network's outputs, as a share of the largest, as it is and in float64.

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from ..segmentation.settings import Settings
     from .validation import Validation
 
-__all__ = ["SCALES", "Segmentation", "SegmentationPipeline", "SegmenterInFile", "resized", "segment"]
-
 MAX_LONG_SIDE, MIN_WINDOW = 1024, 64  # pixels
 SCALES = (0.5, 0.66, 1.0, 1.4)  # for any photo: a person near the camera shows in a small view, shoes in a large one
 STRIP = 64  # rows of a photo that are labelled at a time

@@ -21,8 +21,6 @@ from .onnx_file import OnnxFile
 from .pipeline import Pipeline
 from .segmentation import SegmentationPipeline, SegmenterInFile
 
-__all__ = ["Source", "load", "load_network", "published_segmenters", "resolve"]
-
 
 @dataclass(frozen=True)
 class Source:

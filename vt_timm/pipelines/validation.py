@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from ..pipelines.classification import ClassificationPipeline
     from ..pipelines.segmentation import SegmentationPipeline
 
-__all__ = ["ClassFolders", "LabelledPixels", "Validation"]
-
 Run = Callable[[Tensor], Tensor]  # a normalised batch in, logits out
 
 

@@ -13,8 +13,6 @@ from ..cost import count_macs, count_parameters
 from ..names import without_folders
 from ..weights.download import WEIGHTS
 
-__all__ = ["DATA_SETS", "TAG", "classifier_card", "segmenter_card", "segmenter_name"]
-
 TEMPLATES = Path(__file__).parent / "templates"
 TAG = "visual-transformers"  # every card of ours has it, and no other card
 

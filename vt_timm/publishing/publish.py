@@ -29,8 +29,6 @@ from ..runs.train_run import TrainRun
 from ..weights.download import CARD, CONFIG, WEIGHTS
 from .card import TAG
 
-__all__ = ["FILES", "Draft", "Publication", "draft", "open_run", "publish", "push", "report"]
-
 FILES = (CONFIG, WEIGHTS, CARD)
 OLD_CARD = "README.old.md"
 OF_A_RUN = ("args.yaml", "settings.yaml", "metrics.json")

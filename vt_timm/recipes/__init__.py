@@ -7,8 +7,6 @@ Those for classifiers lie here, with the settings of timm's `train.py --config`.
 import difflib
 from pathlib import Path
 
-__all__ = ["FOLDER", "SEGMENTATION", "find_recipe", "list_recipes"]
-
 FOLDER = Path(__file__).parent
 SEGMENTATION = FOLDER / "segmentation"
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from ..pipelines.pipeline import Pipeline
     from ..publishing.publish import Publication
 
-__all__ = ["Run", "RunError", "in_16_bits", "read_evaluations"]
-
 
 class RunError(UserError):
     """A run that cannot be used, with what it lacks in one line."""

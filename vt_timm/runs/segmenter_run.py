@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from ..publishing.publish import Publication
     from ..segmentation.model import Segmenter
 
-__all__ = ["SegmenterRun"]
-
 BEST, METRICS = "best", "metrics.json"
 
 

@@ -28,20 +28,6 @@ if TYPE_CHECKING:
     from ..pipelines.pipeline import Pipeline
     from ..publishing.publish import Publication
 
-__all__ = [
-    "ARGUMENTS",
-    "CHECKPOINTS",
-    "DESCRIPTION",
-    "RunError",
-    "TrainRun",
-    "data_config",
-    "describe_classes",
-    "is_run",
-    "load_run",
-    "read_description",
-    "write_description",
-]
-
 ARGUMENTS, DESCRIPTION = "args.yaml", "model.json"
 CHECKPOINT = ".pth.tar"  # the ending of one
 CHECKPOINTS = {"best": "model_best.pth.tar", "last": "last.pth.tar"}

@@ -14,8 +14,6 @@ from ..weights.download import CARD, CONFIG
 from .model import Segmenter
 from .settings import Settings
 
-__all__ = ["Progress", "append_row", "check_new", "load_state", "save_best", "save_state"]
-
 BEST, LAST, SUMMARY = "best", "last", "summary.csv"
 
 

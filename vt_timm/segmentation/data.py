@@ -17,15 +17,6 @@ from ..errors import check_choice
 from ..images import ARRAY, ImageError, exif_upright, is_picture, read_channels
 from .labels import IGNORE, LAYOUTS, DataError, LabelError, Labels
 
-__all__ = [
-    "MIN_SIDE",
-    "RandomMirror",
-    "SegmentationDataset",
-    "class_shares",
-    "evaluation_transform",
-    "training_transform",
-]
-
 SPLITS = ("train", "val")
 ENOUGH_MASKS = 200  # at least so many are read, or all, to say how frequent each class is
 JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif")

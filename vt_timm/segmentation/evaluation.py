@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from .data import SegmentationDataset
 from .labels import BACKGROUND, IGNORE
 
-__all__ = ["SCORES", "Confusion", "evaluate"]
-
 # In percent; the last two only where a class is called "background".
 SCORES = ("miou", "pixel_accuracy", "miou_without_background", "foreground_accuracy")
 

@@ -11,18 +11,6 @@ import numpy as np
 
 from ..errors import UserError, read_text
 
-__all__ = [
-    "BACKGROUND",
-    "COCO_STUFF_CLASSES",
-    "IGNORE",
-    "LAYOUTS",
-    "LIP_CLASSES",
-    "DataError",
-    "LabelError",
-    "Labels",
-    "Layout",
-]
-
 VALUES = 1 << 16  # how many a mask of 16 bits can hold
 IGNORE = VALUES - 1  # in our own masks, after reading, a pixel without a class
 UNKNOWN = -1

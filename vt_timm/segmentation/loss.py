@@ -8,8 +8,6 @@ from torch import Tensor
 
 from .labels import IGNORE
 
-__all__ = ["segmentation_loss"]
-
 
 def segmentation_loss(
     logits_BKHW: Tensor, masks_BHW: Tensor, class_weights_K: Tensor | None = None, dice_weight: float = 0.0

@@ -22,8 +22,6 @@ from ..errors import UserError, check_choice, check_positive, first_line
 from ..vt_fpn import NECKS
 from ..weights.download import CONFIG, WEIGHTS, NotReachedError, check_reachable, fetch
 
-__all__ = ["Segmenter", "SemanticHead", "create_segmenter", "load_segmenter"]
-
 LEVELS = 4
 HEAD_STRIDE = 4  # the levels are summed on a map of this stride
 

@@ -10,8 +10,6 @@ from timm.optim import list_optimizers
 
 from ..errors import UserError, did_you_mean, read_text
 
-__all__ = ["Settings", "SettingsError"]
-
 LEAST_SCALE = 0.01
 
 

@@ -33,8 +33,6 @@ from .settings import Settings, SettingsError
 from .training_data import Backgrounds, SeededSamples, UpdateSampler, fit_batch, open_splits
 from .warm_start import start_from
 
-__all__ = ["keep_depthwise_in_float32", "run", "synchronised", "train"]
-
 
 class Training:
     """A run in progress: the data, the model and what its steps need; `train` is its loop."""

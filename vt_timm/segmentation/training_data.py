@@ -17,15 +17,6 @@ from .data import SegmentationDataset, class_shares
 from .labels import BACKGROUND, LAYOUTS, DataError
 from .settings import Settings, SettingsError
 
-__all__ = [
-    "Backgrounds",
-    "SeededSamples",
-    "UpdateSampler",
-    "fit_batch",
-    "label_options_of",
-    "open_splits",
-]
-
 
 def open_splits(settings: Settings) -> tuple[SegmentationDataset, SegmentationDataset]:
     """Open both splits. Up to 399 masks of each are read, and masks from which nothing can be learnt are refused.

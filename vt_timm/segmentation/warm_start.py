@@ -4,8 +4,6 @@ from ..errors import UserError
 from ..pipelines.sources import load_network
 from .model import Segmenter
 
-__all__ = ["start_from"]
-
 
 def start_from(model: Segmenter, source: str) -> list[str]:
     """Copy a trained segmenter's weights into a new one. What classifies is copied for the classes of the same name.

@@ -28,16 +28,6 @@ from ..weights.download import check_reachable
 from .best import prefer_lower_loss, report
 from .reading import reading_photos
 
-__all__ = [
-    "ScriptError",
-    "check_data_folder",
-    "check_same_classes",
-    "create_or_say",
-    "fit_to_photos",
-    "prepare_training",
-    "read_dataset",
-]
-
 OUTPUT = "output/train"  # train.py's default
 RANK = int(os.environ.get("RANK", "0"))  # set by torchrun, as the next
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))

@@ -9,8 +9,6 @@ from typing import Any
 from ..runs.run import read_evaluations
 from ..runs.train_run import CHECKPOINTS
 
-__all__ = ["best_epoch", "prefer_lower_loss", "report"]
-
 SUMMARY = "summary.csv"
 NAMES = {"top1": "top-1 {:.2f} %", "top5": "top-5 {:.2f} %"}
 

@@ -11,8 +11,6 @@ from timm.data import ImageDataset
 from ..errors import say
 from ..images import MODES, ImageError, to_image
 
-__all__ = ["reading_photos"]
-
 _logger = logging.getLogger(__name__)
 
 

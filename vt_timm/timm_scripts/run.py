@@ -43,8 +43,6 @@ from .around_train import (
 )
 from .reading import reading_photos
 
-__all__ = ["SCRIPTS", "find_script", "run_script", "script_version"]
-
 REPOSITORY = "https://github.com/huggingface/pytorch-image-models"
 SCRIPTS_VARIABLE = "VT_TIMM_SCRIPTS"
 # GitHub's contents interface: unlike the plain file it also tells the hash, so that a cut download is noticed.

@@ -32,19 +32,6 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError, first_line
 
-__all__ = [
-    "CARD",
-    "CONFIG",
-    "WEIGHTS",
-    "DownloadError",
-    "NotReachedError",
-    "check_reachable",
-    "check_weights",
-    "fetch",
-    "fetch_card",
-    "is_cached",
-]
-
 CARD, CONFIG, WEIGHTS = "README.md", "config.json", "model.safetensors"
 SHA256_DIGITS = 64
 # Names, since huggingface_hub's client changes.

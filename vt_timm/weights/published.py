@@ -21,18 +21,6 @@ from torch import Tensor, nn
 
 from .download import CARD, WEIGHTS, fetch, fetch_card
 
-__all__ = [
-    "ORGANISATION",
-    "forget_other_names",
-    "hub_name",
-    "licence_on_card",
-    "matching_weights",
-    "published_cfgs",
-    "published_weights",
-    "untrained_cfg",
-    "without_names",
-]
-
 PACKAGE = Path(__file__).parents[1]
 HUB = PACKAGE / "hub" if (PACKAGE / "hub").is_dir() else PACKAGE.parent / "hub"  # installed wheel, or a checkout
 ORGANISATION = os.environ.get("VT_TIMM_HUB_ORGANISATION", "vt-timm")  # the owner of the repositories on the Hub

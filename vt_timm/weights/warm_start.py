@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from ..errors import first_line
 from .download import check_reachable
 
-__all__ = ["BackboneSource", "load_backbone"]
-
 BackboneSource = str | Path | Mapping[str, Tensor]
 TRUNK = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.")
 
