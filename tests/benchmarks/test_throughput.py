@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.common import measure
 from benchmarks.throughput import __main__ as command
-from benchmarks.throughput import memory, passes, projector, runner, stages
+from benchmarks.throughput import memory, passes, projector, runner, stages, versions
 from vt_timm.projector import Projector
 
 SETTING = passes.Setting(size=64, batch_size=2)
@@ -224,7 +224,7 @@ def test_onnx_runtime_is_left_out_in_bfloat16():
 
 
 def test_each_version_runs_in_a_process_of_its_own():
-    with passes.passes_in_processes("vt_resnet_micro", "HEAD", SETTING) as ways:
+    with versions.passes_in_processes("vt_resnet_micro", "HEAD", SETTING) as ways:
         assert list(ways) == ["vt_resnet_micro@HEAD", "vt_resnet_micro"]
         assert all(run() > 0 for run in ways.values())
         folders = [run.process.args[-1] for run in ways.values()]
