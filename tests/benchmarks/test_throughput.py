@@ -228,11 +228,11 @@ def test_each_version_runs_in_a_process_of_its_own():
         assert list(ways) == ["vt_resnet_micro@HEAD", "vt_resnet_micro"]
         assert all(run() > 0 for run in ways.values())
         folders = [run.process.args[-1] for run in ways.values()]
-    assert folders[0] != folders[1] == str(passes.ROOT)
+    assert folders[0] != folders[1] == str(versions.ROOT)
     assert all(run.process.returncode == 0 for run in ways.values())
 
 
 def test_a_process_that_ends_early_is_an_error(tmp_path, capfd):
-    with passes.Pass("vt_resnet_micro", SETTING, tmp_path) as run, pytest.raises(RuntimeError, match="ended early"):
+    with versions.Pass("vt_resnet_micro", SETTING, tmp_path) as run, pytest.raises(RuntimeError, match="ended early"):
         run()
     assert "was imported from" in capfd.readouterr().err
