@@ -68,6 +68,38 @@ def test_the_loss_is_section_5_2_by_hand(temperature):
     assert student.logits.grad.any() and teacher.logits.grad is None
 
 
+def test_without_a_word_the_loss_is_that_of_temperature_1():
+    """The paper gives none; at timm's 4 the first term would count sixteen times as much."""
+    student, teacher = Logits([[1.0, -2.0, 0.5]]), Logits([[2.0, 0.0, -1.0]])
+    losses = [
+        distillation_task(student, teacher, verbose=False, **options)(torch.zeros(1, 3, 4, 4), torch.tensor([2]))[
+            "loss"
+        ]
+        for options in ({}, dict(temperature=1.0, distill_loss_weight=0.8, task_loss_weight=0.2))
+    ]
+    assert losses[0].item() == losses[1].item()
+
+
+class Seeing(nn.Module):
+    """Answers with the pixels that it sees."""
+
+    num_classes = 3 * 8 * 8
+
+    def __init__(self, interpolation):
+        super().__init__()
+        self.pretrained_cfg = {"input_size": (3, 8, 8), "interpolation": interpolation}
+
+    def forward(self, x):
+        return x.flatten(1)
+
+
+@pytest.mark.parametrize(("interpolation", "mode"), [("bicubic", "bicubic"), ("bilinear", "bilinear")])
+def test_the_teacher_resizes_as_it_was_trained(interpolation, mode):
+    images = torch.randn(2, 3, 20, 30)
+    expected = F.interpolate(images, (8, 8), mode=mode, align_corners=False, antialias=True)
+    torch.testing.assert_close(Teacher(Seeing(interpolation))(images), expected.flatten(1))
+
+
 def test_the_teacher_sees_its_own_size_and_normalisation(teacher_folder):
     """Inside timm's task its logits are those of the teacher run alone on the same photo, prepared for it."""
     student = timm.create_model("vt_resnet_micro", num_classes=5)

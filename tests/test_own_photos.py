@@ -23,7 +23,7 @@ from vt_timm.cli import main
 from vt_timm.files import find_circle
 from vt_timm.images import ImageError, find_images, read_channels, read_image, to_image
 from vt_timm.runs.train_run import load_run
-from vt_timm.timm_scripts.around_train import ScriptError, check_data_folder
+from vt_timm.timm_scripts.around_train import ScriptError, check_checkpoints, check_data_folder, fit_to_photos
 from vt_timm.timm_scripts.best import best_epoch, prefer_lower_loss, report
 from vt_timm.timm_scripts.reading import reading_photos
 
@@ -192,6 +192,28 @@ def test_training_refuses_a_folder_that_goes_round(target, tmp_path):
     with pytest.raises(ScriptError, match=r"leads back to a folder that it lies in.*: delete this link$") as caught:
         check_data_folder(arguments)
     assert Path(str(caught.value).split(" leads")[0]).is_symlink()
+
+
+@pytest.mark.parametrize(("folders", "named"), [([], "photos that lie in no class folder"), (["cat"], "cat")])
+def test_photos_of_one_class_are_refused(folders, named, tmp_path):
+    """Top-1 would be 100 % of nothing."""
+    for folder in folders or ["."]:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        upright().save(tmp_path / folder / "a.png")
+    arguments = argparse.Namespace(
+        dataset="", data_dir=str(tmp_path), train_split="train", class_map="", num_classes=None, batch_size=2,
+        train_img_sizes=None,
+    )  # fmt: skip
+    with pytest.raises(ScriptError, match=rf"are of one class \({named}\).*PHOTOS/train/CLASS"):
+        fit_to_photos(arguments, create_dataset, 1, False)
+
+
+@pytest.mark.parametrize("option", ["initial_checkpoint", "resume", "checkpoint"])
+def test_a_checkpoint_that_is_not_there(option, tmp_path):
+    with pytest.raises(ScriptError, match=f"--{option.replace('_', '-')} nope.pth: there is no such file"):
+        check_checkpoints(argparse.Namespace(**{option: "nope.pth"}))
+    for value in ("", None, str(tmp_path)):
+        check_checkpoints(argparse.Namespace(**{option: value}))
 
 
 def strange(root):

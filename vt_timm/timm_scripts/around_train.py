@@ -32,6 +32,7 @@ OUTPUT = "output/train"  # train.py's default
 RANK = int(os.environ.get("RANK", "0"))  # set by torchrun, as the next
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 UPDATES_PER_EPOCH = 4  # at least, unless the batch would become smaller than SMALLEST_BATCH
+NO_FOLDER = "photos that lie in no class folder"  # which timm takes for a class without a name
 SMALLEST_BATCH = 8  # below it, a batch norm's statistics are mostly noise
 
 
@@ -50,6 +51,7 @@ def prepare_training(script: ModuleType) -> Callable[[], None]:
     _check_settings(script)
     args, _ = script._parse_args()
     check_data_folder(args)
+    check_checkpoints(args)
     _resume_where_it_stopped(args)
     _check_output(args)
     batch_is_typed = any(a.startswith(("-b", "--batch-size")) for a in sys.argv)
@@ -191,6 +193,8 @@ def _checking_classes(student: dict[str, Any], create_dataset: Callable[..., Any
         classes, split = getattr(getattr(dataset, "reader", None), "class_to_idx", None), str(kwargs.get("split"))
         if not classes:
             return dataset
+        first, first_split = student.setdefault("first", (classes, split))
+        check_same_classes(first, classes, (first_split, split))
         if len(classes) != student["num_classes"]:
             raise ScriptError(
                 f"the data has {len(classes)} classes ({', '.join(list(classes)[:3])}, ...) and {student['name']} "
@@ -198,8 +202,6 @@ def _checking_classes(student: dict[str, Any], create_dataset: Callable[..., Any
             )
         if student.get("resumed"):
             check_same_classes(student["resumed"], classes, ("the run to resume", split))
-        first, first_split = student.setdefault("first", (classes, split))
-        check_same_classes(first, classes, (first_split, split))
         student["class_to_idx"] = classes
         return dataset
 
@@ -307,6 +309,14 @@ def check_data_folder(args: Any) -> None:
         )
 
 
+def check_checkpoints(args: Any) -> None:
+    """Refuse a checkpoint that is not there; timm says so without a name, once a network is built."""
+    for option in ("initial_checkpoint", "resume", "checkpoint"):
+        value = str(getattr(args, option, "") or "")
+        if value and not (option == "resume" and value == "auto") and ":" not in value and not Path(value).exists():
+            raise ScriptError(f"--{option.replace('_', '-')} {value}: there is no such file")
+
+
 def read_dataset(create_dataset: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Return a data set of timm's, or raise one line that says which split cannot be read."""
     try:
@@ -326,7 +336,7 @@ def check_same_classes(first: Mapping[str, int], other: Mapping[str, int], names
     if dict(first) == dict(other):
         return
     lacking = [
-        f"only {name} has {', '.join(sorted(own)[:3])}{', ...' if len(own) > 3 else ''}"
+        f"only {name} has {', '.join(one or NO_FOLDER for one in sorted(own)[:3])}{', ...' if len(own) > 3 else ''}"
         for name, own in ((names[0], set(first) - set(other)), (names[1], set(other) - set(first)))
         if own
     ] or ["the same classes are in another order"]
@@ -353,6 +363,12 @@ def fit_to_photos(args: Any, create_dataset: Callable[..., Any], processes: int,
     )
     found = []
     classes = getattr(photos.reader, "class_to_idx", None)
+    if classes and len(classes) < 2:
+        (name,) = classes
+        raise ScriptError(
+            f"the photos of {root} are of one class ({name or NO_FOLDER}), with nothing to tell apart: sort them as "
+            "PHOTOS/train/CLASS/*.jpg and PHOTOS/val/CLASS/*.jpg"
+        )
     if args.num_classes is None and classes:
         say(f"{len(classes)} classes: {', '.join(list(classes)[:5])}{', ...' if len(classes) > 5 else ''}")
         found += ["--num-classes", str(len(classes))]

@@ -35,6 +35,7 @@ from ..weights.download import check_reachable
 from . import SCRIPTS
 from .around_train import (
     ScriptError,
+    check_checkpoints,
     check_data_folder,
     check_same_classes,
     create_or_say,
@@ -80,6 +81,7 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
             check_reachable(args.model)
     else:
         check_data_folder(script.parser.parse_known_args()[0])
+        check_checkpoints(script.parser.parse_known_args()[0])
         _use_training_run(script)
     if hasattr(script, "create_loader"):
         script.create_loader = reading_photos(script.create_loader)  # type: ignore[attr-defined]
