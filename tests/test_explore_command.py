@@ -6,23 +6,33 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import yaml
 from PIL import Image
 
 from vt_timm.cli import main
 from vt_timm.images import read_image
+from vt_timm.pipelines.classification import unsure_below
+from vt_timm.pipelines.sources import load
 
 SPACE = Path(__file__).parents[1] / "hub" / "space"
 
 
-def test_what_every_visitor_begins_with_is_not_cleaned_away():
-    gradio = pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
+def test_what_every_visitor_sees_is_on_the_page_and_no_file_on_the_server():
+    pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
     from vt_timm.explore.page import Page
 
     page = Page(["vt_resnet_micro"])
-    files = [page.view.value["path"], *(one["image"]["path"] for one in page.tokens.value)]
-    gradio.route_utils.delete_files_created_by_app(page.blocks, age=None)
-    assert len(files) == 17 and all(Path(file).is_file() for file in files)
+    first = page.stage.value
+    assert first.count("data:image/jpeg") == 2 and first.count("data:image/webp") == 16 * (2 + 1)  # two modules take
+    assert "file=" not in first and not any(page.blocks.temp_file_sets)
+
+
+def test_a_note_of_the_config_says_below_which_probability_a_classifier_is_unsure():
+    assert load("vt_resnet_micro").unsure_below == 0
+    noted = timm.create_model("vt_resnet_micro", pretrained_cfg_overlay={"notes": ("made here", "unsure_below=0.8")})
+    assert unsure_below(noted) == 0.8
+    assert unsure_below(timm.create_model("resnet18")) == 0
 
 
 def test_a_busy_port_is_said_in_our_own_line(capsys):

@@ -6,4 +6,4 @@ from vt_timm.explore.page import serve
 
 if __name__ == "__main__":
     # The Space's variable VT_TIMM_SPACE_MODELS names other models than those that ship, with blanks between them.
-    serve(os.environ.get("VT_TIMM_SPACE_MODELS", "").split() or None, host="0.0.0.0", port=7860)
+    serve(os.environ.get("VT_TIMM_SPACE_MODELS", "").split() or None, host="0.0.0.0")

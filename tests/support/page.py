@@ -1,5 +1,6 @@
 """The page of `vt-timm explore`: a server, a browser, what a visitor does and sees, and what to give the page."""
 
+import base64
 import io
 import os
 import re
@@ -7,8 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from contextlib import contextmanager
 
 import numpy as np
@@ -33,18 +32,21 @@ def served(*models):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vt_timm", "explore", "--port", str(port), "--models", *models]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    url = f"http://127.0.0.1:{port}"
+    with started(command, f"http://127.0.0.1:{port}") as url:
+        yield url
+
+
+@contextmanager
+def started(command, url, **options):
+    """The address of a page that a command serves, from the moment at which it says that it is ready."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **options.pop("env", {})}
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, **options)
     try:
-        assert url in server.stdout.readline().decode()
-        for _ in range(240):
-            assert server.poll() is None, server.stderr.read().decode()
-            try:
-                urllib.request.urlopen(url).close()
+        for line in server.stdout:
+            if line.decode().startswith("ready:"):
                 break
-            except OSError:
-                time.sleep(0.5)
+        assert server.poll() is None, "the server has ended"
+        assert url in line.decode()
         yield url
     finally:
         server.terminate()
@@ -105,31 +107,31 @@ def wait_for(page, selector, number):
 
 
 def source(page):
-    return page.locator("#view img").get_attribute("src")
+    """The address of the photo, which is the photo itself."""
+    return page.locator(".photo").get_attribute("src")
+
+
+def photo(page):
+    """The photo itself, without layers."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source(page).partition(",")[2])))).astype(float)
 
 
 def shown(page, after=None):
-    """The large picture as an array; with `after`, an address, the picture that comes in place of that one."""
+    """The photo with its layers as the browser paints them; with `after`, a photo, that of the one after it."""
     page.wait_for_function(
-        "old => ![null, undefined, old].includes(document.querySelector('#view img')?.src)", arg=after
+        "old => document.querySelector('.stage[data-shown]') && document.querySelector('.photo').src !== old", arg=after
     )
-    with urllib.request.urlopen(source(page)) as response:
-        return np.asarray(Image.open(io.BytesIO(response.read())).convert("RGB")).astype(float)
+    picture = page.locator(".layers").screenshot()
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(float)
 
 
 def uploaded(page, path):
-    """The large picture of a photo that was just given; again, as a person would, if the field was being emptied."""
-    from playwright.sync_api import TimeoutError  # not everyone who runs the tests has it
-
+    """The large picture of a photo that was just given, once the field is ready for the next one."""
     old = source(page)
-    for _ in range(2):
-        upload(page, path)
-        try:
-            page.wait_for_function("old => document.querySelector('#view img')?.src !== old", arg=old, timeout=15_000)
-            break
-        except TimeoutError:
-            page.wait_for_selector("#upload input[type=file]", state="attached")
-    return shown(page, after=old)
+    upload(page, path)
+    picture = shown(page, after=old)
+    page.wait_for_selector("#upload input[type=file]", state="attached")
+    return picture
 
 
 def choose_model(page, number):
@@ -137,25 +139,29 @@ def choose_model(page, number):
     page.locator("[role=option]").nth(number).click()
 
 
-def click_a_place(page):
-    """Click the middle of the photo; again, as a person would, if the picture was just being exchanged."""
-    for _ in range(20):
-        page.locator("#view img").click()
-        for _ in range(10):
-            if "%" in page.locator("#claims").inner_text():
-                return
-            page.wait_for_timeout(300)
-    raise AssertionError("no click on the photo was answered")
+def point(page, x, y):
+    """Where on the screen a place of the photo is, given in shares of its width and height."""
+    frame = box(page, ".layers")
+    return frame["x"] + x * frame["width"], frame["y"] + y * frame["height"]
 
 
 def marked(page):
-    """The numbers of the tokens that are marked in the gallery."""
-    return page.locator("#tokens .selected").all_inner_texts()
+    """The numbers of the tokens whose map is shown."""
+    return [int(n) + 1 for n in attributes(page, "#tokens .set:not([hidden]) [aria-pressed=true]", "data-token")]
+
+
+def framed(page):
+    """The numbers of the tokens that are framed since they claim the place."""
+    return {int(n) + 1 for n in attributes(page, "#tokens .set:not([hidden]) .claims", "data-token")}
+
+
+def attributes(page, selector, name):
+    return page.eval_on_selector_all(selector, "(all, name) => all.map(one => one.getAttribute(name))", name)
 
 
 def claims(page):
-    """(token, percent) as listed for the clicked place."""
-    return [(a, int(b)) for a, b in re.findall(r"token (\d+): (\d+) %", page.locator("#claims").inner_text())]
+    """(token, percent) as listed for the place."""
+    return [(int(a), int(b)) for a, b in re.findall(r"(\d+) · (\d+) %", page.locator("#claims").inner_text())]
 
 
 def box(page, selector):

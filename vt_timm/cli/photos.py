@@ -181,7 +181,7 @@ def explore(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise CommandError(f"the page needs {error.name}: pip install 'vt_timm[explore]'") from error
     _check_address(args.host, args.port)
-    print(f"The page opens at http://{args.host}:{args.port} in some seconds; Ctrl-C ends it.", flush=True)
+    print("The models are loaded; that takes some seconds.", flush=True)
     try:
         serve(args.models, args.host, args.port, args.open)
     except OSError as error:

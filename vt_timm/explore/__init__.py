@@ -1,0 +1,1 @@
+"""The page of `vt-timm explore`."""

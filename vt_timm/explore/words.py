@@ -1,79 +1,87 @@
-"""The words of the page, for a visitor who has not heard of the paper."""
+"""What the page says, in words for a visitor who has not heard of the paper."""
 
-from collections.abc import Sequence
-from html import escape
+import re
+from collections.abc import Iterable, Sequence
+from importlib import metadata
 
-from ..photos.colours import palette
-from ..pipelines.pipeline import Pipeline
 from ..pipelines.sources import published_segmenters
-from .session import KINDS as KEYS
-from .session import Session
+from .session import KINDS, Session
 
-TAKEN, USED = KEYS
-INTRODUCTION = """\
-# Visual tokens
-
-This network sums a photo up in a few **tokens**, as a person would in a few words: one token may stand for a roof,
-another for the sky. The map of a token shows where in the photo it takes its information from.
-"""
-UPLOAD = "Drop your photo, or click"
-INVITATION = "Click a place in the photo to see which tokens look at it"
-HEADLINE = "### The tokens: click one to see it large"
-KIND, KINDS = "Show where tokens", [("take from", TAKEN), ("are used", USED)]
+TAKEN, USED = KINDS
+PAPER, README = "https://arxiv.org/abs/2006.03677", "readme"
+UPLOAD, FAILED = "Your own photo", "That did not work"
+KIND = {TAKEN: "take from", USED: "are used"}
+HELP = {
+    "token": "A token is a short list of numbers in which the network keeps one thing that it saw, as a person keeps a "
+    "word. This network sums a photo up in a few of them.",
+    "map": "The map of a token shows how much each place of the photo counts for it: red is most, blue is little. Each "
+    "map is scaled to its own range.",
+    "kind": "“Take from”: the places that a token was made from. “Are used”: the places to which the network then "
+    "brings back what the token knows.",
+    "claim": "Of all that the tokens take from this place, the share that goes to each. The four largest are framed "
+    "among the tokens.",
+    "start": "The page begins with the token that tells most of the place: the one whose map differs most from the "
+    "mean of all maps (in bits of information).",
+    "step": "The network makes its tokens anew at each step, or at each size of details.",
+}
 NAMED, LEAST = 3, 0.005  # how many classes an answer names at most, and the least share that it names
 WHOLE = 0.98  # a model that sees at least this share of a photo is not said to crop it
 NAMES_LISTED = 20  # the classes of a model are listed up to this number
 LEVELS = {2: ["fine", "coarse"], 3: ["fine", "medium", "coarse"], 4: ["finest", "fine", "coarse", "coarsest"]}
-DOES = {"vt_resnet18": "Names what is on the photo", "vt_resnet_micro": "Names it too, small and quick"}
-DOES |= dict.fromkeys(published_segmenters(), "Finds people's clothes")
+LAST = ("face", "skin", "hair", "background")  # of what a segmenter sees, nobody asks for these first
+SHORT = {"vt_resnet18": "What is on the photo", "vt_resnet_micro": "The same, small and quick"}
+SHORT |= dict.fromkeys(published_segmenters(), "Clothes")
 
 
 def models(names: Sequence[str]) -> list[tuple[str, str]]:
     """Return the list of models: those that ship by what they do, and others by their name."""
-    return [(f"{DOES[name]} ({name})" if name in DOES else name, name) for name in names]
+    return [(f"{SHORT[name]} ({name})" if name in SHORT else name, name) for name in names]
 
 
-def answer(session: Session) -> str:
-    """Say what the model sees, the most probable or the largest first, with the colours of a segmenter's classes."""
-    found = session.look.answer
-    colours = None if found.labels is None else palette(found.class_names)
-    shares = list(found.shares.items())[: NAMED if colours is None else None]
-    shares = [(name, share) for i, (name, share) in enumerate(shares) if i == 0 or share >= LEAST]
-    parts = []
-    for rank, (name, share) in enumerate(shares):
-        what = f"<b>{escape(name)}</b>" if rank == 0 else escape(name)
-        if colours is not None:
-            red, green, blue = colours[found.class_names.index(name)]
-            what = f'<i style="background: rgb({red}, {green}, {blue})"></i> {what}'
-        parts.append(f"<span>{what} {100 * share:.0f} %</span>")
-    notes = [f"It looks only at the middle of the photo, {100 * session.seen:.0f} % of it."] * (session.seen < WHOLE)
-    if len(found.class_names) <= NAMES_LISTED:  # explains most odd answers
-        notes.append(f"It knows only {len(found.class_names)} things: {escape(', '.join(found.class_names))}.")
-    return f"{' '.join(parts)}<small>{' '.join(notes)}</small>"
+def ordered(names: Iterable[str]) -> list[str]:
+    """Return a segmenter's classes in the order in which they are named: what is worn first, the background last."""
+    return sorted(names, key=lambda name: LAST.index(name) if name in LAST else -1)
 
 
-def caption(session: Session) -> str:
-    """Say what the large picture shows."""
-    if not session.has_tokens:
-        return "This model answers without showing tokens. Choose another model to see some."
-    if session.show_map:
-        what = "it takes most from" if session.kind == TAKEN else "it is used most"
-        return f"**Token {session.token + 1}**: red is where {what}."
-    painted = session.show_classes and session.look.answer.labels is not None
-    return f"{'The colours are what the model sees. ' if painted else ''}Click a token to see its map."
+def headline(session: Session) -> list[tuple[str, str]]:
+    """Return what the model sees, the most probable or the largest first, each with its percentage."""
+    found = session.answer
+    shares = {name: share for name, share in found.shares.items() if share >= LEAST}
+    if found.labels is None:
+        first = list(shares)[:NAMED]
+        if session.unsure:
+            return [("Nothing I know well", "")] + [(f"at best {name}", percent(shares[name])) for name in first[:1]]
+    else:
+        first = [name for name in ordered(shares) if name not in LAST]
+        if not first:
+            return [("No clothes" if "background" in found.class_names else "Nothing", "")]
+    return [(name, percent(shares[name])) for name in first or list(found.shares)[:1]]
 
 
-def claimed(session: Session) -> str:
-    """Return the headline of the list of tokens that claim a place."""
-    name = session.class_at_place()
-    here = f"this place ({name})" if name else "this place"
-    return f"Tokens that take most from {here}" if session.kind == TAKEN else f"Tokens that {here} uses most"
+def crop(session: Session) -> str:
+    """Return what the model leaves out of the photo, in words, if it does."""
+    return f"It looks only at the middle of the photo, {percent(session.seen)} of it." if session.seen < WHOLE else ""
 
 
-def modules(session: Session, model: Pipeline) -> tuple[str, list[tuple[str, int]]]:
-    """Return what the tokens' different sets are called, as a headline and choices."""
-    number = len(session.look.maps)
+def knows(session: Session) -> str:
+    """Return how few classes the model has, which explains most odd answers."""
+    known = len(session.answer.class_names)
+    return f"It knows only {known} things." if known <= NAMES_LISTED else ""
+
+
+def levels(number: int, place: str) -> tuple[str, list[str]]:
+    """Return what the tokens' different sets are called, as a headline and names."""
     numbered = [str(i + 1) for i in range(number)]
-    if model.place == "level":
-        return "Tokens for details that are", [(name, i) for i, name in enumerate(LEVELS.get(number, numbered))]
-    return "Tokens made at", [(f"step {name}", i) for i, name in enumerate(numbered)]
+    if place == "level":
+        return "Tokens for details that are", LEVELS.get(number, numbered)
+    return "Tokens made at", [f"step {name}" for name in numbered]
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= LEAST else "< 1 %"
+
+
+def about() -> str:
+    """Return README as the installed package has it, without its pictures and the links into the repository."""
+    text = str(metadata.metadata("vt_timm").json["description"])
+    return re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text))

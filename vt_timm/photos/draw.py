@@ -115,16 +115,20 @@ def draw_attention(
 
 def overlay(photo: Image.Image, map_HW: Tensor, colours: str = "jet", opacity: str = "weight") -> Image.Image:
     """One attention map over a photo as a plain picture, scaled to its own range, upsampled bicubically."""
+    layer = map_layer(map_HW, photo.size, colours, opacity)
+    return Image.alpha_composite(photo.convert("RGBA"), layer).convert("RGB")
+
+
+def map_layer(map_HW: Tensor, size: tuple[int, int], colours: str = "jet", opacity: str = "weight") -> Image.Image:
+    """Return the same map by itself, as a transparent picture of this width and height."""
     from matplotlib import colormaps
 
-    photo = photo.convert("RGB")
-    smooth = interpolate(map_HW[None, None].float(), (photo.height, photo.width), mode="bicubic", align_corners=False)
+    smooth = interpolate(map_HW[None, None].float(), size[::-1], mode="bicubic", align_corners=False)
     smooth = smooth[0, 0] - smooth.min()
     weight_HW = (smooth / smooth.max().clamp(min=1e-12)).numpy()
-    coloured_HW3 = colormaps[colours](weight_HW)[..., :3]
-    alpha_HW1 = (STRONGEST * weight_HW if opacity == "weight" else np.full_like(weight_HW, EVEN))[..., None]
-    mixed_HW3 = (1 - alpha_HW1) * (np.asarray(photo) / 255) + alpha_HW1 * coloured_HW3
-    return Image.fromarray((255 * mixed_HW3).round().astype(np.uint8))
+    layer_HW4 = colormaps[colours](weight_HW)
+    layer_HW4[..., 3] = STRONGEST * weight_HW if opacity == "weight" else EVEN
+    return Image.fromarray((255 * layer_HW4).round().astype(np.uint8))
 
 
 def paint_segmentation(photo: Image.Image, labels_HW: Tensor, class_names: Sequence[str]) -> Image.Image:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .validation import Validation
 
 TOP = 5
+UNSURE = "unsure_below"  # the note of a config that says so
 
 
 @dataclass
@@ -70,6 +71,7 @@ class ClassificationPipeline(Pipeline):
         self.config = {**config, "mean": self._per_channel(config["mean"]), "std": self._per_channel(config["std"])}
         *self.geometry, self.to_tensor, self.normalize = create_transform(**self.config).transforms
         self.class_names = class_names(module)
+        self.unsure_below = unsure_below(module)
 
     def _per_channel(self, values: Sequence[float]) -> tuple[float, ...]:
         same = len(values) == self.channels
@@ -160,6 +162,17 @@ def class_names(model: nn.Module) -> list[str]:
     if info is None:
         return [f"class {i}" for i in range(num_classes)]
     return [info.index_to_description(i) for i in range(num_classes)]
+
+
+def unsure_below(model: nn.Module) -> float:
+    """Return the probability under which a classifier's top class is no answer, 0 if its config does not say.
+
+    It stands among the `notes` of the pretrained cfg, as "unsure_below=0.8": timm refuses fields that it does not know,
+    and keeps this one wherever it saves or loads a model.
+    """
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
+    notes = [str(note).partition("=") for note in config.get("notes") or ()]
+    return max((float(value) for name, _, value in notes if name == UNSURE), default=0.0)
 
 
 def top_classes(logits_BK: Tensor, names: list[str], topk: int) -> list[list[dict[str, Any]]]:
