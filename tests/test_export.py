@@ -192,7 +192,9 @@ def test_int8_by_the_command(tmp_path, photos, capsys, exported):
     options = ["--int8", "--calibrate", photos, "--validate", photos, "--calibrate-images", 8]
     status, out, err = run(capsys, "export", MICRO, "-o", path, *options)
     assert status == 0, err
-    assert re.search(r"on 10 photos: top-1 [\d.]+ % -> [\d.]+ %, images per second [\d.]+ -> [\d.]+", out)
+    assert re.search(
+        r"on 10 photos: top-1 [\d.]+ % -> [\d.]+ %, top-5 [\d.]+ % -> [\d.]+ %, images per second [\d.]+ -> [\d.]+", out
+    )
     assert path.stat().st_size < 0.5 * exported.stat().st_size
     file = load(str(path))
     assert file.config == load(MICRO).config and file.module.pretrained_cfg["precision"] == "int8"
