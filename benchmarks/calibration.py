@@ -25,8 +25,9 @@ from tqdm import tqdm
 
 from vt_timm.files import whole_file
 
-from .common.records import keep_record
+from .common.records import keep_record, read_records, table
 
+FILE = "accuracy/calibration.json"
 BINS = 15
 SURE = 0.99  # share of the answers above the threshold that are right
 
@@ -107,6 +108,27 @@ def measure(name: str, logits: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
+def calibration_table() -> str:
+    """Tabulate the records: a row per classifier."""
+    rows = []
+    for r in read_records(FILE).values():
+        errors = (
+            f"{r['calibration_error']:.1f} %",
+            f"{r['temperature']:.2f}",
+            f"{r['calibration_error_at_temperature']:.1f} %",
+        )
+        sure = r["unsure_below"] and (
+            f"{100 * r['unsure_below']:.0f} %", f"{100 * r['share_of_photos_above']:.0f} %", f"{r['right_above']:.1f} %"
+        )  # fmt: skip
+        said = (f"{r['top1']:.1f} %", f"{r['mean_confidence']:.1f} %")
+        rows.append([f"`{r['model']}`", r["photos"], *said, *errors, *(sure or ("none", None, None))])
+    head = ["classifier", "photos", "right", "says", "calibration error", "T", "... at T", "sure from", "photos above"]
+    return table([*head, "right above"], rows)
+
+
+TABLES = {"calibration": calibration_table}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a timm model with weights")
@@ -121,7 +143,7 @@ def main() -> int:
     if args.fold:
         fold_temperature(args.fold, found["temperature"])
     if args.write:
-        keep_record("accuracy/calibration.json", args.model, found)
+        keep_record(FILE, args.model, found)
     return 0
 
 

@@ -18,7 +18,7 @@ import timm
 import vt_timm  # noqa: F401  registers the models
 from vt_timm.cost import count_macs, count_parameters, in_millions
 
-from . import token_trials, tokens
+from . import calibration, token_trials, tokens
 from .accuracy import tables as accuracy
 from .common.records import RESULTS, read_rows, table
 from .segmentation import tables as segmenters
@@ -126,6 +126,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **accuracy.TABLES,
     **segmenters.TABLES,
     **speed.TABLES,
+    **calibration.TABLES,
     **tokens.TABLES,
     **token_trials.TABLES,
 }

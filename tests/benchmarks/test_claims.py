@@ -144,6 +144,12 @@ def test_many_tokens_of_the_second_module_look_at_the_same_pixels():
         assert mean["difference"] > -2 * mean["standard_error"]  # README: their mean does as well
 
 
+def test_a_temperature_makes_the_percentages_of_both_classifiers_true():
+    for found in read_records("accuracy/calibration.json").values():
+        assert found["mean_confidence"] < found["top1"] - 5  # they say less than they know
+        assert found["calibration_error_at_temperature"] < 2 < found["calibration_error"]
+
+
 def test_a_stage_trained_anew_on_the_same_trunk_makes_one_token_of_sixteen():
     rows = {row["trial"]: row for row in record_of("accuracy/token_trials.json", "rate 0.001")["rows"]}
     first, second = rows["vt"]["seen"]

@@ -33,7 +33,7 @@ class Classification(Answer):
     >>> answer.label
     'church'
     >>> print(answer.caption)
-    church 89 %
+    church 99 %
     >>> list(answer.scores)[1]
     'cassette player'
 
