@@ -31,8 +31,8 @@ def test_what_every_visitor_sees_is_on_the_page_and_no_file_on_the_server():
 def test_a_note_of_the_config_says_below_which_probability_a_classifier_is_unsure():
     assert load("vt_resnet_micro").unsure_below == 0
     noted = timm.create_model("vt_resnet_micro", pretrained_cfg_overlay={"notes": ("made here", "unsure_below=0.8")})
-    assert unsure_below(noted) == 0.8
-    assert unsure_below(timm.create_model("resnet18")) == 0
+    assert unsure_below(noted.pretrained_cfg) == 0.8
+    assert unsure_below(timm.create_model("resnet18").pretrained_cfg) == 0
 
 
 def test_a_busy_port_is_said_in_our_own_line(capsys):

@@ -100,6 +100,15 @@ def test_an_answer_draws_itself_prints_and_goes_to_json(model, pixels, tmp_path)
         assert Image.open(drawn.save(tmp_path / "a.png")).width > 300
 
 
+@pytest.mark.parametrize(("least", "unsure"), [(0.99, True), (0.01, False), (None, None)])
+def test_an_answer_below_the_threshold_of_the_config_says_that_it_is_unsure(least, unsure, pixels):
+    notes = () if least is None else (f"unsure_below={least}",)
+    module = timm.create_model("vt_resnet_micro", num_classes=3, pretrained_cfg_overlay={"notes": notes}).eval()
+    answer = ClassificationPipeline(module)(pixels)
+    assert answer.to_dict().get("unsure") is unsure and answer.unsure is bool(unsure)
+    assert (str(answer).splitlines()[-1] == "  unsure: below 99 %") is bool(unsure)
+
+
 def test_maps_are_those_that_record_attention_gives(model, pixels):
     look = model.attention(pixels)
     with vt_timm.record_attention(model.module) as maps, torch.inference_mode():

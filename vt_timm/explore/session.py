@@ -70,7 +70,7 @@ class Session:
             answer = model.describe(seen, output)
         view = model.display(seen)
         view.thumbnail((LARGE, LARGE))
-        return cls(photo, name, _seen(model, photo), view, answer, _unsure(model, answer), maps, sample)
+        return cls(photo, name, _seen(model, photo), view, answer, answer.unsure, maps, sample)
 
 
 def _attend(model: Pipeline, photo: Image.Image) -> tuple[dict[str, list[Tensor]], Tensor]:
@@ -82,10 +82,6 @@ def _attend(model: Pipeline, photo: Image.Image) -> tuple[dict[str, list[Tensor]
                 recorded[kind] = stack.enter_context(record_attention(model.attention_modules(), kind))
         output = model.run(model.input(model.view(photo)), folded=False)  # a folded network keeps no attention
     return {kind: [attention[0].float().cpu() for attention in maps] for kind, maps in recorded.items()}, output
-
-
-def _unsure(model: Pipeline, answer: Answer) -> bool:
-    return answer.labels is None and max(answer.shares.values()) < model.unsure_below
 
 
 def _seen(model: Pipeline, photo: Image.Image) -> float:

@@ -69,6 +69,11 @@ class Answer(Drawing):
         """The answer in a few words."""
 
     @property
+    def unsure(self) -> bool:
+        """True if the model's config says that so weak an answer is often wrong; a segmenter's never does."""
+        return False
+
+    @property
     def labels(self) -> Tensor | None:
         """The label of every pixel, (height, width); None for a classifier."""
         return None

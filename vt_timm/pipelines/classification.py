@@ -1,6 +1,6 @@
 """Classifiers of photos."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -40,20 +40,28 @@ class Classification(Answer):
     Args:
         top: name, index and probability of the most probable classes.
         scores: the probability of every class, the largest first.
+        unsure_below: the probability under which the model's config calls an answer unsure, 0 if it does not say.
     """
 
     top: list[dict[str, Any]]
     scores: dict[str, float] = field(repr=False)
+    unsure_below: float = field(default=0.0, repr=False)
+
+    @property
+    def unsure(self) -> bool:
+        """True if the most probable class is less probable than `unsure_below`."""
+        return self.top[0]["probability"] < self.unsure_below
 
     @property
     def caption(self) -> str:
         return f"{self.label} {100 * self.shares[self.label]:.0f} %"
 
     def to_dict(self) -> dict[str, Any]:
-        return {"top": self.top}
+        return {"top": self.top, **({"unsure": self.unsure} if self.unsure_below else {})}
 
     def __str__(self) -> str:  # two classes of ImageNet's have one name, which `shares` would merge
-        return "\n".join(f"  {100 * one['probability']:5.1f} %  {one['class']}" for one in self.top)
+        lines = [f"  {100 * one['probability']:5.1f} %  {one['class']}" for one in self.top]
+        return "\n".join(lines + [f"  unsure: below {100 * self.unsure_below:.0f} %"] * self.unsure)
 
     def draw(self) -> "Figure":
         """Draw the photo, and a bar for each of the most probable classes."""
@@ -71,7 +79,7 @@ class ClassificationPipeline(Pipeline):
         self.config = {**config, "mean": self._per_channel(config["mean"]), "std": self._per_channel(config["std"])}
         *self.geometry, self.to_tensor, self.normalize = create_transform(**self.config).transforms
         self.class_names = class_names(module)
-        self.unsure_below = unsure_below(module)
+        self.unsure_below = unsure_below(getattr(module, "pretrained_cfg", {}))
 
     def _per_channel(self, values: Sequence[float]) -> tuple[float, ...]:
         same = len(values) == self.channels
@@ -132,7 +140,8 @@ class ClassificationPipeline(Pipeline):
         scores = {one["class"]: one["probability"] for one in reversed(ranked)}  # of two classes of a name the larger
         scores = dict(sorted(scores.items(), key=lambda item: -item[1]))
         top = ranked[:topk]
-        return Classification(photo, names, {one["class"]: one["probability"] for one in top}, top, scores)
+        shares = {one["class"]: one["probability"] for one in top}
+        return Classification(photo, names, shares, top, scores, self.unsure_below)
 
 
 class ClassifierInFile(ClassificationPipeline):
@@ -164,13 +173,15 @@ def class_names(model: nn.Module) -> list[str]:
     return [info.index_to_description(i) for i in range(num_classes)]
 
 
-def unsure_below(model: nn.Module) -> float:
+def unsure_below(config: Mapping[str, Any]) -> float:
     """Return the probability under which a classifier's top class is no answer, 0 if its config does not say.
 
     It stands among the `notes` of the pretrained cfg, as "unsure_below=0.8": timm refuses fields that it does not know,
     and keeps this one wherever it saves or loads a model.
+
+    Args:
+        config: a model's pretrained cfg.
     """
-    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
     notes = [str(note).partition("=") for note in config.get("notes") or ()]
     return max((float(value) for name, _, value in notes if name == UNSURE), default=0.0)
 

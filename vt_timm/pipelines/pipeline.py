@@ -61,7 +61,6 @@ class Pipeline(ABC):
     class_names: list[str]
     keeps_attention = True  # False for an ONNX file
     any_size = False  # True if its file must take images of any size
-    unsure_below = 0.0  # a probability of the top class under which that is no answer
 
     def __init__(self, module: nn.Module, name: str = "") -> None:
         self.module = module

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..cost import count_macs, count_parameters
 from ..names import without_folders
+from ..pipelines.classification import unsure_below
 from ..weights.download import WEIGHTS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -68,6 +69,7 @@ def classifier_card(
         config["architecture"], device="meta", num_classes=config["num_classes"], **options
     ).eval()
     s = settings
+    least = unsure_below(config["pretrained_cfg"])
     return (
         _template("classifier").format(
             **_common(
@@ -94,6 +96,7 @@ def classifier_card(
                 else "These weights ship with vt_timm: nothing is downloaded."
             ),
             num_classes=config["num_classes"],
+            unsure=f" `vt-timm classify` calls an answer below {100 * least:.0f} % unsure." if least else "",
             **{key: metrics[key] for key in ("images", "top1", "top5", "origin")},
         )
         + CITATION
