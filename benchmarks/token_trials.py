@@ -188,6 +188,7 @@ TRIALS = {
     "one_filter": Trial("control: lift, one filter token", vt(**ONE)),
     "resnet": Trial("stage 5 of resnet18", resnet),
     "vt": Trial("VT as the paper has it", vt()),
+    "one_token": Trial("VT with one token", vt(num_tokens=1)),
     "normalised": Trial("VT, normalised logits", vt(normalise_logits)),
     "own": Trial("VT, own filters beside those of eq. 2", vt(own_filters)),
     "awake": Trial("VT, projector awake from the start", vt(wake_projector)),
@@ -349,9 +350,11 @@ def look_inside(model: nn.Module, data: Maps) -> dict[str, Any]:
 
 
 def trial_table() -> str:
-    """A row per trial of the first rate and seed: what it reached, and what its tokens are worth."""
+    """A row per trial of the default rate and seed 0: what it reached, and what its tokens are worth."""
     lines = []
-    for row in read_records(FILE)[f"rate {RATE:g}"]["rows"]:
+    for row in read_records(FILE).values():
+        if (row["rate"], row["seed"]) != (RATE, 0):
+            continue
         first, second = row.get("seen", ({}, {}))
         worth = {(r["module"], r["what"]): f"{r['difference']:+.1f}" for r in row.get("ablations", ()) if r["part"]}
         mean, even = "tokens := their mean", "update := its mean over the pixels"
@@ -364,16 +367,17 @@ def trial_table() -> str:
 
 
 def seeds_table() -> str:
-    """A row per trial and rate: the mean over seeds, and their standard deviation where there are several."""
+    """A row per trial and rate that ran at several of either: the mean over seeds, and their standard deviation."""
+    found: dict[str, dict[float, list[dict[str, Any]]]] = {}
+    for row in read_records(FILE).values():
+        found.setdefault(row["what"], {}).setdefault(row["rate"], []).append(row)
     lines = []
-    for record in read_records(FILE).values():
-        by_trial: dict[str, list[dict[str, Any]]] = {}
-        for row in record["rows"]:
-            by_trial.setdefault(row["what"], []).append(row)
-        for what, rows in by_trial.items():
-            columns = zip(*(map(float, _scores(row)) for row in rows), strict=True)
-            lines.append([what, f"{record['rate']:g}", len(rows), *map(_mean_and_deviation, columns)])
-    return table([HEAD[0], "rate", "seeds", *HEAD[1:]], sorted(lines, key=lambda line: (line[0], line[2], line[1])))
+    for what, by_rate in found.items():
+        for rate, rows in sorted(by_rate.items()):
+            if len(by_rate) > 1 or len(rows) > 1:
+                columns = zip(*(map(float, _scores(row)) for row in rows), strict=True)
+                lines.append([what, f"{rate:g}", len(rows), *map(_mean_and_deviation, columns)])
+    return table([HEAD[0], "rate", "seeds", *HEAD[1:]], lines)
 
 
 def _mean_and_deviation(values: tuple[float, ...]) -> str:
@@ -406,19 +410,16 @@ def main() -> int:
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
     training, validation = (read_maps(args.data, split, args.teacher, args.cache) for split in ("train", "val"))
-    rows = []
     for seed in args.seeds:
         for name in args.trials:
             network, loss = train(TRIALS[name], training, args.epochs, seed, args.rate)
-            row = {"trial": name, "what": TRIALS[name].what, "seed": seed, "loss": round(loss, 4)}
-            rows.append({**row, **validate(network, validation)})
-            print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-            rows[-1] |= {"parameters": sum(p.numel() for p in network.stage.parameters())}
-            rows[-1] |= look_inside(network.stage, validation)
+            facts = {"trial": name, "what": TRIALS[name].what, "epochs": args.epochs, "rate": args.rate, "seed": seed}
+            row = {**facts, "loss": round(loss, 4), **validate(network, validation)}
+            print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+            row |= {"parameters": sum(p.numel() for p in network.stage.parameters())}
+            row |= look_inside(network.stage, validation)
             if args.write:
-                facts = {"epochs": args.epochs, "rate": args.rate, "rows": rows}
-                key = f"rate {args.rate:g}" + (f", {len(args.seeds)} seeds" if len(args.seeds) > 1 else "")
-                keep_record(FILE, key, facts)
+                keep_record(FILE, f"{name}, rate {args.rate:g}, seed {seed}", row)
     return 0
 
 

@@ -151,7 +151,7 @@ def test_a_temperature_makes_the_percentages_of_both_classifiers_true():
 
 
 def test_a_stage_trained_anew_on_the_same_trunk_makes_one_token_of_sixteen():
-    rows = {row["trial"]: row for row in record_of("accuracy/token_trials.json", "rate 0.001")["rows"]}
+    rows = {row["trial"]: row for row in read_records("accuracy/token_trials.json").values() if row["rate"] == 0.001}
     first, second = rows["vt"]["seen"]
     assert second["map_pairs_alike"] > 0.95 and first["map_pairs_alike"] < 0.05
     costs = [row["difference"] for row in rows["vt"]["ablations"] if row["what"] == "tokens := their mean"]
