@@ -102,4 +102,5 @@ def _within(size: tuple[int, int], long_side: int) -> tuple[int, int]:
 
 
 def _grid(values: np.ndarray) -> Grid:
-    return Grid(*values.shape[-2:], base64.b64encode(values.tobytes()).decode())
+    rows, columns = values.shape[-2:]
+    return Grid(rows, columns, base64.b64encode(values.tobytes()).decode())

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -36,7 +36,8 @@ def format_of(path: Path) -> str:
 
 def open_file(path: Path) -> nn.Module:
     """Return a written file as a module with the model's outputs."""
-    opened = {ONNX: OnnxFile, PT2: torch.export.load, AOTI: _Package}[format_of(path)](path)
+    readers: dict[str, Callable[[Path], Any]] = {ONNX: OnnxFile, PT2: torch.export.load, AOTI: _Package}
+    opened = readers[format_of(path)](path)
     return opened.module() if isinstance(opened, ExportedProgram) else opened
 
 

@@ -90,7 +90,7 @@ class Pipeline(ABC):
             UserError: in one line, for a photo that cannot be read.
         """
         if hasattr(photo, "read"):  # an open file
-            photo = photo.read()
+            photo = photo.read()  # type: ignore[union-attr]
         if isinstance(photo, Photo):
             return next(self.answers([photo], **options))
         return list(self.answers(photo, **options))
