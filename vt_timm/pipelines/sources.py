@@ -43,10 +43,10 @@ class Source:
         Raises:
             UserError: in one line, for every way in which that can fail.
         """
+        if self.kind == "onnx" and device != "cpu":  # before a device is asked for that does not matter
+            raise CommandError(f"{self.name}: an ONNX file runs on the processor; leave --device out")
         _check_device(device)
         if self.kind == "onnx":
-            if device != "cpu":
-                raise CommandError(f"{self.name}: an ONNX file runs on the processor; leave --device out")
             file = OnnxFile(self.place)
             return SegmenterInFile(file, self.name) if file.is_segmenter else ClassifierInFile(file, self.name)
         if self.kind == "segmenter":
