@@ -349,10 +349,15 @@ def look_inside(model: nn.Module, data: Maps) -> dict[str, Any]:
     return {"seen": stage.seen, "ablations": ablate(stage)}
 
 
+def recorded() -> list[dict[str, Any]]:
+    """Return the records in the order of the trials."""
+    return sorted(read_records(FILE).values(), key=lambda row: list(TRIALS).index(row["trial"]))
+
+
 def trial_table() -> str:
     """A row per trial of the default rate and seed 0: what it reached, and what its tokens are worth."""
     lines = []
-    for row in read_records(FILE).values():
+    for row in recorded():
         if (row["rate"], row["seed"]) != (RATE, 0):
             continue
         first, second = row.get("seen", ({}, {}))
@@ -369,7 +374,7 @@ def trial_table() -> str:
 def seeds_table() -> str:
     """A row per trial and rate that ran at several of either: the mean over seeds, and their standard deviation."""
     found: dict[str, dict[float, list[dict[str, Any]]]] = {}
-    for row in read_records(FILE).values():
+    for row in recorded():
         found.setdefault(row["what"], {}).setdefault(row["rate"], []).append(row)
     lines = []
     for what, by_rate in found.items():
