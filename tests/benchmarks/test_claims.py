@@ -181,6 +181,8 @@ def test_an_awake_projector_pays_in_the_trials_and_pooling_falls_behind():
     best = max(trials(rate)["pooled"]["top1"] for rate in (0.001, 0.003, 0.01))
     assert trials(0.003)["vt"]["top1"] > best + 1
     assert trials()["two_filters"]["top1"] - trials()["awake"]["top1"] < 0.5
+    assert abs(trials()["resnet"]["top1"] - trials()["awake"]["top1"]) < 0.5
+    assert trials()["resnet"]["names_the_teachers_class"] < trials()["awake"]["names_the_teachers_class"] - 0.5
 
 
 def test_a_second_run_moves_a_ratio_by_little():
