@@ -133,7 +133,7 @@ def own_filters(stage: Any) -> None:
 
 
 def wake_projector(stage: Any) -> None:
-    """Start with half an update, and with logits whose deviation is not a quarter but one."""
+    """Start with half an update, and with logits that differ more among the tokens: by 0.6, not 0.16, on these maps."""
     nn.init.constant_(stage.blocks[0].projector.bn.weight, 0.5)
     stage.blocks[0].projector.query.data *= 4
 

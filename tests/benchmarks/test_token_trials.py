@@ -1,0 +1,57 @@
+"""Each trial changes what it says, and nothing that is learned is left out of its training."""
+
+import pytest
+import torch
+
+from benchmarks.token_trials import ANSWERS, CHANNELS, TRIALS, Maps, TwoHeads, train
+from tests.support.samples import fill
+
+# The other trials are of other parts (controls), other weights (filters) or another start or loss (below).
+CHANGED = ("normalised", "own", "uneven", "centred", "dropped", "compete", "largest", "linear")
+
+
+def stage_of(name):
+    return TRIALS[name].build().vt_stage
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_change_changes_what_the_same_weights_give(name):
+    """A lift that was to lose its ReLU once kept it, since an attribute that nothing reads was set."""
+    plain, changed = fill(TRIALS["vt"].build()).train(), TRIALS[name].build().train()
+    changed.load_state_dict(plain.state_dict(), strict=False)
+    maps = torch.randn(4, CHANNELS, 6, 6, generator=torch.Generator().manual_seed(0))
+    assert not torch.allclose(plain(maps), changed(maps), rtol=1e-3)
+
+
+def test_the_changes_of_the_combined_trials_are_those_of_the_single_ones():
+    two, filters, linear, centred = (stage_of(name) for name in ("two", "two_filters", "two_linear", "two_centred"))
+    for stage in (two, filters, linear, centred):
+        assert [type(block.tokenizer.attention).__name__ for block in stage.blocks] == ["Competing"] * 2
+        assert stage.blocks[0].projector.bn.weight.unique().tolist() == [0.5]
+    kinds = [type(stage.blocks[1].tokenizer).__name__ for stage in (two, filters, linear, centred)]
+    assert kinds == ["RecurrentTokenizer"] + ["FilterTokenizer"] * 3
+    assert [isinstance(s.lift.act, torch.nn.ReLU) for s in (two, filters, linear, centred)] == [True, True, False, True]
+    assert [bool(s.blocks[0].projector.bn._forward_pre_hooks) for s in (two, filters, linear, centred)][3]
+
+
+def test_an_awake_projector_updates_a_fresh_map_and_the_papers_start_leaves_it():
+    maps = torch.randn(2, CHANNELS, 6, 6)
+    for name, moves in (("vt", False), ("awake", True)):
+        stage = stage_of(name)
+        assert torch.allclose(stage(maps)[0], stage.lift(maps)) is not moves
+    torch.manual_seed(1)
+    plain = stage_of("vt").blocks[0].projector.query
+    torch.manual_seed(1)
+    torch.testing.assert_close(stage_of("awake").blocks[0].projector.query, 4 * plain)
+
+
+@pytest.mark.parametrize("name", ["mixed", "overlap", "resnet", "pooled"])
+def test_training_moves_every_parameter(name):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(8, CHANNELS, 4, 4, generator=generator).half().numpy()
+    answers = torch.randn(8, ANSWERS, generator=generator).half().numpy()
+    torch.manual_seed(3)
+    before = {key: value.clone() for key, value in TwoHeads(TRIALS[name].build()).named_parameters()}
+    network, loss = train(TRIALS[name], Maps(maps, answers, torch.arange(8).numpy()), epochs=4, seed=3)
+    assert 0 < loss < 20
+    assert [key for key, value in network.named_parameters() if torch.equal(value, before[key])] == []
