@@ -35,7 +35,7 @@ from vt_timm.tokenizers import LOGIT_SCALE, SpatialAttention
 from vt_timm.vt_resnet import VTResNet
 
 from .common.records import keep_record, read_records, table
-from .tokens import _mean, ablate, look
+from .tokens import ablate, average, look
 
 FILE = "accuracy/token_trials.json"
 HEAD = ["stage 5", "top-1", "names the teacher's class", "divergence"]
@@ -140,7 +140,7 @@ def wake_projector(stage: Any) -> None:
 
 def centre_update(stage: Any) -> None:
     """Take the mean token out of the projector's values, so that it cannot add one vector to every pixel."""
-    stage.blocks[0].projector.bn.register_forward_pre_hook(lambda _m, args: args[0] - _mean(args[0], 2))
+    stage.blocks[0].projector.bn.register_forward_pre_hook(lambda _m, args: args[0] - average(args[0], 2))
 
 
 def centre_relation(stage: Any) -> None:

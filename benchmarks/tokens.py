@@ -221,17 +221,17 @@ def ablations(stage: Stage, module: int) -> Iterator[tuple[str, str, Hook]]:
     tokenizer, transformer, projector = block.tokenizer, block.transformer, block.projector
     maps = _maps(tokenizer)
     feature_NCHW, previous_NLD = stage.inputs[module]
-    yield "tokenizer", "tokens := their mean", _after(tokenizer, lambda _, out: _mean(out, 1))
+    yield "tokenizer", "tokens := their mean", _after(tokenizer, lambda _, out: average(out, 1))
     mean_LD = _mean_tokens(stage, module)
     yield "tokenizer", "tokens := the data set's mean", _after(tokenizer, lambda _, out: mean_LD.expand_as(out))
-    yield "tokenizer", "maps := their mean", _after(maps, lambda _, out: _mean(out, 1))
-    yield "tokenizer", "maps flat", _after(maps, lambda _, out: _mean(out, (2, 3)))
+    yield "tokenizer", "maps := their mean", _after(maps, lambda _, out: average(out, 1))
+    yield "tokenizer", "maps flat", _after(maps, lambda _, out: average(out, (2, 3)))
     yield "tokenizer", "maps shuffled over the pixels", _after(maps, _shuffled(torch.Generator().manual_seed(SEED)))
     if previous_NLD is not None and _reads(tokenizer, feature_NCHW[:2], previous_NLD[:2]):
         mean_before_LD = previous_NLD.mean(dim=0)
         feeds: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
             ("fed another photo's tokens", lambda previous: previous.roll(1, 0)),
-            ("fed the mean token", lambda previous: _mean(previous, 1)),
+            ("fed the mean token", lambda previous: average(previous, 1)),
             ("fed the data set's mean tokens", lambda previous: mean_before_LD.expand_as(previous)),
         )
         for what, feed in feeds:
@@ -242,11 +242,11 @@ def ablations(stage: Stage, module: int) -> Iterator[tuple[str, str, Hook]]:
         attention, f2 = transformer.attention, transformer.f2
         yield "transformer", "eq. 3 removed", _after(attention, lambda _, out: torch.zeros_like(out))
         yield "transformer", "eq. 4 removed (F2 = 0)", _after(f2, lambda _, out: torch.zeros_like(out))
-        yield "transformer", "even attention", _after(attention, lambda _, out: _mean(out, 2))
+        yield "transformer", "even attention", _after(attention, lambda _, out: average(out, 2))
     if projector is not None:
-        mean_update = _after(projector, lambda args, out: args[0] + _mean(out - args[0], (2, 3)))
+        mean_update = _after(projector, lambda args, out: args[0] + average(out - args[0], (2, 3)))
         yield "projector", "update := its mean over the pixels", mean_update
-        yield "projector", "attention flat", _after(projector.attention, lambda _, out: _mean(out, 1))
+        yield "projector", "attention flat", _after(projector.attention, lambda _, out: average(out, 1))
         yield "projector", "no update", _after(projector, lambda args, _: args[0])
 
 
@@ -263,7 +263,7 @@ def _fed(feed: Callable[[Tensor], Tensor], args: tuple[Any, ...]) -> tuple[Any, 
     return args[0], feed(args[1])
 
 
-def _mean(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+def average(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     return x.mean(dim=dim, keepdim=True).expand_as(x)
 
 

@@ -177,9 +177,9 @@ def test_sixteen_tokens_of_the_second_module_do_hardly_more_than_their_mean_in_t
 
 def test_an_awake_projector_pays_in_the_trials_and_pooling_falls_behind():
     for rate in (0.001, 0.003):
-        assert trials(rate)["awake"]["top1"] > trials(rate)["vt"]["top1"] + 0.5
+        assert trials(rate)["awake"]["top1"] > trials(rate)["vt"]["top1"] + 0.7
     best = max(trials(rate)["pooled"]["top1"] for rate in (0.001, 0.003, 0.01))
-    assert trials(0.003)["vt"]["top1"] > best + 1
+    assert trials(0.003)["vt"]["top1"] > best + 1 and trials()["one_token"]["top1"] > best
     assert trials()["two_filters"]["top1"] - trials()["awake"]["top1"] < 0.5
     assert abs(trials()["resnet"]["top1"] - trials()["awake"]["top1"]) < 0.5
     assert trials()["resnet"]["names_the_teachers_class"] < trials()["awake"]["names_the_teachers_class"] - 0.5

@@ -31,7 +31,9 @@ def test_the_changes_of_the_combined_trials_are_those_of_the_single_ones():
     kinds = [type(stage.blocks[1].tokenizer).__name__ for stage in (two, filters, linear, centred)]
     assert kinds == ["RecurrentTokenizer"] + ["FilterTokenizer"] * 3
     assert [isinstance(s.lift.act, torch.nn.ReLU) for s in (two, filters, linear, centred)] == [True, True, False, True]
-    assert [bool(s.blocks[0].projector.bn._forward_pre_hooks) for s in (two, filters, linear, centred)][3]
+    assert [bool(s.blocks[0].projector.bn._forward_pre_hooks) for s in (two, filters, linear, centred)] == [
+        False
+    ] * 3 + [True]
 
 
 def test_an_awake_projector_updates_a_fresh_map_and_the_papers_start_leaves_it():
