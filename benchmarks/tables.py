@@ -18,7 +18,7 @@ import timm
 import vt_timm  # noqa: F401  registers the models
 from vt_timm.cost import count_macs, count_parameters, in_millions
 
-from . import calibration, token_trials, tokens
+from . import calibration, corruptions, token_trials, tokens
 from .accuracy import tables as accuracy
 from .common.records import RESULTS, read_rows, table
 from .segmentation import tables as segmenters
@@ -127,6 +127,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **segmenters.TABLES,
     **speed.TABLES,
     **calibration.TABLES,
+    **corruptions.TABLES,
     **tokens.TABLES,
     **token_trials.TABLES,
 }

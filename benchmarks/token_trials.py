@@ -2,11 +2,12 @@
 
     python -m benchmarks.token_trials --data DATA/imagenette2-224 --cache CACHE --write
 
-The trunk of the shipped `vt_resnet18` stays as it is; the maps of its stage 3 are computed once, of a random crop of
-every training photo at 128 px. On them each stage 5 is trained from the start, for two questions at once: the label,
-and the answers of an ImageNet teacher over its thousand classes. Ten labels a network answers that only pools; a
-thousand answers ask for more. What counts is the validation photos: top-1, how often the student names the teacher's
-class, and the divergence of its answers from the teacher's.
+The trunk of `vt_resnet18.mixup_imagenette` stays as it is; the maps of its stage 3 are computed once, of a random crop
+of every training photo at 128 px (`--size`: 192 gives bigger maps, and 129 maps that all sides pad alike, as a stride
+of 2 does at odd sizes alone). On them each stage 5 is trained from the start, for two questions at once: the label, and
+the answers of an ImageNet teacher over its thousand classes. Ten labels a network answers that only pools; a thousand
+answers ask for more. What counts is the validation photos: top-1, how often the student names the teacher's class, and
+the divergence of its answers from the teacher's.
 
 Short trials from a trunk that does not move show what is not worth a training; they do not show what a training gives.
 """
@@ -39,6 +40,7 @@ from .tokens import ablate, average, look
 
 FILE = "accuracy/token_trials.json"
 HEAD = ["stage 5", "top-1", "names the teacher's class", "divergence"]
+TRUNK = "vt_resnet18.mixup_imagenette"
 SIZE, CHANNELS, CLASSES, ANSWERS = 128, 256, 10, 1000
 SCALE = (0.25, 1.0)
 BATCH, RATE, WEIGHT_DECAY, CLIP, WARMUP = 128, 1e-3, 0.05, 5.0, 50
@@ -132,10 +134,19 @@ def own_filters(stage: Any) -> None:
     tokenizer.to_filters = OwnFilters(tokenizer.to_filters, NUM_TOKENS)
 
 
-def wake_projector(stage: Any) -> None:
-    """Start with half an update, and with logits that differ more among the tokens: by 0.6, not 0.16, on these maps."""
+def raise_gain(stage: Any) -> None:
+    """Start with half an update."""
     nn.init.constant_(stage.blocks[0].projector.bn.weight, 0.5)
+
+
+def sharpen_queries(stage: Any) -> None:
+    """Start with logits that differ more among the tokens: by 0.6, not 0.16, on these maps."""
     stage.blocks[0].projector.query.data *= 4
+
+
+def wake_projector(stage: Any) -> None:
+    raise_gain(stage)
+    sharpen_queries(stage)
 
 
 def centre_update(stage: Any) -> None:
@@ -192,6 +203,8 @@ TRIALS = {
     "normalised": Trial("VT, normalised logits", vt(normalise_logits)),
     "own": Trial("VT, own filters beside those of eq. 2", vt(own_filters)),
     "awake": Trial("VT, projector awake from the start", vt(wake_projector)),
+    "gain": Trial("... its gain alone", vt(raise_gain)),
+    "queries": Trial("... its queries alone", vt(sharpen_queries)),
     "uneven": Trial("VT, eq. 3 without its even part", vt(centre_relation)),
     "centred": Trial("VT, projector's values without their mean", vt(together(wake_projector, centre_update))),
     "dropped": Trial("VT, half of the tokens dropped", vt(drop_tokens)),
@@ -240,24 +253,25 @@ class Maps:
             yield tuple(torch.from_numpy(part[chosen]) for part in (self.maps, self.answers, self.labels))  # type: ignore[misc]
 
 
-def read_maps(data: Path, split: str, teacher: str, cache: Path) -> Maps:
+def read_maps(data: Path, split: str, size: int, teacher: str, cache: Path) -> Maps:
     """Compute the maps of a split, or read those computed before."""
-    files = [cache / f"{split}_{what}.npy" for what in ("maps", "answers", "labels")]
+    files = [cache / f"{split}_{size}_{what}.npy" for what in ("maps", "answers", "labels")]
     if not files[2].is_file():  # written last
-        compute_maps(data / split, split == "train", teacher, files)
+        compute_maps(data / split, split == "train", size, teacher, files)
     return Maps(*(np.load(file, mmap_mode="r") for file in files))
 
 
 @torch.inference_mode()
-def compute_maps(folder: Path, train: bool, teacher: str, files: list[Path]) -> None:
+def compute_maps(folder: Path, train: bool, size: int, teacher: str, files: list[Path]) -> None:
     """Photos in the order of the folder: random crops and flips to train on, whole and square to validate on."""
     torch.manual_seed(0)
-    cut = [v2.RandomResizedCrop(SIZE, SCALE), v2.RandomHorizontalFlip()] if train else [v2.Resize((SIZE, SIZE))]
+    cut = [v2.RandomResizedCrop(size, SCALE), v2.RandomHorizontalFlip()] if train else [v2.Resize((size, size))]
     tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
     dataset = create_dataset("", root=str(folder), transform=v2.Compose(cut + tensor))
-    networks: list[Any] = [timm.create_model(name, pretrained=True).float().eval() for name in ("vt_resnet18", teacher)]
+    networks: list[Any] = [timm.create_model(name, pretrained=True).float().eval() for name in (TRUNK, teacher)]
     student, teaching = (network.to(memory_format=torch.channels_last) for network in networks)
-    shapes = (CHANNELS, SIZE // 16, SIZE // 16), (ANSWERS,)
+    side = math.ceil(size / 16)
+    shapes = (CHANNELS, side, side), (ANSWERS,)
     maps, answers = (
         np.lib.format.open_memmap(file, "w+", np.float16, (len(dataset), *shape))
         for file, shape in zip(files, shapes, strict=False)
@@ -358,7 +372,7 @@ def trial_table() -> str:
     """A row per trial of the default rate and seed 0: what it reached, and what its tokens are worth."""
     lines = []
     for row in recorded():
-        if (row["rate"], row["seed"]) != (RATE, 0):
+        if (row["rate"], row["seed"], row["size"]) != (RATE, 0, SIZE):
             continue
         first, second = row.get("seen", ({}, {}))
         worth = {(r["module"], r["what"]): f"{r['difference']:+.1f}" for r in row.get("ablations", ()) if r["part"]}
@@ -374,7 +388,7 @@ def trial_table() -> str:
 def seeds_table() -> str:
     """A row per trial and rate that ran at several of either: the mean over seeds, and their standard deviation."""
     found: dict[str, dict[float, list[dict[str, Any]]]] = {}
-    for row in recorded():
+    for row in (row for row in recorded() if row["size"] == SIZE):
         found.setdefault(row["what"], {}).setdefault(row["rate"], []).append(row)
     lines = []
     for what, by_rate in found.items():
@@ -383,6 +397,16 @@ def seeds_table() -> str:
                 columns = zip(*(map(float, _scores(row)) for row in rows), strict=True)
                 lines.append([what, f"{rate:g}", len(rows), *map(_mean_and_deviation, columns)])
     return table([HEAD[0], "rate", "seeds", *HEAD[1:]], lines)
+
+
+def sizes_table() -> str:
+    """A row per trial and size, of the trials that ran at several sizes with the same rate and seed."""
+    found: dict[tuple[str, float, int], list[dict[str, Any]]] = {}
+    for row in recorded():
+        found.setdefault((row["what"], row["rate"], row["seed"]), []).append(row)
+    several = [row for rows in found.values() if len(rows) > 1 for row in rows]
+    lines = [[row["what"], f"{row['rate']:g}", f"{row['size']} px", *_scores(row)] for row in several]
+    return table([HEAD[0], "rate", "photos", *HEAD[1:]], lines)
 
 
 def _mean_and_deviation(values: tuple[float, ...]) -> str:
@@ -398,7 +422,7 @@ def _percent(share: float | None) -> str | None:
     return None if share is None else f"{100 * share:.1f} %"
 
 
-TABLES = {"token_trials": trial_table, "token_trial_seeds": seeds_table}
+TABLES = {"token_trials": trial_table, "token_trial_seeds": seeds_table, "token_trial_sizes": sizes_table}
 
 
 def main() -> int:
@@ -411,20 +435,24 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rate", type=float, default=RATE, help=f"learning rate (default: {RATE:g})")
+    parser.add_argument("--size", type=int, default=SIZE, help=f"side of the photos in pixels (default: {SIZE})")
     parser.add_argument("--write", action="store_true", help="record in benchmarks/results/accuracy/token_trials.json")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
-    training, validation = (read_maps(args.data, split, args.teacher, args.cache) for split in ("train", "val"))
+    training, validation = (
+        read_maps(args.data, split, args.size, args.teacher, args.cache) for split in ("train", "val")
+    )
     for seed in args.seeds:
         for name in args.trials:
             network, loss = train(TRIALS[name], training, args.epochs, seed, args.rate)
-            facts = {"trial": name, "what": TRIALS[name].what, "epochs": args.epochs, "rate": args.rate, "seed": seed}
+            facts = {"trial": name, "what": TRIALS[name].what, "size": args.size, "epochs": args.epochs}
+            facts |= {"rate": args.rate, "seed": seed}
             row = {**facts, "loss": round(loss, 4), **validate(network, validation)}
             print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
             row |= {"parameters": sum(p.numel() for p in network.stage.parameters())}
             row |= look_inside(network.stage, validation)
             if args.write:
-                keep_record(FILE, f"{name}, rate {args.rate:g}, seed {seed}", row)
+                keep_record(FILE, f"{name}, {args.size} px, rate {args.rate:g}, seed {seed}", row)
     return 0
 
 

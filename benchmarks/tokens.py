@@ -293,6 +293,13 @@ def _reads(tokenizer: nn.Module, feature_BCHW: Tensor, previous_BLD: Tensor) -> 
     return not torch.equal(tokenizer(feature_BCHW, previous_BLD), tokenizer(feature_BCHW, previous_BLD.roll(1, 1) + 1))
 
 
+def paired(right_N: Tensor, whole_N: Tensor) -> dict[str, float]:
+    """Return the difference in top-1 over the same photos, and its standard error, in points."""
+    difference = 100 * (right_N.double() - whole_N.double())
+    error = difference.std().item() / math.sqrt(len(difference))
+    return {"difference": round(difference.mean().item(), 2), "standard_error": round(error, 2)}
+
+
 @torch.inference_mode()
 def ablate(stage: Stage) -> list[dict[str, Any]]:
     """Top-1 without each part, the whole network first: the difference to it, and its standard error, in points."""
@@ -301,10 +308,7 @@ def ablate(stage: Stage) -> list[dict[str, Any]]:
 
     def add(module: int | None, part: str, what: str, logits: Tensor) -> None:
         right = logits.argmax(dim=1) == stage.labels
-        difference = 100 * (right.double() - whole.double())
-        error = difference.std().item() / math.sqrt(len(difference))
-        found = {"difference": round(difference.mean().item(), 2), "standard_error": round(error, 2)}
-        rows.append({"module": module, "part": part, "what": what, "top1": _percent(right), **found})
+        rows.append({"module": module, "part": part, "what": what, "top1": _percent(right), **paired(right, whole)})
 
     for module in range(len(stage.blocks)):
         for part, what, hook in tqdm(list(ablations(stage, module)), desc=f"module {module + 1}", disable=None):

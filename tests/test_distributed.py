@@ -56,7 +56,8 @@ def test_segmentation_metrics_of_two_processes_with_different_numbers_of_images(
         Image.new("RGB", size, (255 * (i % 2),) * 3).save(tmp_path / "val" / "images" / f"{i}.png")
         Image.new("L", size, i // 2).save(tmp_path / "val" / "labels" / f"{i}.png")
     (tmp_path / "classes.txt").write_text("dark\nbright\n")
-    mp.spawn(_evaluate, args=(tmp_path, tmp_path), nprocs=2)
+    mp.set_forkserver_preload([__name__])  # imported once for the two
+    mp.start_processes(_evaluate, args=(tmp_path, tmp_path), nprocs=2, start_method="forkserver")
     alone = evaluate(Brightness(), SegmentationDataset("folder", tmp_path, "val", evaluation_transform()))
     assert alone["pixel_accuracy"] == pytest.approx(100 * 64 / (64 + 72 + 80))  # only the first image is right
     for rank in (0, 1):

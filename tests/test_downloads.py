@@ -14,7 +14,7 @@ import timm
 import torch
 
 import vt_timm
-from tests.support.hub_server import HubServer
+from tests.support.hub_server import HubServer, connect, point_at
 from tests.support.samples import settings
 from vt_timm import cli
 from vt_timm.errors import UserError
@@ -33,22 +33,12 @@ NAME = "somebody/vt_resnet_micro.muon_imagenette"
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A server with the shipped micro model, the client of this process pointed at it, and an empty cache."""
-    constants = huggingface_hub.constants
     with HubServer() as server:
-        point_at(server.url, monkeypatch)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        connect(server.url, tmp_path / "cache", monkeypatch)
         monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client's pauses between attempts
         for name in (CONFIG, WEIGHTS):
             server.put(NAME, name, (SHIPPED / name).read_bytes())
         yield server
-
-
-def point_at(url, monkeypatch):
-    """Set the endpoint as HF_ENDPOINT would, which is read when huggingface_hub is imported."""
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def unplug(monkeypatch):

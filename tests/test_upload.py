@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
-from tests.support.hub_server import TOKEN, HubServer
+from hub import publish
+from tests.support.hub_server import TOKEN, HubServer, connect
 from tests.support.samples import NAME, REPOSITORY, logits
+from vt_timm import cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,24 +40,22 @@ def test_published_then_downloaded_elsewhere(disable_xet, run, tmp_path):
         assert sorted(hub.repositories[REPOSITORY].files) == ["README.md", "config.json", "model.safetensors"]
         assert any("/cas/" in path for path in hub.paths("POST")) == (disable_xet == "0")
 
-        code = f"""
+        Image.new("RGB", (320, 240), "green").save(tmp_path / "photo.jpg")
+        snippets = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+        assert len(snippets) == 2
+        asked = f"""
 import timm, torch, vt_timm
 model = timm.create_model("hf-hub:{REPOSITORY}", pretrained=True).eval()
 with torch.inference_mode():
     print(model(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))).tolist())
 """
+        code = asked + "".join(snippets)
         done = process(["-c", code], hub, tmp_path / "two", cwd=tmp_path, HF_HUB_DISABLE_XET=disable_xet)
         assert done.returncode == 0, done.stderr
-        with_one_thread = process(
-            ["-c", code.replace(f"hf-hub:{REPOSITORY}", f"local-dir:{out}")], hub, tmp_path, cwd=tmp_path
-        )
-        assert done.stdout == with_one_thread.stdout
-        torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), logits(last))
-        Image.new("RGB", (320, 240), "green").save(tmp_path / "photo.jpg")
-        snippets = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
-        done = process(["-c", "".join(snippets)], hub, tmp_path / "two", cwd=tmp_path, HF_HUB_DISABLE_XET=disable_xet)
-        assert done.returncode == 0 and len(snippets) == 2, done.stderr
-        assert "tench" in done.stdout and "English springer" in done.stdout
+        answer, _, said = done.stdout.partition("\n")
+        torch.testing.assert_close(torch.tensor(json.loads(answer)), logits(last))
+        torch.testing.assert_close(logits(timm.create_model(f"local-dir:{out}", pretrained=True).eval()), logits(last))
+        assert "tench" in said and "English springer" in said
 
 
 def test_a_segmenters_snippet_runs_as_printed(segmenter_run, tmp_path):
@@ -76,32 +77,23 @@ def test_a_segmenters_snippet_runs_as_printed(segmenter_run, tmp_path):
         ("hf_wrong", "(HTTP 401): log in with `hf auth login` as one who may write there"),
     ],
 )
-def test_without_permission_nothing_goes_up(token, message, run, tmp_path):
+def test_without_permission_nothing_goes_up(token, message, run, tmp_path, monkeypatch, capsys):
     with HubServer() as hub:
-        command = ["-m", "hub.publish", str(run[0]), NAME, "-o", str(tmp_path / "out"), "--push", REPOSITORY]
-        done = process(command, hub, tmp_path / "home", **({"HF_TOKEN": token} if token else {}))
-        assert done.returncode == 2
-        assert message in done.stderr.splitlines()[-1] and done.stderr.splitlines()[-1].startswith("hub.publish: ")
+        connect(hub.url, tmp_path / "home", monkeypatch)
+        monkeypatch.setattr("huggingface_hub.hf_api.get_token", lambda: token)
+        assert publish.main([str(run[0]), NAME, "-o", str(tmp_path / "out"), "--push", REPOSITORY]) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert message in line and line.startswith("hub.publish: ")
         assert not hub.repositories and (tmp_path / "out" / "model.safetensors").is_file()
 
 
-def test_a_dry_run_asks_the_hub_for_nothing(run, tmp_path):
+def test_a_dry_run_asks_the_hub_for_nothing(run, tmp_path, monkeypatch, capsys):
     with HubServer() as hub:
-        command = [
-            "-m",
-            "hub.publish",
-            str(run[0]),
-            NAME,
-            "-o",
-            str(tmp_path / "out"),
-            "--push",
-            REPOSITORY,
-            "--dry-run",
-        ]
-        done = process(command, hub, tmp_path / "home")
-        assert done.returncode == 0 and not hub.requests
-        assert f"these would go to {hub.url}/{REPOSITORY}" in done.stdout
-        assert re.search(r"model.safetensors +[\d,]+ bytes", done.stdout)
+        connect(hub.url, tmp_path / "home", monkeypatch)
+        assert publish.main([str(run[0]), NAME, "-o", str(tmp_path / "out"), "--push", REPOSITORY, "--dry-run"]) == 0
+        out = capsys.readouterr().out
+        assert not hub.requests and f"these would go to {hub.url}/{REPOSITORY}" in out
+        assert re.search(r"model.safetensors +[\d,]+ bytes", out)
 
 
 STAND_IN = Path(__file__).parent / "support" / "stand_in_train.py"
@@ -122,8 +114,9 @@ def photos(tmp_path_factory):
 
 
 @pytest.mark.parametrize("script", [s for s in SCRIPTS if s], ids=lambda s: "stand_in" if s == STAND_IN else "real")
-def test_the_way(script, photos, tmp_path):
+def test_the_way(script, photos, tmp_path, capsys):
     def vt_timm(*arguments, hub=None):
+        """Run a command in a process of its own: training, and whatever meets the Hub."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         env = {**kept, "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
         env |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN} if hub else {"HF_HUB_OFFLINE": "1"}
@@ -133,7 +126,11 @@ def test_the_way(script, photos, tmp_path):
         return done.stdout
 
     def answers(model, hub=None):
-        return json.loads(vt_timm("classify", photo, "--model", model, "--json", hub=hub))
+        command = ("classify", photo, "--model", model, "--json")
+        if hub:
+            return json.loads(vt_timm(*command, hub=hub))
+        assert cli.main([str(argument) for argument in command]) == 0
+        return json.loads(capsys.readouterr().out)
 
     settings = ("--model", "vt_resnet_micro", "--img-size", 48, "--crop-pct", 0.9, "--epochs", 2)
     where = ("--data-dir", photos, "--output", tmp_path, "--experiment", "run")
@@ -143,7 +140,8 @@ def test_the_way(script, photos, tmp_path):
     said = answers(run)
     assert {one["class"]: one["index"] for one in _classes(said)} == {"1": 0, "2": 1, "10": 2}
     assert answers(run / "model_best.pth.tar") == said
-    vt_timm("attention", photo, "--model", run, "-o", tmp_path / "attention.png")
+    assert cli.main(["attention", str(photo), "--model", str(run), "-o", str(tmp_path / "attention.png")]) == 0
+    capsys.readouterr()
     assert Image.open(tmp_path / "attention.png").size[0] > 48
 
     with HubServer() as hub:

@@ -55,7 +55,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         test_file = download_tests(args.version, Path(folder))
         add_family(test_file)
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "vt_timm", "-k", "vt_resnet", "-rs", *args.pytest_args]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "vt_timm",
+            "-n",
+            "auto",
+            "-k",
+            "vt_resnet",
+            "-rs",
+            *args.pytest_args,
+        ]
         return subprocess.run([*command, str(test_file)], cwd=test_file.parent.parent).returncode
 
 

@@ -1,9 +1,10 @@
 """Keep and read the training runs that the pages quote, as lines of CSV files under `benchmarks/results/accuracy/`.
 
 `runs.csv` has one line per run, `epochs.csv` one per run and epoch, `shipped.csv` one per shipped model. The arguments
-of a run are those of its recipe in `base_args.yaml`, with the run's own columns and its `settings` put over them.
+of a run are those of its recipe in `base_args.json`, with the run's own columns and its `settings` put over them.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from vt_timm.runs.run import read_evaluations
 
 from ..common.records import RESULTS, line_of_facts, read_rows, replace_rows
 
-ACCURACY, BASES = RESULTS / "accuracy", "base_args.yaml"
+ACCURACY, BASES = RESULTS / "accuracy", "base_args.json"
 # Arguments of train.py that have a column of their own, or that name the run.
 OWN = ("model", "model_kwargs", "seed", "lr", "experiment")
 MEASURED = ("val_top1", "val_loss", "top1_without_average", "train_top1", "top1_at", "diverged", "seconds")
@@ -138,7 +139,7 @@ def _trained(log: str) -> dict[int, dict[str, Any]]:
 
 def _bases() -> dict[str, dict[str, Any]]:
     """Read the base arguments by recipe."""
-    return yaml.safe_load((ACCURACY / BASES).read_text()) if (ACCURACY / BASES).is_file() else {}
+    return json.loads((ACCURACY / BASES).read_text()) if (ACCURACY / BASES).is_file() else {}
 
 
 def _base_and_settings(args: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
@@ -151,7 +152,7 @@ def _base_and_settings(args: Mapping[str, Any], name: str) -> tuple[str, dict[st
         if base not in bases:
             bases[base] = {key: value for key, value in args.items() if key not in OWN}
             (ACCURACY / BASES).parent.mkdir(parents=True, exist_ok=True)
-            (ACCURACY / BASES).write_text(yaml.safe_dump(bases))
+            (ACCURACY / BASES).write_text(json.dumps(bases, indent=1) + "\n")
         shared = bases[base]
         if shared.keys() <= args.keys():
             break

@@ -1,5 +1,6 @@
 """The small accuracy tables: what is run, what is skipped, and what the page says of the records."""
 
+import json
 import subprocess
 import sys
 
@@ -188,7 +189,7 @@ def test_a_base_of_another_timm_is_not_mixed_with_this_one(folder):
     runs.keep_run(left_behind(folder / "old", more=1), "old", "shipped", None)
     runs.keep_run(left_behind(folder / "new"), "new", "shipped", None)
     assert runs.arguments_of("new") == {**ARGUMENTS, "experiment": "x"}
-    assert len(yaml.safe_load((folder / "base_args.yaml").read_text())) == 2
+    assert len(json.loads((folder / "base_args.json").read_text())) == 2
 
 
 def test_a_run_that_is_not_there_is_said_in_one_line(tmp_path, monkeypatch, capsys):

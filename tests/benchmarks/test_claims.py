@@ -152,7 +152,7 @@ def test_a_temperature_makes_the_percentages_of_both_classifiers_true():
 
 def trials(rate=0.001):
     found = read_records("accuracy/token_trials.json").values()
-    return {row["trial"]: row for row in found if (row["rate"], row["seed"]) == (rate, 0)}
+    return {row["trial"]: row for row in found if (row["rate"], row["seed"], row["size"]) == (rate, 0, 128)}
 
 
 def cost_of_the_mean(trial, module):

@@ -38,13 +38,14 @@ def test_the_changes_of_the_combined_trials_are_those_of_the_single_ones():
 
 def test_an_awake_projector_updates_a_fresh_map_and_the_papers_start_leaves_it():
     maps = torch.randn(2, CHANNELS, 6, 6)
-    for name, moves in (("vt", False), ("awake", True)):
+    for name, moves in (("vt", False), ("queries", False), ("gain", True), ("awake", True)):
         stage = stage_of(name)
         assert torch.allclose(stage(maps)[0], stage.lift(maps)) is not moves
     torch.manual_seed(1)
     plain = stage_of("vt").blocks[0].projector.query
-    torch.manual_seed(1)
-    torch.testing.assert_close(stage_of("awake").blocks[0].projector.query, 4 * plain)
+    for name, times in (("gain", 1), ("queries", 4), ("awake", 4)):
+        torch.manual_seed(1)
+        torch.testing.assert_close(stage_of(name).blocks[0].projector.query, times * plain)
 
 
 @pytest.mark.parametrize("name", ["mixed", "overlap", "resnet", "pooled"])

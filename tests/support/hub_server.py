@@ -14,9 +14,25 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import huggingface_hub
+
 TOKEN = "hf_for_tests"
 XET_FILE_VERIFIED, XET_FILE_HAS_METADATA = 0x80000000, 0x40000000
 ENTRY = 48  # bytes of every record in a Xet shard
+
+
+def point_at(url, monkeypatch):
+    """Set the endpoint as HF_ENDPOINT would, which is read when huggingface_hub is imported."""
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+def connect(url, cache, monkeypatch):
+    """Let the client of this process reach a server, with a cache of its own."""
+    point_at(url, monkeypatch)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
 
 
 @dataclass
