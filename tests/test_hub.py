@@ -18,6 +18,7 @@ from benchmarks.accuracy import runs
 from benchmarks.common import records
 from hub import card, publish
 from tests.support.samples import NAME, REPOSITORY, logits
+from vt_timm.cli import main
 from vt_timm.pipelines.sources import load as load_pipeline
 from vt_timm.publishing import card as publishing_card
 from vt_timm.publishing.publish import open_run
@@ -108,6 +109,116 @@ def test_a_run_that_cannot_be_published_is_one_line(spoil, arguments, message, r
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("hub.publish: ") and message in line
     assert not (tmp_path / "out").exists()
+
+
+def spoiled(file, content):
+    def spoil(run):
+        (run / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return spoil
+
+
+def diverge(run):
+    state = torch.load(run / "model_best.pth.tar", weights_only=False)
+    state["state_dict"]["fc.bias"].fill_(float("nan"))
+    torch.save(state, run / "model_best.pth.tar")
+
+
+def publish_line(arguments, capsys):
+    """The one line with which `vt-timm publish` refuses."""
+    assert main(["publish", *map(str, arguments)]) == 2
+    said = capsys.readouterr()
+    assert not said.out
+    (line,) = said.err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoiled("args.yaml", ""), "args.yaml does not say model"),
+        (spoiled("args.yaml", "- 1\n"), "args.yaml does not say model"),
+        (spoiled("args.yaml", "a: [1\n"), "args.yaml is not YAML"),
+        (spoiled("summary.csv", "epoch,eval_top1\n2,abc\n"), "summary.csv is not the table of numbers"),
+        (spoiled("summary.csv", b"\xff\xfe\x00"), "summary.csv is not the table of numbers"),
+        (spoiled("summary.csv", "epoch,eval_top1\n2,1,7\n"), "summary.csv is not the table of numbers"),
+        (spoiled("summary.csv", ""), "summary.csv has no top-1 and top-5 for epoch 2"),
+        (spoiled("summary.csv", "train_loss\n1\n"), "summary.csv has no top-1 and top-5 for epoch 2"),
+        (spoiled("summary.csv", "epoch,eval_top1\n2,1\n"), "summary.csv has no top-1 and top-5 for epoch 2"),
+        (spoiled("model.json", "[]"), "model.json describes no model"),
+        (spoiled("model_best.pth.tar", b"x" * 100), "it is damaged, or holds more than weights"),
+        (diverge, "model_best.pth.tar diverged, its weights are no numbers"),
+    ],
+)
+def test_a_damaged_run_is_one_line(spoil, message, run, tmp_path, capsys):
+    spoil(run[0])
+    assert message in publish_line([run[0], NAME, "-o", tmp_path / "out"], capsys)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoiled("settings.yaml", "neck: vt_fpn\n"), "settings.yaml does not say backbone"),
+        (spoiled("best/metrics.json", "{}"), "metrics.json is not what a training writes"),
+        (spoiled("best/metrics.json", "nope"), "metrics.json is not what a training writes"),
+        (spoiled("best/config.json", "{}"), "cannot load the segmenter"),
+        (spoiled("best/model.safetensors", "zz"), "cannot load the segmenter"),
+        (lambda run: shutil.rmtree(run / "best"), "it has no best/metrics.json"),
+    ],
+)
+def test_a_damaged_run_of_a_segmenter_is_one_line(spoil, message, segmenter_run, tmp_path, capsys):
+    spoil(segmenter_run[0])
+    assert message in publish_line([segmenter_run[0], "-o", tmp_path / "out"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{run}", "vt_resnet_micro.", "-o", "out"], "ORG/vt_resnet_micro.: the Hub takes ORG/NAME"),
+        (["{run}", "vt_resnet_micro.a/b", "-o", "out"], "the Hub takes ORG/NAME"),
+        (["{run}", "vt_resnet_micro.é", "-o", "out"], "the Hub takes ORG/NAME"),
+        (["{run}", NAME, "-o", "out", "--push", "nobody"], "nobody: the Hub takes ORG/NAME"),
+        (["{run}", NAME, "-o", "out", "--push", "../x", "--dry-run"], "../x: the Hub takes ORG/NAME"),
+        (["{run}", NAME, "-o", "out", "--push", "a/b/c", "--dry-run"], "a/b/c: the Hub takes ORG/NAME"),
+        (["{run}", NAME, "-o", "out", "--dry-run"], "--dry-run belongs to --push"),
+        (["{run}", NAME, "-o", "out", "--private"], "--private belongs to --push"),
+        (["{run}", NAME, "-o", "dangling"], "this is a link that leads nowhere"),
+        (["{run}/model_best.pth.tar", NAME, "-o", "out"], "is a part of a run: name the run, {run}"),
+        (["{segmenter}/best", "-o", "out"], "is a part of a run: name the run, {segmenter}"),
+        (["{run}n", NAME, "-o", "out"], "there is no folder {run}n; did you mean {run}?"),
+        (["vt_resnet_micro", "-o", "out"], "there is no folder vt_resnet_micro"),
+        (["{segmenter}", "-o", "out", "--checkpoint", "last"], "leave --checkpoint and --class-folders out"),
+        (["{segmenter}", "-o", "out", "--class-folders", "."], "leave --checkpoint and --class-folders out"),
+    ],
+)
+def test_what_would_have_no_effect_or_no_place_is_said_first(
+    arguments, message, run, segmenter_run, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("dangling").symlink_to("nowhere")
+    places = dict(run=run[0], segmenter=segmenter_run[0])
+    assert message.format(**places) in publish_line([a.format(**places) for a in arguments], capsys)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("option", ["-o", "--class-folders"])
+def test_an_empty_name_is_not_the_folder_that_one_is_in(option, run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(SystemExit):
+        main(["publish", str(run[0]), NAME, "-o", "out", option, ""])
+    assert "an empty name" in capsys.readouterr().err and set(tmp_path.iterdir()) == before
+
+
+def test_folders_that_are_called_otherwise_since_do_not_rename_the_classes(run, tmp_path, capsys):
+    """They sort otherwise, and each name would stand for another class."""
+    (run[0] / "model.json").write_text('{"architecture": "vt_resnet_micro", "classes": ["cat", "dog"]}')
+    for name in ("hound", "kitten"):
+        (tmp_path / "renamed" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "renamed" / name / "1.png")
+    arguments = [run[0], NAME, "-o", tmp_path / "out", "--class-folders", tmp_path / "renamed"]
+    assert "names the classes that were trained, and they are others" in publish_line(arguments, capsys)
 
 
 def test_a_place_that_cannot_be_written_is_one_line(run, tmp_path, capsys):

@@ -77,6 +77,64 @@ def test_a_score_tells_top_5_of_more_than_five_classes_as_timm_counts_it(model, 
     assert list(three.score(tmp_path)) == ["top-1"]
 
 
+def write_folders(root, names, number=1):
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for i in range(number):
+            Image.new("RGB", (8, 8)).save(root / name / f"{i}.png")
+
+
+def labels_of(model, root):
+    return {path.parent.name: label for path, label in model.validation(str(root)).labels.items()}
+
+
+def named(*names):
+    network = timm.create_model("vt_resnet_micro", num_classes=len(names)).eval()
+    network.pretrained_cfg = {**network.pretrained_cfg, "label_names": list(names)}
+    return ClassificationPipeline(network)
+
+
+def test_folders_get_the_classes_that_they_are_called(tmp_path):
+    numbers = [str(i) for i in range(12)]
+    write_folders(tmp_path / "numbers", numbers)
+    without_names = ClassificationPipeline(timm.create_model("vt_resnet_micro", num_classes=12).eval())
+    assert labels_of(without_names, tmp_path / "numbers") == {name: int(name) for name in numbers}  # 2 before 10
+    write_folders(tmp_path / "some", ["dog", "__MACOSX", ".cache"])
+    (tmp_path / "some" / "cat").mkdir()  # without a photo
+    assert labels_of(named("cat", "dog", "fox"), tmp_path / "some") == {"dog": 1}
+    write_folders(tmp_path / "wordnet", ["n01440764", "n02102040"])
+    described = labels_of(named("English springer", "tench"), tmp_path / "wordnet")  # as an ONNX file calls them
+    assert described == {"n01440764": 1, "n02102040": 0}
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["train", "val"], r"its folders \(train, val\) are not the model's 2 classes \(cat, dog\)"),
+        (["Hund", "Katze"], r"its folders \(Hund, Katze\) are not the model's 2 classes"),
+        (["cat", "dog", "fox"], r"its folders \(cat, dog, fox\) are not"),
+        ([], r"its folders \(none\) are not"),
+    ],
+)
+def test_folders_of_other_classes_are_not_scored(folders, message, tmp_path):
+    """As many folders as classes are no reason to number them."""
+    write_folders(tmp_path, folders)
+    with pytest.raises(UserError, match=message):
+        named("cat", "dog").score(tmp_path)
+
+
+def test_a_score_leaves_out_what_cannot_be_read(tmp_path, capsys):
+    model = named("cat", "dog")
+    write_folders(tmp_path, ["cat", "dog"], 2)
+    whole = model.score(tmp_path)
+    (tmp_path / "cat" / "2.jpg").write_bytes(b"no photo")
+    assert model.score(tmp_path) == whole and "2.jpg: cannot read this image" in capsys.readouterr().err
+    for photo in tmp_path.rglob("*.png"):
+        photo.write_bytes(b"no photo")
+    with pytest.raises(UserError, match="none of the images could be read"):
+        model.score(tmp_path)
+
+
 def test_a_photo_in_any_form_gets_the_answer_of_timms_own_pipeline(model, pixels, tmp_path):
     photo = Image.fromarray(pixels)
     photo.save(tmp_path / "photo.png")

@@ -61,6 +61,15 @@ def positive(text: str) -> int:
 positive.__name__ = "positive number"  # argparse prints it: "invalid positive number value: '0'"
 
 
+def place(text: str) -> Path:
+    """Return the file or folder of a name; an empty one, as a variable that is not set gives, would be the folder
+    that one is in.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name; the folder that you are in is .")
+    return Path(text)
+
+
 OK, SOME_SKIPPED = 0, 1  # exit status
 AHEAD = 16  # photos that are read before they are asked for
 

@@ -2,11 +2,10 @@
 
 import argparse
 import functools
-from pathlib import Path
 
 from ..errors import CommandError, did_you_mean
 from ..timm_scripts import SCRIPTS
-from .shared import command
+from .shared import command, place
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -29,9 +28,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "vt-timm publish RUN vt_resnet18.my_photos -o FOLDER --push ORG/NAME",
     )  # fmt: skip
     add_publish_options(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
+    parser.add_argument("-o", "--output", type=place, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--push", metavar="ORG/NAME", help="upload the folder there")
-    parser.set_defaults(run=publish_run, checkpoint="best")
+    parser.set_defaults(run=publish_run, check=_check_publish, checkpoint="best")
 
 
 def _check_script(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -39,6 +38,13 @@ def _check_script(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     if args.script not in SCRIPTS:
         near = did_you_mean(args.script, SCRIPTS) or f"; there are {', '.join(SCRIPTS)}"
         parser.error(f"timm has no script {args.script} that runs here{near}")
+
+
+def _check_publish(args: argparse.Namespace) -> None:
+    """Refuse options that would have no effect, before torch is imported."""
+    for option, given in (("--dry-run", args.dry_run), ("--private", args.private)):
+        if given and not args.push:
+            raise CommandError(f"{option} belongs to --push ORG/NAME")
 
 
 def recipes(args: argparse.Namespace) -> int:
@@ -71,7 +77,7 @@ def run_timm_script(args: argparse.Namespace) -> int:
 
 def add_publish_options(parser: argparse.ArgumentParser) -> None:
     """Add what every way of publishing takes."""
-    parser.add_argument("source", type=Path, metavar="RUN", help="output folder of train.py or train-segmenter")
+    parser.add_argument("source", type=place, metavar="RUN", help="output folder of train.py or train-segmenter")
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help="MODEL.TAG (default: MODEL.RECIPE of the run, or NECK_BACKBONE.DATA)"
     )
@@ -82,7 +88,7 @@ def add_publish_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--half", action="store_true", help="store 16-bit floats")
     parser.add_argument(
-        "--class-folders", type=Path, metavar="FOLDER", help="one subfolder per class, where the run names none"
+        "--class-folders", type=place, metavar="FOLDER", help="one subfolder per class, where the run names none"
     )
     parser.add_argument("--license", default="apache-2.0", help="licence of the weights (default: apache-2.0)")
 
@@ -90,10 +96,16 @@ def add_publish_options(parser: argparse.ArgumentParser) -> None:
 def publish_run(args: argparse.Namespace) -> int:
     """Write the folder of a run, checked, and upload it if told."""
     from ..publishing.publish import Publication, open_run, publish, report
+    from ..runs.segmenter_run import SegmenterRun
 
     if args.class_folders and not args.class_folders.exists():
         raise CommandError(f"{args.class_folders}: no such file or folder")
     run = open_run(args.source)
+    if isinstance(run, SegmenterRun) and (args.class_folders or args.checkpoint != "best"):
+        raise CommandError(
+            f"{args.source} is a segmenter's run, which keeps its best weights and the names of its classes: leave "
+            "--checkpoint and --class-folders out"
+        )
     name = args.name or run.name
     how = Publication(
         name, args.push or f"ORG/{name}", args.checkpoint, args.class_folders, half=args.half, licence=args.license

@@ -113,6 +113,8 @@ def _on_disk(name: str, path: Path) -> Source:
             f"{name} is a file and no model: name its folder, a checkpoint of a run (.pth.tar), or a file of "
             "`vt-timm export` (.onnx)"
         )
+    if (path / "settings.yaml").is_file():
+        raise CommandError(f"{name} is a run of train-segmenter that has kept no weights yet: go on with its --resume")
     if not (path / CONFIG).is_file():
         raise CommandError(f"{name} holds neither a model (config.json) nor a training run (args.yaml)")
     return Source(name, "classifier", f"local-dir:{path}")

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.utils import accuracy
+from timm.utils.misc import natural_key
 from torch import Tensor
 
-from ..errors import CommandError
-from ..images import find_images, read_image
+from ..errors import CommandError, say
+from ..images import ImageError, find_images, read_image
+from ..runs.train_run import describe_classes
 from ..segmentation.data import SegmentationDataset, evaluation_transform
 from ..segmentation.evaluation import Confusion
 from ..segmentation.settings import Settings
@@ -36,7 +38,9 @@ class Validation(ABC):
 
 
 class ClassFolders(Validation):
-    """One folder of photos per class, named by its name or description, else in the order of the names.
+    """One folder of photos per class, named by its name or description.
+
+    Of a model whose classes have numbers alone the folders count in timm's order, 2 before 10.
 
     Raises:
         CommandError: if the folders are not the model's classes.
@@ -47,34 +51,60 @@ class ClassFolders(Validation):
         self.labels = {
             path: label
             for name, label in self._label_of_folder(Path(folder)).items()
-            for path in find_images([str(Path(folder) / name)])
+            for path in self._photos_in(Path(folder) / name)
         }
+        if not self.labels:
+            raise CommandError(f"--validate {folder}: no images in this folder")
         self.photos = list(self.labels)
+
+    def _photos_in(self, folder: Path) -> list[Path]:
+        try:
+            return find_images([str(folder)])
+        except ImageError:  # a folder without photos, which a training leaves out too
+            return []
 
     def _label_of_folder(self, folder: Path) -> dict[str, int]:
         if not folder.is_dir():
             raise CommandError(f"--validate {folder}: there is no such folder")
-        names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        found = (
+            path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))
+        )
+        names = sorted(found, key=natural_key)
         config: Any = getattr(self.model.module, "pretrained_cfg", {})
-        for known in (config.get("label_names") or [], self.model.class_names):
-            if names and set(names) <= set(known):
-                return {name: list(known).index(name) for name in names}
-        if len(names) == len(self.model.class_names):
+        classes = self.model.class_names
+        described = list(describe_classes(names)["label_descriptions"].values())  # an ONNX file keeps no WordNet names
+        for known, called in ((config.get("label_names") or [], names), (classes, names), (classes, described)):
+            if names and set(called) <= set(known) and len(set(called)) == len(names):
+                return {name: list(known).index(one) for name, one in zip(names, called, strict=True)}
+        have_numbers_alone = classes == [f"class {i}" for i in range(len(classes))]
+        if len(names) == len(classes) and (have_numbers_alone or len(classes) >= 1000):  # ImageNet's, or as many
             return {name: i for i, name in enumerate(names)}
         raise CommandError(
-            f"--validate {folder}: {len(names)} folders whose names are not those of the model's "
-            f"{len(self.model.class_names)} classes; name a folder with one folder of photos per class"
+            f"--validate {folder}: its folders ({_some(names)}) are not the model's {len(classes)} classes "
+            f"({_some(classes)}); name a folder with one folder of photos per class"
         )
 
     def accuracies(self, runs: Sequence[Run]) -> list[dict[str, float]]:
         ranks = (1, 5) if len(self.model.class_names) > 5 else (1,)  # of five classes all are among the first five
         sums = torch.zeros(len(runs), len(ranks), dtype=torch.double)
+        read = 0
         for path, label in self.labels.items():
-            image = self.model.input(self.model.view(read_image(path, channels=self.model.channels)))
+            try:
+                image = self.model.input(self.model.view(read_image(path, channels=self.model.channels)))
+            except ImageError as error:
+                say(f"skipped {error}")
+                continue
+            read += 1
             for i, run in enumerate(runs):
                 sums[i] += torch.stack(accuracy(run(image), torch.tensor([label]), ranks))
+        if not read:
+            raise CommandError("none of the images could be read")
         names = [f"top-{rank}" for rank in ranks]
-        return [dict(zip(names, row, strict=True)) for row in (sums / len(self.labels)).tolist()]
+        return [dict(zip(names, row, strict=True)) for row in (sums / read).tolist()]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
 
 
 class LabelledPixels(Validation):

@@ -18,6 +18,7 @@ import yaml
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.repocard import metadata_load
+from huggingface_hub.utils import validate_repo_id
 
 from ..errors import first_line
 from ..files import folder_beside, move
@@ -47,6 +48,9 @@ class Publication:
         half: True to store 16-bit floats.
         licence: licence of the weights.
         ships: True for a folder that comes with vt_timm.
+
+    Raises:
+        RunError: for a name that the Hub does not take.
     """
 
     name: str
@@ -57,6 +61,19 @@ class Publication:
     half: bool = False
     licence: str = "apache-2.0"
     ships: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            validate_repo_id(self.repository)
+        except ValueError:
+            fits = False
+        else:
+            fits = "/" in self.repository and self.repository.isascii()
+        if not fits:
+            raise RunError(
+                f"{self.repository}: the Hub takes ORG/NAME, of at most 96 letters, digits, '-', '_' and '.', none of "
+                "these three twice in a row or at an end: give another NAME, or another --push"
+            )
 
     @property
     def dtype(self) -> str:
@@ -159,8 +176,9 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def _check_place(folder: Path) -> None:
     """Refuse a place where something else than an older published folder would be replaced."""
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"-o {folder}: this is a file; name a folder")
+    if os.path.lexists(folder) and not folder.is_dir():
+        kind = "a file" if folder.exists() else "a link that leads nowhere"
+        raise RunError(f"-o {folder}: this is {kind}; name a folder")
     if any((folder / name).exists() for name in OF_A_RUN):
         raise RunError(f"-o {folder}: this is a run, in which nothing is replaced; name another folder")
     there = [name for name in FILES if (folder / name).exists()]

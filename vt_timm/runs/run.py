@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import yaml
 from torch import nn
 
-from ..errors import UserError, read_text
+from ..errors import UserError, did_you_mean, first_line, read_text
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline import Pipeline
@@ -29,15 +29,17 @@ class Run(ABC):
     settings_file: ClassVar[str]
     prints_log: ClassVar[bool]  # True where what it printed is kept nowhere
     needed: ClassVar[tuple[str, ...]]  # files without which a run is not finished
+    named: ClassVar[tuple[str, ...]]  # settings without which nobody knows what was trained
 
     def __init__(self, folder: Path) -> None:
+        _check_folder(folder)
         for name in self.needed:
             if not (folder / name).is_file():
                 raise RunError(
                     f"{folder} is not a finished run of train.py or vt-timm train-segmenter: it has no {name}"
                 )
         self.folder = folder
-        self.settings: dict[str, Any] = yaml.safe_load(read_text(folder / self.settings_file))
+        self.settings = read_settings(folder / self.settings_file, self.named)
         self.evaluations = read_evaluations(folder / "summary.csv")
 
     @property
@@ -74,11 +76,48 @@ class Run(ABC):
         """
 
 
+def _check_folder(folder: Path) -> None:
+    """Refuse a name that is no folder of a run, and say which run was meant."""
+    inside = folder.parent
+    if any((inside / name).is_file() for name in ("args.yaml", "settings.yaml")):
+        raise RunError(f"{folder} is a part of a run: name the run, {inside}")
+    if not folder.is_dir():
+        near = did_you_mean(str(folder), map(str, inside.iterdir())) if inside.is_dir() else ""
+        raise RunError(f"there is no folder {folder}{near or ': name one that train.py or train-segmenter wrote'}")
+
+
+def read_settings(path: Path, named: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings that a training has written.
+
+    Args:
+        path: a YAML file.
+        named: settings that it must hold.
+
+    Raises:
+        RunError: if it is empty, cut off, or no longer what was written.
+    """
+    try:
+        settings = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise RunError(f"{path} is not YAML ({first_line(error)}): bring it back, or train again") from error
+    missing = [name for name in named if not isinstance(settings, dict) or not settings.get(name)]
+    if missing:
+        raise RunError(f"{path} does not say {' and '.join(missing)}: bring it back, or train again")
+    return settings
+
+
 def read_evaluations(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a run's summary.csv; timm writes the header once more where a run was resumed."""
-    with path.open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if any(key != value for key, value in row.items())]
-    return [{key: float(value) for key, value in row.items() if value} for row in rows]
+    """Return the rows of a run's summary.csv; timm writes the header once more where a run was resumed.
+
+    Raises:
+        RunError: if it is no table of numbers.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if any(key != value for key, value in row.items())]
+        return [{key: float(value) for key, value in row.items() if value} for row in rows]
+    except (TypeError, ValueError, csv.Error) as error:
+        raise RunError(f"{path} is not the table of numbers that a training writes: {first_line(error)}") from error
 
 
 def in_16_bits(model: nn.Module, folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..cost import count_parameters
 from ..publishing.card import segmenter_card, segmenter_name
 from ..segmentation.model import load_segmenter
-from .run import Run, in_16_bits
+from .run import Run, RunError, in_16_bits
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline import Pipeline
@@ -23,6 +23,7 @@ class SegmenterRun(Run):
     settings_file = "settings.yaml"
     prints_log = False
     needed = (settings_file, "summary.csv", f"{BEST}/{METRICS}")
+    named = ("neck", "backbone")
 
     @property
     def name(self) -> str:
@@ -30,8 +31,15 @@ class SegmenterRun(Run):
         return segmenter_name(self.settings["neck"], self.settings["backbone"], self.data)
 
     def model(self) -> "Segmenter":
-        """Return the segmenter of the best evaluation."""
-        return load_segmenter(self.folder / BEST)
+        """Return the segmenter of the best evaluation.
+
+        Raises:
+            RunError: in one line, if it is damaged.
+        """
+        try:
+            return load_segmenter(self.folder / BEST)
+        except RuntimeError as error:
+            raise RunError(str(error)) from error
 
     def save(self, folder: Path, how: "Publication") -> "Pipeline":
         from ..pipelines.segmentation import SegmentationPipeline
@@ -43,11 +51,16 @@ class SegmenterRun(Run):
         return SegmentationPipeline(model.float(), how.name)
 
     def metrics(self, config: dict[str, Any], how: "Publication") -> dict[str, Any]:
-        measured = json.loads((self.folder / BEST / METRICS).read_text(encoding="utf-8"))
+        path = self.folder / BEST / METRICS
+        try:
+            measured = json.loads(path.read_text(encoding="utf-8"))
+            update = measured["update"]
+        except (ValueError, TypeError, LookupError) as error:
+            raise RunError(f"{path} is not what a training writes: bring it back, or train again") from error
         params = count_parameters(self.model()) / 1e6
         precision = self.settings.get("precision", "no")
         kind = "" if precision == "no" else f" in {precision}"
-        origin = f"one run, as the training itself measured{kind} after update {measured['update']}"
+        origin = f"one run, as the training itself measured{kind} after update {update}"
         return {**measured, "origin": origin, "dtype": how.dtype, "params": params, "license": how.licence}
 
     def card(self, config: dict[str, Any], metrics: dict[str, Any], how: "Publication") -> str:

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
-import yaml
 from timm.data import ImageNetInfo, resolve_data_config
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from timm.models import load_state_dict, save_for_hf, split_model_name_tag
 from torch import nn
 
-from ..errors import first_line, read_text
+from ..errors import did_you_mean, first_line
 from ..files import whole_file
 from ..publishing.card import classifier_card
 from ..weights.download import CONFIG
-from .run import Run, RunError, in_16_bits
+from .run import Run, RunError, in_16_bits, read_settings
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline import Pipeline
@@ -88,13 +87,16 @@ def read_description(folder: Path) -> dict[str, Any]:
     """Return what `write_description` wrote; it is empty for a run of a plain train.py.
 
     Raises:
-        RunError: if the file is no longer JSON.
+        RunError: if the file is no longer what was written.
     """
     path = folder / DESCRIPTION
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        description = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise RunError(f"{path} is not JSON ({first_line(error)}): train again, or delete it") from error
+    if not isinstance(description, dict):
+        raise RunError(f"{path} describes no model: train again, or delete it")
+    return description
 
 
 def load_run(path: Path) -> nn.Module:
@@ -105,10 +107,11 @@ def load_run(path: Path) -> nn.Module:
             its checkpoints.
 
     Raises:
-        RunError: for a folder without a checkpoint, and a checkpoint that cannot be read or does not fit.
+        RunError: for a folder without a checkpoint, and a checkpoint that cannot be read, does not fit, or holds
+            what is no number.
     """
     folder = path if path.is_dir() else path.parent
-    settings = yaml.safe_load(read_text(folder / ARGUMENTS))
+    settings = read_settings(folder / ARGUMENTS, TrainRun.named)
     description = read_description(folder)
     if path.is_dir():
         found = [folder / name for name in CHECKPOINTS.values() if (folder / name).is_file()]
@@ -116,6 +119,8 @@ def load_run(path: Path) -> nn.Module:
             raise RunError(f"{folder} holds no checkpoint ({', '.join(CHECKPOINTS.values())}): has the run ended?")
         path = found[0]
     weights = read_weights(path)
+    if not all(tensor.isfinite().all() for tensor in weights.values()):
+        raise RunError(f"the training of {path} diverged, its weights are no numbers: train again with a lower --lr")
     classes = description.get("classes") or []
     num_classes = settings.get("num_classes") or len(classes) or None
     options = {k: v for k, v in (settings.get("model_kwargs") or {}).items() if k != "pretrained_backbone"}
@@ -140,11 +145,16 @@ def load_run(path: Path) -> nn.Module:
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Return the weights of a checkpoint, the averaged ones if there are some; nothing is unpickled as code."""
+    if not path.is_file():
+        near = did_you_mean(str(path), map(str, path.parent.glob(f"*{CHECKPOINT}")))
+        raise RunError(f"there is no file {path}{near}")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # train.py keeps its arguments in there
             return load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is cut, foreign or unsafe
-        raise RunError(f"{path} cannot be read as a checkpoint of train.py: {first_line(error)}") from error
+        # Of a file that is no checkpoint torch says how it would be opened in Python, without the safeguard.
+        reason = "it is damaged, or holds more than weights" if "weights_only" in str(error) else first_line(error)
+        raise RunError(f"{path} cannot be read as a checkpoint of train.py: {reason}") from error
 
 
 class TrainRun(Run):
@@ -153,6 +163,7 @@ class TrainRun(Run):
     settings_file = ARGUMENTS
     prints_log = True
     needed = (ARGUMENTS, "summary.csv")
+    named = ("model",)
 
     @property
     def name(self) -> str:
@@ -224,22 +235,28 @@ class TrainRun(Run):
         """Return what each class is called, in the order of training; a WordNet id is called as ImageNet does.
 
         Raises:
-            RunError: if neither the run nor its photos say them.
+            RunError: if neither the run nor its photos say them, or folders are named that have others.
         """
         names = read_description(self.folder).get("classes")
         if class_folders or not names:
             data = self.settings.get("data_dir") or self.settings.get("data")
             folder = class_folders or Path(data or "nowhere", self.settings.get("train_split") or "train")
-            names = _sorted_as_trained(folder)
+            found = _sorted_as_trained(folder)
+            if names and found != names:  # folders that were called otherwise since would be sorted otherwise
+                raise RunError(
+                    f"--class-folders {folder}: {self.folder / DESCRIPTION} names the classes that were trained, and "
+                    "they are others: leave the option out"
+                )
+            names = found
         return describe_classes(names)["label_descriptions"]
 
     def metrics(self, config: dict[str, Any], how: "Publication") -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):  # train.py keeps its arguments in there
             checkpoint = torch.load(self._path(how.checkpoint), map_location="meta", weights_only=True, mmap=True)
         epoch = int(checkpoint["epoch"])
-        rows = [row for row in self.evaluations if row["epoch"] == epoch]
-        if not rows:
-            raise RunError(f"{self.folder}/summary.csv has no row for epoch {epoch} of the checkpoint")
+        rows = [row for row in self.evaluations if row.get("epoch") == epoch]
+        if not rows or not rows[-1].keys() >= {"eval_top1", "eval_top5"}:
+            raise RunError(f"{self.folder}/summary.csv has no top-1 and top-5 for epoch {epoch} of the checkpoint")
         size = config["pretrained_cfg"]["input_size"][-1]
         return {
             **{key.removeprefix("eval_"): value for key, value in rows[-1].items() if key.startswith("eval_")},
