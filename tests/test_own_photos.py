@@ -1,6 +1,7 @@
 """Photos as people have them, in every place that reads them: turned, transparent, damaged, linked, without a value."""
 
 import argparse
+import functools
 import io
 import os
 import re
@@ -25,7 +26,7 @@ from vt_timm.images import ImageError, find_images, read_channels, read_image, t
 from vt_timm.runs.train_run import load_run
 from vt_timm.timm_scripts.around_train import ScriptError, check_checkpoints, check_data_folder, fit_to_photos
 from vt_timm.timm_scripts.best import best_epoch, prefer_lower_loss, report
-from vt_timm.timm_scripts.reading import reading_photos
+from vt_timm.timm_scripts.reading import finding_photos, reading_photos
 
 TURNED = 6  # EXIF's orientation of a photo that is to be turned by 90 degrees
 
@@ -200,12 +201,76 @@ def test_photos_of_one_class_are_refused(folders, named, tmp_path):
     for folder in folders or ["."]:
         (tmp_path / folder).mkdir(exist_ok=True)
         upright().save(tmp_path / folder / "a.png")
-    arguments = argparse.Namespace(
-        dataset="", data_dir=str(tmp_path), train_split="train", class_map="", num_classes=None, batch_size=2,
-        train_img_sizes=None,
-    )  # fmt: skip
+    arguments = arguments_of(tmp_path)
     with pytest.raises(ScriptError, match=rf"are of one class \({named}\).*PHOTOS/train/CLASS"):
         fit_to_photos(arguments, create_dataset, 1, False)
+
+
+def put(root, *names):
+    """Write a photo under each name."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        upright().save(root / name)
+
+
+@pytest.mark.parametrize("class_map", ["", "classes.txt"])
+def test_a_training_finds_the_photos_that_the_commands_find(class_map, tmp_path):
+    """Of every kind that can be read, and nothing that is hidden, neither as a photo nor as a class."""
+    put(tmp_path, "train/fox/a.jpg", "train/fox/b.webp", "train/cat/c.TIFF", "train/cat/d.bmp", "train/10/e.gif")
+    put(tmp_path, "train/.thumbs/f.png", "train/__MACOSX/cat/g.png", "train/cat/.h.png", "train/2/i.png")
+    (tmp_path / "train" / "fox" / "._a.jpg").write_bytes(b"x")
+    (tmp_path / "classes.txt").write_text("fox\ncat\n2\n10\n")
+    dataset = finding_photos(create_dataset)(
+        "", str(tmp_path), "train", class_map=class_map and str(tmp_path / class_map)
+    )
+    found = {Path(path): label for path, label in dataset.reader.samples}
+    assert sorted(found) == sorted(find_images([str(tmp_path / "train")]))
+    order = ["fox", "cat", "2", "10"] if class_map else ["2", "10", "cat", "fox"]
+    assert dataset.reader.class_to_idx == {name: i for i, name in enumerate(order)}
+    assert all(label == order.index(path.parent.name) for path, label in found.items())
+
+
+def arguments_of(root, **changes):
+    defaults = dict(dataset="", train_split="train", val_split="validation", class_map="", num_classes=None)
+    return argparse.Namespace(
+        **{**defaults, "data_dir": str(root), "batch_size": 2, "train_img_sizes": None, **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("splits", "changes", "message"),
+    [
+        (["train"], {}, "has no folder validation, so that"),
+        (["train", "test"], {}, "has no folder validation, so that"),
+        (["trainx", "val"], {}, "has no folder train, so that"),
+        (["."], {}, "has no folder train and no folder validation, so that"),
+        (["train", "val"], {"train_split": "nope"}, "has no folder nope, so that"),
+        (["train", "val"], {}, None),
+        (["training", "valid"], {}, None),
+        (["a", "b"], {"train_split": "a", "val_split": "b"}, None),
+        (["train"], {"val_split": "train"}, None),  # as one says it
+    ],
+)
+def test_what_is_trained_on_is_not_validated_with(splits, changes, message, tmp_path):
+    """timm takes the whole folder for a split that it does not find, and calls its score the validation's."""
+    for split in splits:
+        put(tmp_path, f"{split}/cat/a.png", f"{split}/cat/b.png", f"{split}/dog/a.png", f"{split}/dog/b.png")
+    fit = functools.partial(fit_to_photos, arguments_of(tmp_path, **changes), create_dataset, 1, True)
+    if message is None:
+        assert fit() == ["--num-classes", "2"]
+        return
+    with pytest.raises(ScriptError, match=message):
+        fit()
+
+
+def test_a_training_skips_what_is_no_file(tmp_path, caplog):
+    put(tmp_path, "train/cat/c.png", "train/dog/a.png")
+    os.mkfifo(tmp_path / "train" / "cat" / "a.jpg")
+    (tmp_path / "train" / "cat" / "b.jpg").symlink_to("nothing.jpg")
+    dataset = finding_photos(create_dataset)("", str(tmp_path), "train", is_training=False)
+    loader = reading_photos(create_loader)(dataset, (3, 64, 64), 4, use_prefetcher=False, num_workers=0)
+    ((_, labels),) = list(loader)
+    assert labels.tolist() == [0, 0, 0, 1] and caplog.text.count("Skipped") == 3
 
 
 @pytest.mark.parametrize("option", ["initial_checkpoint", "resume", "checkpoint"])
@@ -378,6 +443,21 @@ def test_of_equal_top1_the_lower_loss_is_kept_also_after_a_resume(tmp_path, caps
         assert "next: vt-timm classify PHOTO --model " in said
     row = best_epoch(tmp_path, "loss")
     assert row is not None and row["eval_loss"] == min(0.2, row["eval_loss"])
+
+
+@pytest.mark.parametrize("losses", [("nan", "0.5"), ("0.5", "nan")])
+def test_of_equal_epochs_the_one_with_a_loss_is_the_best(losses, tmp_path):
+    rows = [f"{epoch},1,50.0,{loss}" for epoch, loss in enumerate(losses)]
+    (tmp_path / "summary.csv").write_text("\n".join(["epoch,train_loss,eval_top1,eval_loss", *rows]))
+    assert best_epoch(tmp_path, "top1")["eval_loss"] == best_epoch(tmp_path, "loss")["eval_loss"] == 0.5
+
+
+def test_a_run_that_diverged_says_so(tmp_path, capsys):
+    (tmp_path / "summary.csv").write_text("epoch,train_loss,eval_top1,eval_loss\n0,nan,50.0,nan\n")
+    (tmp_path / "model_best.pth.tar").write_bytes(b"x")
+    report(tmp_path, "top1")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "the training diverged" in line and "lower --lr" in line
 
 
 # --- every way of starting

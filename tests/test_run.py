@@ -17,6 +17,7 @@ from timm.models import load_state_dict, save_for_hf
 
 from vt_timm import cli
 from vt_timm.timm_scripts.around_train import ScriptError, fitted_batch
+from vt_timm.timm_scripts.run import run_script
 
 STAND_IN = Path(__file__).parent / "support" / "stand_in_train.py"
 CHECKOUT = os.environ.get("VT_TIMM_SCRIPTS")
@@ -150,6 +151,10 @@ HAS_TWO = "the data has 2 classes (bright, dark, ...) and vt_resnet_micro"
         ([*TWO, "--model", "vt_resnet_mini"], "Unknown model (vt_resnet_mini); did you mean vt_resnet_micro"),
         ([*TWO, "--kd-model-name", "vt_resnet_micro"], "has 10 classes and the student 2"),
         ([*TWO, "--kd-model-name", "vt_resnet_micro", "--kd-classes", "/nowhere"], "--kd-classes /nowhere: "),
+        ([*TWO, "--batchsize", "4"], "train: unrecognized arguments: --batchsize; did you mean --batch-size?"),
+        ([*TWO, "--zzz"], "unrecognized arguments: --zzz; `vt-timm run train --help` lists the options"),
+        ([*TWO, "--epochs", "two"], "argument --epochs: invalid int value: 'two'"),
+        ([*TWO, "--batch-size", "0"], "--batch-size 0: a batch has at least one photo"),
         ([*TWO, "--kd-model-name", "fbnetv3_g.ra2_in1k"], "the teacher fbnetv3_g.ra2_in1k cannot be loaded"),
     ],
 )
@@ -225,6 +230,40 @@ def test_a_run_is_resumed_with_its_own_classes(run, photos, tmp_path):
     other = _empty_photos(tmp_path / "data", train=("bright", "night"), val=("bright", "night"))
     status, _, err = run(*common, "--data-dir", other, "--resume", "auto")
     assert status == 2 and "only the run to resume has dark; only train has night" in err
+
+
+WORKERS = "Caught KeyError in worker 0.\nTraceback (most recent call last):\n  File x\nKeyError: 'nope'"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError("nope"), "timm's validate.py stopped, KeyError: 'nope'; VT_TIMM_DEBUG=1 shows where"),
+        (AssertionError(), "timm's validate.py stopped, AssertionError: AssertionError; "),
+        (RuntimeError("out of memory\nmore"), "timm's validate.py stopped, RuntimeError: out of memory; "),
+        (RuntimeError(WORKERS), "timm's validate.py stopped, KeyError: 'nope'; "),
+    ],
+)
+def test_whatever_a_script_raises_is_one_line(error, message, tmp_path, monkeypatch):
+    script = "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--model', default='')\n"
+    (tmp_path / "validate.py").write_text(f"{script}def main():\n    raise main.error\n")
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(
+        "vt_timm.timm_scripts.run._use_training_run", lambda script: setattr(script.main, "error", error)
+    )
+    with pytest.raises(ScriptError) as caught:
+        run_script("validate", [], str(tmp_path))
+    assert message in str(caught.value) and "\n" not in str(caught.value) and caught.value.__cause__ is error
+
+
+def test_a_metric_that_is_not_measured_is_refused_before_training(run, tmp_path, photos):
+    """train.py looks for it when the first epoch has ended."""
+    (tmp_path / "train.py").write_text(
+        f"{STAND_IN.read_text()}\nparser.add_argument('--eval-metric', default='top1')\n"
+    )
+    status, out, err = run("--data-dir", photos, "--eval-metric", "top-1", given=tmp_path)
+    assert status == 2 and "--eval-metric top-1: train.py measures no such thing; did you mean top1?" in err
+    assert "epoch" not in out
 
 
 def test_a_mistyped_setting_is_named(run, tmp_path, photos):

@@ -326,7 +326,7 @@ def test_a_run_is_not_written_to_a_file(small):
         training.run(settings(small, **FPN), small / "classes.txt", resume=False)
 
 
-def test_a_second_run_never_destroys_the_first(small):
+def test_a_second_run_never_destroys_the_first(small, capsys):
     run, output = settings(small, **FPN), small / "run"
     training.run(run, output, resume=False)
     first = (output / "best" / "model.safetensors").read_bytes()
@@ -338,8 +338,10 @@ def test_a_second_run_never_destroys_the_first(small):
     shutil.move(small / "elsewhere", output / "last.old")  # as where the run was killed between two moves
     with pytest.raises(UserError, match="last does not fit these settings"):
         training.run(settings(small, **{**FPN, "neck_options": dict(channels=16)}), output, resume=True)
-    training.run(run, output, resume=True)
+    kept = (output / "settings.yaml").read_bytes()
+    training.run(settings(small, **{**FPN, "lr": 1.0}), output, resume=True)  # with nothing left to train
     assert (output / "best" / "model.safetensors").read_bytes() == first
+    assert (output / "settings.yaml").read_bytes() == kept and "nothing was left to train" in capsys.readouterr().err
 
 
 def test_the_best_model_has_a_card_and_can_be_read_by_others(small):

@@ -38,12 +38,18 @@ def is_picture(path: Path) -> bool:
     Hidden files, the `._*` files of macOS, `Thumbs.db` and documents are left out without a message.
     """
     suffix = path.suffix.lower()
-    readable = suffix == ARRAY or (suffix in _readable_suffixes() and suffix not in NOT_PHOTOS)
-    return readable and not path.name.startswith(".") and path.is_file()
+    return (suffix == ARRAY or suffix in photo_suffixes()) and not is_hidden(Path(path.name)) and path.is_file()
 
 
-def _readable_suffixes() -> set[str]:
-    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+def is_hidden(path: Path) -> bool:
+    """True if a part of a path is hidden, or is what macOS packs beside the photos of an archive."""
+    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
+
+
+def photo_suffixes() -> set[str]:
+    """Return the endings of the files that Pillow reads as photos."""
+    readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    return readable - NOT_PHOTOS
 
 
 def find_images(names: Iterable[str], sample: str = "photo") -> list[Path]:
@@ -90,7 +96,7 @@ def _pictures_below(folder: Path, above: tuple[Hashable, ...] = ()) -> Iterator[
         if not os.path.isdir(path):  # which a link that leads nowhere is not
             if is_picture(path):
                 yield path
-        elif not name.startswith((".", "__MACOSX")):
+        elif not is_hidden(Path(name)):
             yield from _pictures_below(path, (*above, here))
 
 
@@ -172,7 +178,7 @@ def read_channels(path: Path, channels: int) -> np.ndarray:
         ImageError: as `read_image`, and for a file with other channels.
     """
     if path.suffix.lower() == ARRAY:
-        _check_file(path)
+        check_file(path)
         try:
             return _checked(np.load(path, allow_pickle=False), channels)
         except Exception as error:  # whatever NumPy raises for what it was never meant to read
@@ -188,7 +194,7 @@ def read_channels(path: Path, channels: int) -> np.ndarray:
 def _opened(path: Path | io.BytesIO, name: object = None) -> Iterator[Image.Image]:
     """Yield the file, opened; whatever Pillow and its many plug-ins raise on reading it becomes one line."""
     if isinstance(path, Path):
-        _check_file(path)
+        check_file(path)
     try:
         with Image.open(path) as image:
             yield image
@@ -197,8 +203,12 @@ def _opened(path: Path | io.BytesIO, name: object = None) -> Iterator[Image.Imag
         raise ImageError(f"{name or path}: cannot read this image ({reason})") from error
 
 
-def _check_file(path: Path) -> None:
-    """Refuse what is there and no file, such as a pipe, which would be waited for without end."""
+def check_file(path: Path) -> None:
+    """Refuse what is there and no file, such as a pipe, which would be waited for without end.
+
+    Raises:
+        ImageError: naming it.
+    """
     if os.path.exists(path) and not os.path.isfile(path):
         raise ImageError(f"{path}: cannot read this image (it is no file)")
 

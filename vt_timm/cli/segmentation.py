@@ -1,7 +1,8 @@
 """The commands about segmenters: segment, train-segmenter."""
 
 import argparse
-import json
+import os
+import shlex
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,7 +156,7 @@ def _save_labels(path: Path, labels: Any, class_names: list[str]) -> None:
 
 
 def train_segmenter(args: argparse.Namespace) -> int:
-    """Train a segmenter by a recipe; prints the metrics of the best evaluation."""
+    """Train a segmenter by a recipe, and say what it reached, what is kept, and what to type next."""
     from ..recipes import SEGMENTATION, find_recipe
     from ..segmentation.settings import Settings
     from ..segmentation.training import run
@@ -166,7 +167,11 @@ def train_segmenter(args: argparse.Namespace) -> int:
         best = run(Settings.from_yaml(path, changes), Path(args.output), args.resume)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    print(json.dumps({k: v for k, v in best.items() if k != "iou"}, indent=2))
+    if int(os.environ.get("RANK", "0")) == 0:  # torchrun sets it
+        scores = f"mIoU {best['miou']:.2f} %, pixel accuracy {best['pixel_accuracy']:.2f} %"
+        print(f"best: {scores} on the validation photos, after update {best['update']}")
+        print(f"kept: {Path(args.output) / 'best'}")
+        print(f"next: vt-timm segment PHOTO -o segmented.png --model {shlex.quote(args.output)}")
     return 0
 
 

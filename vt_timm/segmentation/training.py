@@ -165,6 +165,9 @@ def train(settings: Settings, output: Path, resume: bool = False) -> dict[str, A
     if not resume:
         check_new(output)
     training = Training(settings, output, resume)
+    if training.progress.updates >= settings.updates:  # its settings stay those that it was trained with
+        say(f"nothing was left to train: {output} has {training.progress.updates} updates; --set updates=N says more")
+        return training.progress.best
     training.write_settings()
     start, quiet = training.progress.updates, None if training.rank == 0 else True
     with tqdm(total=settings.updates, initial=start, unit="update", disable=quiet) as bar:

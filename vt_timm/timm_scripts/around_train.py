@@ -25,8 +25,8 @@ from ..files import find_circle
 from ..runs.train_run import ARGUMENTS, CHECKPOINTS, read_description, write_description
 from ..token_overlap import add_token_overlap
 from ..weights.download import check_reachable
-from .best import prefer_lower_loss, report
-from .reading import reading_photos
+from .best import METRICS, prefer_lower_loss, report
+from .reading import finding_photos, reading_photos
 
 OUTPUT = "output/train"  # train.py's default
 RANK = int(os.environ.get("RANK", "0"))  # set by torchrun, as the next
@@ -54,6 +54,8 @@ def prepare_training(script: ModuleType) -> Callable[[], None]:
     check_checkpoints(args)
     _resume_where_it_stopped(args)
     _check_output(args)
+    _check_metric(args)
+    script.create_dataset = finding_photos(script.create_dataset)  # type: ignore[attr-defined]
     batch_is_typed = any(a.startswith(("-b", "--batch-size")) for a in sys.argv)
     sys.argv += fit_to_photos(args, script.create_dataset, PROCESSES, batch_is_typed)
     metric = getattr(args, "eval_metric", "top1")
@@ -76,7 +78,7 @@ def prepare_training(script: ModuleType) -> Callable[[], None]:
         for name in ("ClassificationTask", "LogitDistillationTask", "TokenDistillationTask", "FeatureDistillationTask"):
             if hasattr(script, name):
                 setattr(script, name, _with_token_overlap(args.token_overlap, getattr(script, name)))
-    return lambda: report(student["folder"], metric) if "folder" in student else None
+    return lambda: report(student["folder"], metric) if "folder" in student else _say_that_nothing_was_left(args)
 
 
 def _print_no_json(*values: Any, **options: Any) -> None:
@@ -139,6 +141,19 @@ def _check_output(args: Any) -> None:
     folder = Path(args.output or OUTPUT) / args.experiment
     if (folder / ARGUMENTS).is_file() and any((folder / name).is_file() for name in CHECKPOINTS.values()):
         raise ScriptError(f"{folder} holds a run already: go on with --resume auto, or name another --experiment")
+
+
+def _check_metric(args: Any) -> None:
+    """Refuse a metric that train.py does not measure, which it would notice when the first epoch has ended."""
+    metric = getattr(args, "eval_metric", METRICS[0])
+    if metric not in METRICS:
+        near = did_you_mean(metric, METRICS) or f"; there are {', '.join(METRICS)}"
+        raise ScriptError(f"--eval-metric {metric}: train.py measures no such thing{near}")
+
+
+def _say_that_nothing_was_left(args: Any) -> None:
+    if args.resume and RANK == 0:
+        print(f"nothing was left to train: {args.resume} has all of its {args.epochs} epochs; --epochs N says more")
 
 
 def _classes_of(checkpoint: str) -> dict[str, int] | None:
@@ -322,7 +337,8 @@ def read_dataset(create_dataset: Callable[..., Any], *args: Any, **kwargs: Any) 
     try:
         return create_dataset(*args, **kwargs)
     except Exception as error:  # whatever its reader raises: no images, a missing package, a tar that is cut off
-        raise ScriptError(f"cannot read the data of split {kwargs.get('split')}: {first_line(error)}") from error
+        reason = first_line(error).partition(". Supported image extensions")[0]  # a list of sixty
+        raise ScriptError(f"cannot read the data of split {kwargs.get('split')}: {reason}") from error
 
 
 def check_same_classes(first: Mapping[str, int], other: Mapping[str, int], names: tuple[str, str]) -> None:
@@ -369,6 +385,7 @@ def fit_to_photos(args: Any, create_dataset: Callable[..., Any], processes: int,
             f"the photos of {root} are of one class ({name or NO_FOLDER}), with nothing to tell apart: sort them as "
             "PHOTOS/train/CLASS/*.jpg and PHOTOS/val/CLASS/*.jpg"
         )
+    _check_splits(args, Path(root), photos, create_dataset)
     if args.num_classes is None and classes:
         say(f"{len(classes)} classes: {', '.join(list(classes)[:5])}{', ...' if len(classes) > 5 else ''}")
         found += ["--num-classes", str(len(classes))]
@@ -380,9 +397,37 @@ def fit_to_photos(args: Any, create_dataset: Callable[..., Any], processes: int,
     return found
 
 
+def _check_splits(args: Any, root: Path, photos: Any, create_dataset: Callable[..., Any]) -> None:
+    """Refuse a data folder without one of its splits: timm takes the whole of it then, and validates on what it trains.
+
+    Args:
+        args: train.py's arguments.
+        root: the data folder.
+        photos: its split to train on.
+        create_dataset: timm's function of this name.
+    """
+    if args.train_split == args.val_split or type(photos.reader).__name__ != "ReaderImageFolder":
+        return
+    validation = read_dataset(
+        create_dataset, args.dataset, root=str(root), split=args.val_split, class_map=args.class_map
+    )
+    missing = [
+        split
+        for split, dataset in ((args.train_split, photos), (args.val_split, validation))
+        if Path(dataset.reader.root) == root
+    ]
+    if missing:
+        raise ScriptError(
+            f"{root} has no folder {' and no folder '.join(missing)}, so that photos would be trained on and validated "
+            "with: sort them as PHOTOS/train/CLASS/*.jpg and PHOTOS/val/CLASS/*.jpg"
+        )
+
+
 def fitted_batch(photos: int, batch: int, is_typed: bool) -> int:
     """Return the batch, smaller where the photos of a process would give no update, or too few to learn from."""
     wanted = photos if is_typed else max(photos // UPDATES_PER_EPOCH, min(photos, SMALLEST_BATCH))
+    if batch < 1:
+        raise ScriptError(f"--batch-size {batch}: a batch has at least one photo")
     if wanted >= batch:
         return batch
     if wanted < 2:

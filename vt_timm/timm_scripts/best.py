@@ -1,5 +1,6 @@
 """The epoch of a run of timm's train.py that is kept as its best."""
 
+import math
 import os
 import shlex
 import shutil
@@ -10,6 +11,7 @@ from ..runs.run import read_evaluations
 from ..runs.train_run import CHECKPOINTS
 
 SUMMARY = "summary.csv"
+METRICS = ("top1", "top5", "loss")  # what train.py measures of the validation photos
 NAMES = {"top1": "top-1 {:.2f} %", "top5": "top-5 {:.2f} %"}
 
 
@@ -30,7 +32,9 @@ def best_epoch(folder: Path, metric: str) -> dict[str, float] | None:
     rows = {row["epoch"]: row for row in read_evaluations(folder / SUMMARY) if f"eval_{metric}" in row}
     sign = -1 if metric == "loss" else 1
     score = f"eval_{metric}"
-    return max(rows.values(), key=lambda row: (sign * row[score], -row.get("eval_loss", 0.0)), default=None)
+    ranks = {epoch: (sign * row[score], -row.get("eval_loss", 0.0)) for epoch, row in rows.items()}
+    worst = {epoch: tuple(-math.inf if math.isnan(value) else value for value in ranks[epoch]) for epoch in rows}
+    return max(rows.values(), key=lambda row: worst[row["epoch"]], default=None)
 
 
 def prefer_lower_loss(saver: Any, metric: str) -> None:
@@ -58,6 +62,9 @@ def prefer_lower_loss(saver: Any, metric: str) -> None:
 def report(folder: Path, metric: str) -> None:
     """Print what a run has reached, which epoch is kept, and what to type next."""
     best = best_epoch(folder, metric)
+    if best is not None and math.isnan(best.get("eval_loss", 0.0)):
+        print("the training diverged, its loss is no number (nan): train again with a lower --lr")
+        return
     if best is not None:
         reached = NAMES.get(metric, f"{metric} {{:.4g}}").format(best[f"eval_{metric}"])
         loss = f", loss {best['eval_loss']:.4g}" if metric != "loss" and "eval_loss" in best else ""

@@ -3,13 +3,15 @@
 import functools
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from timm.data import ImageDataset
+from timm.data import ImageDataset, add_img_extensions
+from timm.utils.misc import natural_key
 
 from ..errors import say
-from ..images import MODES, ImageError, to_image
+from ..images import MODES, ImageError, check_file, is_hidden, photo_suffixes, to_image
 
 _logger = logging.getLogger(__name__)
 
@@ -41,10 +43,46 @@ class PhotoDataset(ImageDataset):
         for step in range(self._max_retries):
             at = (index + step) % len(self.reader)
             try:
+                if type(self.reader).__name__ == "ReaderImageFolder":
+                    check_file(Path(self.reader.samples[at][0]))
                 return super().__getitem__(at)
-            except ImageError as error:
+            except (ImageError, FileNotFoundError) as error:  # the latter for a link that leads nowhere
                 _logger.warning(f"Skipped {self.filename(at)}: {error}")
         raise RuntimeError(f"{self._max_retries} photos in a row from {self.filename(index)} on cannot be read")
+
+
+def finding_photos(create_dataset: Callable[..., Any]) -> Callable[..., Any]:
+    """Return timm's `create_dataset`, which finds in a folder the photos that the commands find.
+
+    timm's own takes .png and .jpg alone, and hidden files and folders too, the latter as classes.
+    """
+
+    @functools.wraps(create_dataset)
+    def create(*args: Any, **kwargs: Any) -> Any:
+        add_img_extensions(sorted(photo_suffixes()))
+        dataset = create_dataset(*args, **kwargs)
+        reader: Any = getattr(dataset, "reader", None)
+        if type(reader).__name__ == "ReaderImageFolder":
+            _leave_out_hidden(reader, renumber=not kwargs.get("class_map"))
+        return dataset
+
+    return create
+
+
+def _leave_out_hidden(reader: Any, renumber: bool) -> None:
+    """Leave out of a folder of timm's what is hidden, and the classes that are then empty unless they were given."""
+    seen = [(path, label) for path, label in reader.samples if not is_hidden(Path(path).relative_to(reader.root))]
+    if not seen:
+        raise RuntimeError(f"all images in subfolders of {reader.root} are hidden")
+    if len(seen) == len(reader.samples):
+        return
+    if renumber:
+        left = {label for _, label in seen}
+        names = sorted((name for name, label in reader.class_to_idx.items() if label in left), key=natural_key)
+        numbers = {reader.class_to_idx[name]: number for number, name in enumerate(names)}
+        seen = [(path, numbers[label]) for path, label in seen]
+        reader.class_to_idx = {name: number for number, name in enumerate(names)}
+    reader.samples = seen
 
 
 def reading_photos(create_loader: Callable[..., Any]) -> Callable[..., Any]:

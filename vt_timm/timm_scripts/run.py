@@ -21,13 +21,13 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import timm
 import torch
 from huggingface_hub.utils.sha import git_hash
 
-from ..errors import say
+from ..errors import UserError, did_you_mean, first_line, say
 from ..files import whole_file
 from ..recipes import find_recipe
 from ..runs.train_run import is_run, load_run, read_description
@@ -42,7 +42,7 @@ from .around_train import (
     prepare_training,
     read_dataset,
 )
-from .reading import reading_photos
+from .reading import finding_photos, reading_photos
 
 REPOSITORY = "https://github.com/huggingface/pytorch-image-models"
 SCRIPTS_VARIABLE = "VT_TIMM_SCRIPTS"
@@ -67,10 +67,11 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
     _warn_of_another_version(path)
     script = _load(name, path)
     sys.argv = [str(path), *_with_recipe_path(arguments)]
+    _refuse_in_one_line(script, name)
     _choose_device(script)
     if name == "train":
         say_what_it_reached = prepare_training(script)
-        script.main()
+        _run_main(script, name)
         say_what_it_reached()
         return
     if hasattr(script, "create_model"):
@@ -82,12 +83,39 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
     else:
         check_data_folder(script.parser.parse_known_args()[0])
         check_checkpoints(script.parser.parse_known_args()[0])
+        if hasattr(script, "create_dataset"):
+            script.create_dataset = finding_photos(script.create_dataset)  # type: ignore[attr-defined]
         _use_training_run(script)
     if hasattr(script, "create_loader"):
         script.create_loader = reading_photos(script.create_loader)  # type: ignore[attr-defined]
     if hasattr(timm.data, "create_naflex_loader"):  # which validate.py imports when it needs it
         timm.data.create_naflex_loader = reading_photos(inspect.unwrap(timm.data.create_naflex_loader))
-    script.main()
+    _run_main(script, name)
+
+
+def _refuse_in_one_line(script: ModuleType, name: str) -> None:
+    """Let the script's parser refuse a command line with the closest option, where it would list two hundred."""
+    parser = script.parser
+
+    def error(message: str) -> NoReturn:
+        unknown = re.match("unrecognized arguments: ([^ =]+)", message)
+        near = did_you_mean(unknown[1], parser._option_string_actions) if unknown else ""
+        raise ScriptError(f"{name}: {message}{near or f'; `vt-timm run {name} --help` lists the options'}")
+
+    parser.error, parser.prog = error, f"vt-timm run {name}"
+
+
+def _run_main(script: ModuleType, name: str) -> None:
+    """Run the script; whatever it raises, or a worker of its loader, becomes one line."""
+    try:
+        script.main()
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        from_worker = any(line.startswith("Traceback") for line in lines)  # its own line is the last
+        reason = lines[-1] if from_worker else f"{type(error).__name__}: {first_line(error)}"
+        raise ScriptError(f"timm's {name}.py stopped, {reason}; VT_TIMM_DEBUG=1 shows where") from error
 
 
 def _warn_of_another_version(path: Path) -> None:
