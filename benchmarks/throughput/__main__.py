@@ -13,6 +13,7 @@
     python -m benchmarks.throughput.memory --write NAME                           # what torch allocates at the peak
     python -m benchmarks.throughput.projector --write NAME                        # whether fused attention would pay
     python -m benchmarks.throughput.startup --write NAME                          # import and create_model
+    python -m benchmarks.throughput.folder FOLDER --scripts TIMM --write NAME     # classify a folder of photos
     python -m benchmarks.tables --plots                                           # pages and plots of the records
 
 A pair is one pass of each; the ratio is the ResNet's time over the VT-ResNet's, so that above 1 the VT-ResNet is

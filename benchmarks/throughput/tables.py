@@ -131,6 +131,12 @@ def startup() -> str:
     return table(["what", "ms", "times the ResNet's", "middle half"], rows)
 
 
+def folder() -> str:
+    """Tabulate images per second of a folder of photos."""
+    rows = [[row["what"], row["images_per_second"], f"{row['share']:.2f}"] for row in rows_of("folder")]
+    return table(["what", "images per second", "of the network's"], rows)
+
+
 EXPORTED = [
     *_by_batch("compile", "compile"),
     *_by_batch("AOTInductor", "aot"),
@@ -168,6 +174,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed_bounds": bounds,
     "speed_projector": projector,
     "speed_fpn": fpn,
+    "speed_folder": folder,
     "speed_startup": startup,
 }
 
