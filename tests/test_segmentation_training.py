@@ -22,6 +22,7 @@ from vt_timm.segmentation.loss import segmentation_loss
 from vt_timm.segmentation.model import load_segmenter
 from vt_timm.segmentation.settings import Settings, SettingsError
 from vt_timm.segmentation.training_data import fit_batch
+from vt_timm.vt_fpn import NECKS
 
 from .support.samples import fill, settings
 
@@ -360,6 +361,19 @@ def test_the_best_model_has_a_card_and_can_be_read_by_others(small):
         assert scope["labels"].shape == (image.height, image.width)
     if os.name == "posix":
         assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o644"}
+
+
+def test_a_neck_that_one_adds_is_trained_kept_and_read_back(small, monkeypatch):
+    """By the two lines that CONTRIBUTING names: a class, and its entry. A card once knew three necks alone."""
+
+    class Upside(NECKS["fpn"]):  # type: ignore[misc,name-defined]
+        def forward(self, features):
+            return [-level for level in super().forward(features)]
+
+    monkeypatch.setitem(NECKS, "upside", Upside)
+    training.run(settings(small, **{**FPN, "neck": "upside"}), small / "run", resume=False)
+    assert "the neck `upside`" in (small / "run" / "best" / "README.md").read_text()
+    assert isinstance(load_segmenter(small / "run" / "best").neck, Upside)
 
 
 # --- saved segmenters

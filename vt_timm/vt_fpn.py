@@ -139,4 +139,6 @@ def _normalize(norms: nn.ModuleList, tokens_BLD: Sequence[Tensor]) -> list[Tenso
     ]
 
 
+# A neck is made as `Neck(in_channels, channels=C, **options)`: the backbone's four maps in, four of C channels out.
+# One more here is a choice of `create_segmenter`, of the setting `neck`, and of whatever reads a segmenter.
 NECKS = {"fpn": FPN, "vt_fpn": VTFPN, "laterals": Laterals}

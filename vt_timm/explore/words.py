@@ -12,8 +12,8 @@ PAPER, README = "https://arxiv.org/abs/2006.03677", "readme"
 UPLOAD, FAILED = "Your own photo", "That did not work"
 KIND = {TAKEN: "take from", USED: "are used"}
 HELP = {
-    "token": "A token is a list of numbers, made from those places of the photo that its map shows. This network sums a "
-    "photo up in a few of them. They need not stand for different things: many say much the same.",
+    "token": "A token is a list of numbers, made from those places of the photo that its map shows. This network sums "
+    "a photo up in a few of them. They need not stand for different things: many say much the same.",
     "map": "The map of a token shows how much each place of the photo counts for it: red is most, blue is little. Each "
     "map is scaled to its own range.",
     "kind": "“Take from”: the places that a token was made from. “Are used”: the places to which the network then "

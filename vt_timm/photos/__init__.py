@@ -1,1 +1,1 @@
-"""Photos in, classes and pictures of attention out."""
+"""Draw what a model saw."""

@@ -30,6 +30,9 @@ BACKBONES = {
     "vt_resnet": "weights that ship with vt_timm (Apache-2.0)",
 }
 
+# What a card calls a neck.
+NECKS = {"vt_fpn": "VT-FPN", "fpn": "a panoptic FPN", "laterals": "VT-FPN's laterals, without its tokens"}
+
 # What every card ends with.
 CITATION = """\
 ```bibtex
@@ -183,9 +186,7 @@ def segmenter_card(
             scores=_scores(metrics),
             at_four_sizes=f", of the four {_scores(metrics['at_four_sizes'])}" if "at_four_sizes" in metrics else "",
             iou=_iou(config["class_names"], metrics.get("iou")),
-            neck={"vt_fpn": "VT-FPN", "fpn": "a panoptic FPN", "laterals": "VT-FPN's laterals, without its tokens"}[
-                config["neck"]
-            ],
+            neck=NECKS.get(config["neck"], f"the neck `{config['neck']}`"),
             backbone=config["backbone"] + started,
             classes=_classes(config["class_names"], config["num_classes"]),
             choice="The checkpoint is the best of the run's evaluations on these images, which flatters it.",
