@@ -218,6 +218,21 @@ def test_each_class_has_its_own_colour_and_no_other_ones(name):
     assert [said for said in CCP if SAID[said](*colour)] == [name]
 
 
+@pytest.mark.parametrize(
+    ("pixels", "legend"),
+    [
+        ((0, 997, 3), ["skin  > 99 %", "top  < 1 %"]),
+        ((600, 399, 1), ["skin  40 %", "top  < 1 %", "background  60 %"]),
+        ((0, 1000, 0), ["skin  100 %"]),
+    ],
+)
+def test_what_is_painted_is_named(pixels, legend):
+    """Sunglasses cover a thousandth of a photo, and one asks what the yellow in the face is."""
+    labels = torch.arange(3).repeat_interleave(torch.tensor(pixels))[None].expand(10, -1)
+    figure = draw_segmentation(Image.new("RGB", (1000, 10)), labels, ["background", "skin", "top"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == legend
+
+
 @pytest.mark.parametrize("order", [range(12), [0, 5, 3, 8], [1, 0, 11]])
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_picture_has_the_colours_of_its_legend(order, beside, tmp_path):

@@ -30,7 +30,7 @@ MARGIN, FOOT, GAP = 0.1, 0.2, 0.04  # inches, inches, and the share of a panel t
 TITLE_SIZE, LINE = 10, 1.2  # points, and a line's height in letters
 POINTS, LETTERS = 72, 130  # per inch: points, and letters in a font of one point
 STRONGEST, EVEN = 0.8, 0.5  # opacity of a map's highest value with "weight", and of every value with "even"
-LEGEND, LEGEND_FROM = 20, 0.5  # how many classes are named at most, and from how many percent of the pixels on
+LEGEND = 20  # how many classes are named at most
 PAINT, PAINT_FIRST = 0.7, 0.3  # opacity of a class's colour, and of the first's, the background
 SECONDS_PER_FRAME = 2.0
 SCREEN_DPI = 100
@@ -177,16 +177,21 @@ def draw_segmentation(
         axis.imshow(picture)
     colours = palette(class_names) / 255
     share = 100 * counts / counts.sum()
-    present = [label for label in counts.argsort(descending=True).tolist() if share[label] >= LEGEND_FROM]
+    present = [label for label in counts.argsort(descending=True).tolist() if counts[label]]  # all that is painted
     present.sort(key=lambda label: label == 0)  # the background last
     patches = [
-        Patch(facecolor=colours[label], edgecolor="grey", label=f"{class_names[label]}  {share[label]:.0f} %")
+        Patch(facecolor=colours[label], edgecolor="grey", label=f"{class_names[label]}  {_rounded(share[label])} %")
         for label in present[:LEGEND]
     ]
     right = (width - legend) / width
     figure.legend(handles=patches, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=8, frameon=False)
     figure.subplots_adjust(left=0, right=right, top=1, bottom=0, wspace=0.02)
     return figure
+
+
+def _rounded(percent: float) -> str:
+    """Return a share that is neither nothing nor all as no less than "< 1" and no more than "> 99"."""
+    return "< 1" if percent < 0.5 else "> 99" if 99.5 <= percent < 100 else f"{percent:.0f}"
 
 
 @_plainly
