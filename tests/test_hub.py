@@ -43,6 +43,7 @@ def test_a_run_becomes_a_folder_that_gives_the_same_logits(run, tmp_path, capsys
     config = json.loads((out / "config.json").read_text())
     assert config["model_args"]["num_tokens"] == 9 and "num_classes" not in config["model_args"]
     text = (out / "README.md").read_text()
+    assert "top-5" not in text  # of two classes
     assert "top-1 50.00 %" in text and "train.py itself measured after epoch 3 at 128 x 128 pixels" in text
     assert "num_tokens=9" in text and "No checkpoint was picked" in text and "somebody/output" not in text
 

@@ -24,7 +24,13 @@ from vt_timm.cli import main
 from vt_timm.files import find_circle
 from vt_timm.images import ImageError, find_images, read_channels, read_image, to_image
 from vt_timm.runs.train_run import load_run
-from vt_timm.timm_scripts.around_train import ScriptError, check_checkpoints, check_data_folder, fit_to_photos
+from vt_timm.timm_scripts.around_train import (
+    ScriptError,
+    _checking_classes,
+    check_checkpoints,
+    check_data_folder,
+    fit_to_photos,
+)
 from vt_timm.timm_scripts.best import best_epoch, prefer_lower_loss, report
 from vt_timm.timm_scripts.reading import finding_photos, reading_photos
 
@@ -261,6 +267,17 @@ def test_what_is_trained_on_is_not_validated_with(splits, changes, message, tmp_
         return
     with pytest.raises(ScriptError, match=message):
         fit()
+
+
+def test_a_batch_that_the_data_of_a_reader_does_not_fill_is_refused(tmp_path):
+    """No photo is counted before of data that may first have to be downloaded."""
+    put(tmp_path, *[f"train/{name}/{i}.png" for name in ("cat", "dog") for i in range(4)])
+    create = _checking_classes({"name": "vt_resnet_micro", "num_classes": 2}, create_dataset)
+    options = dict(root=str(tmp_path), split="train", is_training=True)
+    assert len(create("", **options, batch_size=8)) == 8
+    with pytest.raises(ScriptError, match="8 photos per process give no batch of 64: pass --batch-size 8"):
+        create("", **options, batch_size=64)
+    assert len(create("", **{**options, "is_training": False}, batch_size=64)) == 8  # the last may be smaller
 
 
 def test_a_training_skips_what_is_no_file(tmp_path, caplog):

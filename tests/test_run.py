@@ -13,11 +13,12 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.data import create_dataset
 from timm.models import load_state_dict, save_for_hf
 
 from vt_timm import cli
-from vt_timm.timm_scripts.around_train import ScriptError, fitted_batch
-from vt_timm.timm_scripts.run import run_script
+from vt_timm.timm_scripts.around_train import ScriptError, create_or_say, fitted_batch
+from vt_timm.timm_scripts.run import _of_one_split, run_script
 
 STAND_IN = Path(__file__).parent / "support" / "stand_in_train.py"
 CHECKOUT = os.environ.get("VT_TIMM_SCRIPTS")
@@ -230,6 +231,31 @@ def test_a_run_is_resumed_with_its_own_classes(run, photos, tmp_path):
     other = _empty_photos(tmp_path / "data", train=("bright", "night"), val=("bright", "night"))
     status, _, err = run(*common, "--data-dir", other, "--resume", "auto")
     assert status == 2 and "only the run to resume has dark; only train has night" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("out/min", "there is no model at out/min; did you mean out/mine?"),
+        ("some/model", "there is no model at some/model; a repository of the Hub is called hf-hub:some/model"),
+    ],
+)
+def test_a_model_that_is_not_there_is_said_as_the_other_commands_do(name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("out/mine").mkdir(parents=True)
+    with pytest.raises(ScriptError) as caught:
+        create_or_say(timm.create_model)(name, pretrained=True)
+    assert str(caught.value) == message
+
+
+def test_a_split_that_is_not_there_is_not_all_of_the_photos(photos):
+    create = _of_one_split(create_dataset)
+    assert len(create("", root=str(photos), split="validation")) == 8
+    assert len(create("", root=str(photos / "val"), split="validation")) == 8
+    with pytest.raises(ScriptError, match="has no folder holiday: choose another --split, it has train, val"):
+        create("", root=str(photos), split="holiday")
+    with pytest.raises(ScriptError, match="split train: it lies in a folder, which --data-dir has to name"):
+        create("", split="train")
 
 
 WORKERS = "Caught KeyError in worker 0.\nTraceback (most recent call last):\n  File x\nKeyError: 'nope'"

@@ -73,6 +73,8 @@ def classifier_card(
     ).eval()
     s = settings
     least = unsure_below(config["pretrained_cfg"])
+    # Of five classes all are among the first five.
+    scores = {f"top-{rank}": metrics[f"top{rank}"] for rank in (1, 5) if rank < config["num_classes"]}
     return (
         _template("classifier").format(
             **_common(
@@ -81,7 +83,7 @@ def classifier_card(
                 repository,
                 data,
                 licence,
-                {"top-1": metrics["top1"], "top-5": metrics["top5"]},
+                scores,
             ),
             start=_start(s),
             classes=_classes(list((config.get("label_descriptions") or {}).values()), config["num_classes"]),
@@ -100,7 +102,8 @@ def classifier_card(
             ),
             num_classes=config["num_classes"],
             unsure=f" `vt-timm classify` calls an answer below {100 * least:.0f} % unsure." if least else "",
-            **{key: metrics[key] for key in ("images", "top1", "top5", "origin")},
+            scores=", ".join(f"{name} {value:.2f} %" for name, value in scores.items()),
+            **{key: metrics[key] for key in ("images", "origin")},
         )
         + CITATION
     )

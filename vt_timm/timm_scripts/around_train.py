@@ -16,6 +16,7 @@ from typing import Any
 
 import timm
 import yaml
+from timm.data import ImageDataset
 from timm.utils import random_seed
 from torch import nn
 
@@ -167,6 +168,7 @@ def create_or_say(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Mo
 
     @functools.wraps(create_model)
     def create(name: str, *args: Any, **kwargs: Any) -> nn.Module:
+        _check_folder_is_there(name)
         try:
             if kwargs.get("pretrained"):
                 check_reachable(name)
@@ -178,6 +180,14 @@ def create_or_say(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Mo
             raise ScriptError(f"cannot create {name}: {first_line(error)}{hint}") from error
 
     return create
+
+
+def _check_folder_is_there(name: str) -> None:
+    """Refuse a model's name that looks like a folder and is none; timm says how it would be written in Python."""
+    if "/" in name and ":" not in name:
+        inside = Path(name).parent
+        near = did_you_mean(name, map(str, inside.iterdir())) if inside.is_dir() else ""
+        raise ScriptError(f"there is no model at {name}{near or f'; a repository of the Hub is called hf-hub:{name}'}")
 
 
 def _remembering(student: dict[str, Any], create_model: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -205,6 +215,7 @@ def _checking_classes(student: dict[str, Any], create_dataset: Callable[..., Any
     @functools.wraps(create_dataset)
     def create(*args: Any, **kwargs: Any) -> Any:
         dataset = read_dataset(create_dataset, *args, **kwargs)
+        _check_batch(dataset, kwargs)
         classes, split = getattr(getattr(dataset, "reader", None), "class_to_idx", None), str(kwargs.get("split"))
         if not classes:
             return dataset
@@ -221,6 +232,14 @@ def _checking_classes(student: dict[str, Any], create_dataset: Callable[..., Any
         return dataset
 
     return create
+
+
+def _check_batch(dataset: Any, options: Mapping[str, Any]) -> None:
+    """Refuse a batch that is larger than the data of a reader, whose photos nobody has counted before."""
+    batch = options.get("batch_size") or 1
+    photos = len(dataset) // PROCESSES if isinstance(dataset, ImageDataset) else batch
+    if options.get("is_training") and photos < batch:
+        raise ScriptError(f"{photos} photos per process give no batch of {batch}: pass --batch-size {max(photos, 1)}")
 
 
 def _without_persistent_workers(create_loader: Callable[..., Any]) -> Callable[..., Any]:
@@ -338,6 +357,8 @@ def read_dataset(create_dataset: Callable[..., Any], *args: Any, **kwargs: Any) 
         return create_dataset(*args, **kwargs)
     except Exception as error:  # whatever its reader raises: no images, a missing package, a tar that is cut off
         reason = first_line(error).partition(". Supported image extensions")[0]  # a list of sixty
+        if isinstance(error, TypeError) and not kwargs.get("root"):
+            reason = "it lies in a folder, which --data-dir has to name"
         raise ScriptError(f"cannot read the data of split {kwargs.get('split')}: {reason}") from error
 
 

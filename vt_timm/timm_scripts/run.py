@@ -50,6 +50,7 @@ SCRIPTS_VARIABLE = "VT_TIMM_SCRIPTS"
 CONTENTS_VARIABLE = "VT_TIMM_SCRIPTS_URL"
 CONTENTS = "https://api.github.com/repos/huggingface/pytorch-image-models/contents"
 TIMEOUT = 20  # seconds
+SPLITS = ("train", "training", "val", "valid", "validation", "eval", "evaluation", "test")  # as folders are called
 
 
 def run_script(name: str, arguments: list[str], given: str | None = None) -> None:
@@ -84,7 +85,7 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
         check_data_folder(script.parser.parse_known_args()[0])
         check_checkpoints(script.parser.parse_known_args()[0])
         if hasattr(script, "create_dataset"):
-            script.create_dataset = finding_photos(script.create_dataset)  # type: ignore[attr-defined]
+            script.create_dataset = _of_one_split(finding_photos(script.create_dataset))  # type: ignore[attr-defined]
         _use_training_run(script)
     if hasattr(script, "create_loader"):
         script.create_loader = reading_photos(script.create_loader)  # type: ignore[attr-defined]
@@ -182,6 +183,22 @@ def _use_training_run(script: ModuleType) -> None:
     if hasattr(script, "create_dataset"):
         names = read_description(run if run.is_dir() else run.parent).get("classes")
         script.create_dataset = _with_the_runs_classes(names, script.create_dataset)  # type: ignore[attr-defined]
+
+
+def _of_one_split(create_dataset: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse a split that a folder of other splits lacks: timm takes all of it, what was trained on included."""
+
+    @functools.wraps(create_dataset)
+    def create(*args: Any, **kwargs: Any) -> Any:
+        dataset = read_dataset(create_dataset, *args, **kwargs)
+        root, split, reader = kwargs.get("root"), kwargs.get("split"), getattr(dataset, "reader", None)
+        if root and type(reader).__name__ == "ReaderImageFolder" and Path(reader.root) == Path(root):
+            there = [name for name in SPLITS if Path(root, name).is_dir()]
+            if there:
+                raise ScriptError(f"{root} has no folder {split}: choose another --split, it has {', '.join(there)}")
+        return dataset
+
+    return create
 
 
 def _with_the_runs_classes(names: list[str] | None, create_dataset: Callable[..., Any]) -> Callable[..., Any]:
