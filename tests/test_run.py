@@ -1,11 +1,13 @@
 """`vt-timm run`: timm's scripts in this process, and what goes around its train.py."""
 
+import argparse
 import csv
 import json
 import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from timm.models import load_state_dict, save_for_hf
 
 from vt_timm import cli
 from vt_timm.timm_scripts.around_train import ScriptError, create_or_say, fitted_batch
-from vt_timm.timm_scripts.run import _of_one_split, run_script
+from vt_timm.timm_scripts.run import _of_one_split, _use_training_run, run_script
 
 STAND_IN = Path(__file__).parent / "support" / "stand_in_train.py"
 CHECKOUT = os.environ.get("VT_TIMM_SCRIPTS")
@@ -256,6 +258,23 @@ def test_a_split_that_is_not_there_is_not_all_of_the_photos(photos):
         create("", root=str(photos), split="holiday")
     with pytest.raises(ScriptError, match="split train: it lies in a folder, which --data-dir has to name"):
         create("", split="train")
+
+
+def test_inference_calls_the_classes_as_the_run_does(monkeypatch):
+    """inference.py knows ImageNet's names alone, and prints probabilities without any for all other models."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model")
+    script = types.SimpleNamespace(parser=parser, infer_imagenet_subset=lambda model: None, ImageNetInfo=None)
+    model = timm.create_model("vt_resnet_micro", num_classes=2)
+    names = {"label_names": ["n01440764", "dog"], "label_descriptions": {"n01440764": "tench", "dog": "dog"}}
+    model.pretrained_cfg = {**model.pretrained_cfg, **names}
+    monkeypatch.setattr("vt_timm.timm_scripts.run.is_run", lambda path: True)
+    monkeypatch.setattr("vt_timm.timm_scripts.run.load_run", lambda path: model)
+    monkeypatch.setattr(sys, "argv", ["inference.py", "--model", "output/mine"])
+    _use_training_run(script)
+    info = script.ImageNetInfo(script.infer_imagenet_subset(model))
+    assert [info.index_to_label_name(i) for i in (0, 1)] == ["n01440764", "dog"]
+    assert [info.index_to_description(i) for i in (0, 1)] == ["tench", "dog"]
 
 
 WORKERS = "Caught KeyError in worker 0.\nTraceback (most recent call last):\n  File x\nKeyError: 'nope'"

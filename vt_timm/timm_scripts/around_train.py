@@ -355,6 +355,8 @@ def read_dataset(create_dataset: Callable[..., Any], *args: Any, **kwargs: Any) 
     """Return a data set of timm's, or raise one line that says which split cannot be read."""
     try:
         return create_dataset(*args, **kwargs)
+    except UserError:
+        raise
     except Exception as error:  # whatever its reader raises: no images, a missing package, a tar that is cut off
         reason = first_line(error).partition(". Supported image extensions")[0]  # a list of sixty
         if isinstance(error, TypeError) and not kwargs.get("root"):

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 import timm
 import torch
 from huggingface_hub.utils.sha import git_hash
+from timm.data import CustomDatasetInfo
 
 from ..errors import UserError, did_you_mean, first_line, say
 from ..files import whole_file
@@ -180,6 +181,10 @@ def _use_training_run(script: ModuleType) -> None:
     architecture = str(model.pretrained_cfg["architecture"])  # type: ignore[index]
     sys.argv += ["--model", architecture, "--checkpoint", ""]
     script.create_model = lambda *args, **kwargs: model  # type: ignore[attr-defined]
+    own: Any = model.pretrained_cfg
+    if hasattr(script, "infer_imagenet_subset") and own.get("label_names"):  # else probabilities of nobody knows what
+        info = CustomDatasetInfo(own["label_names"], own["label_descriptions"])
+        vars(script).update(infer_imagenet_subset=lambda *_: "run", ImageNetInfo=lambda *_: info)
     if hasattr(script, "create_dataset"):
         names = read_description(run if run.is_dir() else run.parent).get("classes")
         script.create_dataset = _with_the_runs_classes(names, script.create_dataset)  # type: ignore[attr-defined]
