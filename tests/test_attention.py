@@ -119,7 +119,7 @@ def test_attention_of_every_level_of_a_segmenter():
 
 def test_an_unknown_kind_of_attention_is_refused():
     with (
-        pytest.raises(ValueError, match="of='transformer': choose 'tokenizer' or 'projector'"),
+        pytest.raises(ValueError, match="of='transformer': choose one of 'tokenizer', 'projector'"),
         vt_timm.record_attention(timm.create_model("vt_resnet_micro"), of="transformer"),
     ):
         pass

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .errors import check_choice
 from .projector import Projector
 from .tokenizers import GridAttention, SpatialAttention
 
@@ -32,8 +33,7 @@ def record_attention(model: nn.Module, of: str = "tokenizer") -> Iterator[list[T
     Raises:
         ValueError: if the model has none of them, or for another `of`.
     """
-    if of not in ATTENTION:
-        raise ValueError(f"of={of!r}: choose {' or '.join(map(repr, ATTENTION))}")
+    check_choice("of", of, ATTENTION)
     kinds: Any = (SpatialAttention, GridAttention) if of == "tokenizer" else Projector
     modules = [m for m in model.modules() if isinstance(m, kinds)]
     if not modules:

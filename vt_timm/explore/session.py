@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..attention_maps import record_attention
+from ..attention_maps import ATTENTION, record_attention
 from ..errors import UserError
 from ..images import MODES, ImageError, read_image
 from ..pipelines.answers import Answer
@@ -18,7 +18,6 @@ from .samples import Sample
 
 LIMIT_MEGAPIXELS, ENOUGH_PIXELS = 150, 1600
 LARGE = 1000  # pixels of the long side of the picture
-KINDS = ("tokenizer", "projector")
 NOT_A_PICTURE = "This file is not a picture that can be read. Try a JPEG or a PNG."
 
 _one_at_a_time = threading.Lock()  # attention is recorded by hooks on a model that all visitors share
@@ -77,7 +76,7 @@ def _attend(model: Pipeline, photo: Image.Image) -> tuple[dict[str, list[Tensor]
     """Run the model once, and keep both kinds of its attention."""
     recorded = {}
     with ExitStack() as stack:
-        for kind in KINDS if model.keeps_attention else ():
+        for kind in () if model.in_file else ATTENTION:
             with suppress(ValueError):  # the model has none of this kind
                 recorded[kind] = stack.enter_context(record_attention(model.attention_modules(), kind))
         output = model.run(model.input(model.view(photo)), folded=False)  # a folded network keeps no attention

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 
+from ..attention_maps import ATTENTION
 from ..pipelines.sources import published_segmenters
-from .session import KINDS, Session
+from .session import Session
 
-TAKEN, USED = KINDS
+TAKEN, USED = ATTENTION
 PAPER, README = "https://arxiv.org/abs/2006.03677", "readme"
 UPLOAD, FAILED = "Your own photo", "That did not work"
 KIND = {TAKEN: "take from", USED: "are used"}

@@ -52,11 +52,13 @@ class Answer(Drawing):
         class_names: the names of all classes that the model knows, in its order.
         shares: the most probable classes and their probabilities, or what a segmenter sees and its share of the photo;
             the largest first, and a segmenter's background last.
+        labels: the label of every pixel, (height, width); None for a classifier.
     """
 
     photo: Image.Image = field(repr=False)
     class_names: list[str] = field(repr=False)
     shares: dict[str, float]
+    labels: Tensor | None = field(default=None, repr=False, kw_only=True)
 
     @property
     def label(self) -> str:
@@ -72,11 +74,6 @@ class Answer(Drawing):
     def unsure(self) -> bool:
         """True if the model's config says that so weak an answer is often wrong; a segmenter's never does."""
         return False
-
-    @property
-    def labels(self) -> Tensor | None:
-        """The label of every pixel, (height, width); None for a classifier."""
-        return None
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -111,15 +108,6 @@ class Look(Drawing):
     answer: Answer
     maps: list[Tensor]
     modules: int
-
-    def class_at(self, x: float, y: float) -> str | None:
-        """Return what a segmenter sees at a place, given in shares of width and height; None for a classifier."""
-        labels = self.answer.labels
-        if labels is None:
-            return None
-        height, width = labels.shape
-        label = int(labels[min(int(y * height), height - 1), min(int(x * width), width - 1)])
-        return self.answer.class_names[label]
 
     def draw(self, module: int = 1, tokens: list[int] | None = None) -> "Figure":
         """Draw one panel per token (Figure 7).

@@ -144,12 +144,6 @@ class ClassificationPipeline(Pipeline):
         return Classification(photo, names, shares, top, scores, self.unsure_below)
 
 
-class ClassifierInFile(ClassificationPipeline):
-    """A classifier in an ONNX file, which answers but keeps no attention."""
-
-    keeps_attention = False
-
-
 def _apply(steps: Sequence[Any], image: Image.Image) -> Image.Image:
     for step in steps:
         image = step(image)

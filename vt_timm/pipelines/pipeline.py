@@ -59,7 +59,6 @@ class Pipeline(ABC):
     place = "VT module"  # what one of its attention maps belongs to
     sample = "photo"  # which of `images.SAMPLES` suits it
     class_names: list[str]
-    keeps_attention = True  # False for an ONNX file
     any_size = False  # True if its file must take images of any size
 
     def __init__(self, module: nn.Module, name: str = "") -> None:
@@ -122,7 +121,7 @@ class Pipeline(ABC):
 
     @property
     def in_file(self) -> bool:
-        """True for a model in a file of `vt-timm export`."""
+        """True for a model in a file of `vt-timm export`, which answers but keeps no attention."""
         return isinstance(self.module, OnnxFile)
 
     def expect(self, kind: str) -> "Pipeline":
@@ -266,7 +265,7 @@ class Pipeline(ABC):
             UserError: in one line, for a photo that cannot be read.
             ValueError: if the model has no such attention.
         """
-        if not self.keeps_attention:
+        if self.in_file:
             raise ValueError("an ONNX file keeps no attention: name the model that it was exported from")
         image = self.read(photo)
         modules = self.attention_modules()
@@ -274,14 +273,6 @@ class Pipeline(ABC):
             output = self.run(self.input(self.view(image)), folded=False)
         maps = [attention[0].float().cpu() for attention in maps]
         return Look(self.display(image), self.describe(image, output), maps, len(all_maps))
-
-    def look(self, photo: Photo, of: str = "tokenizer") -> Look:
-        """As `attention`; of a model that has no such attention the look has no maps."""
-        try:
-            return self.attention(photo, of)
-        except ValueError:
-            image = self.read(photo)
-            return Look(self.display(image), self(image), [], 0)
 
     def export(self, path: str | Path, **options: Any) -> "Written":
         """Write the model to one file that carries what it needs: .onnx, .pt2 or .aoti.pt2.

@@ -44,11 +44,7 @@ class Segmentation(Answer):
     True
     """
 
-    label_map: Tensor = field(repr=False)
-
-    @property
-    def labels(self) -> Tensor:
-        return self.label_map
+    labels: Tensor = field(repr=False, kw_only=True)
 
     @property
     def caption(self) -> str:
@@ -160,16 +156,10 @@ class SegmentationPipeline(Pipeline):
         seen = [i for i in counts.argsort(descending=True).tolist() if counts[i] > SHARE_SHOWN * labels.numel()]
         seen.sort(key=lambda label: self.class_names[label] == BACKGROUND)
         shares = {self.class_names[i]: counts[i].item() / labels.numel() for i in seen}
-        return Segmentation(photo, self.class_names, shares, labels)
+        return Segmentation(photo, self.class_names, shares, labels=labels)
 
     def attention_modules(self) -> nn.Module:
         return self.module.neck  # type: ignore[return-value]
-
-
-class SegmenterInFile(SegmentationPipeline):
-    """A segmenter in an ONNX file, which keeps no attention either."""
-
-    keeps_attention = False
 
 
 def resized(

@@ -16,10 +16,10 @@ from ..runs.train_run import CHECKPOINT, is_run, load_run
 from ..segmentation.model import load_segmenter
 from ..weights.download import CONFIG, WEIGHTS, check_reachable, fetch
 from ..weights.published import HUB
-from .classification import ClassificationPipeline, ClassifierInFile
+from .classification import ClassificationPipeline
 from .onnx_file import OnnxFile
 from .pipeline import Pipeline
-from .segmentation import SegmentationPipeline, SegmenterInFile
+from .segmentation import SegmentationPipeline
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ class Source:
         _check_device(device)
         if self.kind == "onnx":
             file = OnnxFile(self.place)
-            return SegmenterInFile(file, self.name) if file.is_segmenter else ClassifierInFile(file, self.name)
+            if file.is_segmenter:
+                return SegmentationPipeline(file, self.name)
+            return ClassificationPipeline(file, self.name)
         if self.kind == "segmenter":
             try:
                 return SegmentationPipeline(load_segmenter(self.place, device), self.name)
