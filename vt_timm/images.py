@@ -139,7 +139,7 @@ def read_image(path: Path, max_side: int | None = None, channels: int = 3) -> Im
     with _opened(path) as image:
         if max_side is not None:
             image.draft("RGB", (max_side, max_side))  # a JPEG is decoded at a fraction of its size
-        return _converted(_eight_bits(exif_upright(image)), MODES[channels])
+        return _upright(image, channels)
 
 
 def to_image(photo: str | Path | bytes | Image.Image | np.ndarray, channels: int = 3) -> Image.Image:
@@ -161,10 +161,10 @@ def to_image(photo: str | Path | bytes | Image.Image | np.ndarray, channels: int
     if isinstance(photo, Image.Image):
         if 0 in photo.size:
             raise ImageError("cannot read this image (it has no pixels)")
-        return _converted(_eight_bits(exif_upright(photo)), MODES[channels])
+        return _upright(photo, channels)
     if isinstance(photo, bytes):
         with _opened(io.BytesIO(photo), "these bytes") as image:
-            return _converted(_eight_bits(exif_upright(image)), MODES[channels])
+            return _upright(image, channels)
     return read_image(Path(photo), channels=channels)
 
 
@@ -213,9 +213,9 @@ def check_file(path: Path) -> None:
         raise ImageError(f"{path}: cannot read this image (it is no file)")
 
 
-def exif_upright(image: Image.Image) -> Image.Image:
-    """Return the image turned as its EXIF flag says, as every viewer shows it."""
-    return ImageOps.exif_transpose(image)
+def _upright(image: Image.Image, channels: int) -> Image.Image:
+    """Return the image turned as its EXIF flag says, with 8 bits per channel, in the mode of so many channels."""
+    return _converted(_eight_bits(ImageOps.exif_transpose(image)), MODES[channels])
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -1,12 +1,13 @@
 """A data set of images with their masks, in one of the published folder layouts, and transforms of both together."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -14,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..errors import check_choice
-from ..images import ARRAY, ImageError, exif_upright, is_picture, read_channels
+from ..images import ARRAY, ImageError, is_picture, read_channels
 from .labels import IGNORE, LAYOUTS, DataError, LabelError, Labels
 
 SPLITS = ("train", "val")
@@ -107,7 +108,7 @@ def _values(path: Path, in_colour: bool) -> np.ndarray:
         return np.load(path, allow_pickle=False)
     with Image.open(path) as mask:
         mask.load()
-        return np.array(exif_upright(mask.convert("RGB") if in_colour else mask))
+        return np.array(ImageOps.exif_transpose(mask.convert("RGB") if in_colour else mask))
 
 
 def _pairs(images: Path, masks: Path, mask_suffix: str) -> Iterator[tuple[Path, Path]]:
@@ -185,7 +186,7 @@ def training_transform(
     fill: dict[Any, Any] = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
     return v2.Compose(
         [
-            AtLeast(MIN_SIDE),
+            stretch_small,
             resize,
             v2.RandomCrop(crop_size, pad_if_needed=True, fill=fill),
             RandomMirror(mirrored),
@@ -205,38 +206,20 @@ def evaluation_transform(
         size: short side in pixels, or height and width, or None for the image's own.
         mean, std: mean and standard deviation of the colours that the backbone expects.
     """
-    return v2.Compose([ResizeImage(size, MIN_SIDE), *_to_numbers(mean, std)])
+    return v2.Compose([partial(resize_image, size=size), *_to_numbers(mean, std)])
 
 
-class AtLeast:
-    """Stretches image and mask to this many pixels per side where they have fewer."""
-
-    def __init__(self, side: int) -> None:
-        self.side = side
-
-    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        if min(image.shape[-2:]) < self.side:
-            size = [max(length, self.side) for length in image.shape[-2:]]
-            image, mask = v2.functional.resize(image, size, antialias=True), v2.functional.resize(mask, size)
-        return image, mask
+def stretch_small(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Stretch image and mask to `MIN_SIDE` pixels per side where they have fewer."""
+    size = [max(length, MIN_SIDE) for length in image.shape[-2:]]
+    return v2.functional.resize(image, size, antialias=True), v2.functional.resize(mask, size)
 
 
-class ResizeImage:
-    """Resizes the image, to no fewer pixels per side than `least`, and leaves the mask.
-
-    A class and not a closure, so that it can be sent to a worker process.
-    """
-
-    def __init__(self, size: int | Sequence[int] | None, least: int) -> None:
-        self.size = [size] if isinstance(size, int) else size
-        self.least = least
-
-    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        if self.size is not None:
-            image = v2.functional.resize(image, list(self.size), antialias=True)
-        if min(image.shape[-2:]) < self.least:
-            image = v2.functional.resize(image, [max(n, self.least) for n in image.shape[-2:]], antialias=True)
-        return image, mask
+def resize_image(image: Tensor, mask: Tensor, size: int | Sequence[int] | None) -> tuple[Tensor, Tensor]:
+    """Resize the image, to no fewer than `MIN_SIDE` pixels per side, and leave the mask."""
+    if size is not None:
+        image = v2.functional.resize(image, [size] if isinstance(size, int) else list(size), antialias=True)
+    return stretch_small(image, mask)[0], mask
 
 
 def _to_numbers(mean: Sequence[float], std: Sequence[float], color_jitter: float = 0.0) -> list[v2.Transform]:
