@@ -84,7 +84,7 @@ class Training:
     def write_settings(self) -> None:
         if self.accelerator.is_main_process:
             self.output.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(_plain(dataclasses.asdict(self.settings)), allow_unicode=True, sort_keys=False)
+            text = yaml.safe_dump(dataclasses.asdict(self.settings), allow_unicode=True, sort_keys=False)
             (self.output / "settings.yaml").write_text(text, encoding="utf-8")
         self.accelerator.init_trackers("segmenter")
 
@@ -299,13 +299,6 @@ def _to_training_mode(model: nn.Module, freeze_backbone: bool) -> None:
     model.train()
     if freeze_backbone:
         model.backbone.eval()  # type: ignore[union-attr,operator]  # a frozen batch norm keeps its statistics
-
-
-def _plain(value: Any) -> Any:
-    """Return tuples as lists, for YAML."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def run(settings: Settings, output: Path, resume: bool) -> dict[str, Any]:
