@@ -22,7 +22,6 @@ from .colours import palette
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OPACITY = ("weight", "even")
 SLIDE = 13.33, 7.5  # inches
 COLUMNS, DPI = 6, 200
 PANEL, HEADING, BAR = 1.7, 0.25, 0.8  # inches: a panel's width, its heading of one line, the colour bar

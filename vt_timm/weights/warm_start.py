@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
-import torch
 from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor, nn
 
@@ -33,8 +33,8 @@ def load_backbone(model: nn.Module, source: BackboneSource) -> list[str]:
         ValueError: if a tensor is missing or has another shape, or the source has blocks that the model does not.
         RuntimeError: if the source cannot be loaded.
     """
-    weights, name = _read_backbone(source, in_chans=_in_chans(model))
     net = _inside(model)
+    weights, name = _read_backbone(source, net.conv1.in_channels)
     target = {k: v for k, v in net.state_dict().items() if k.startswith(TRUNK)}
     for key, tensor in target.items():
         if key not in weights:
@@ -43,7 +43,7 @@ def load_backbone(model: nn.Module, source: BackboneSource) -> list[str]:
             theirs, ours = (tuple(shape) for shape in (weights[key].shape, tensor.shape))
             raise ValueError(f"pretrained_backbone: {key} is {theirs} in {name} and {ours} here; {_advice(net)}")
     deeper = [k for k in weights if k.startswith(TRUNK) and k not in target]
-    if deeper and not _is_pruned(net):
+    if deeper and getattr(net, "vt_stage", None) is not None:  # a pruned model has none
         raise ValueError(f"pretrained_backbone: {name} also has {deeper[0]}, which is not here; {_advice(net)}")
     net.load_state_dict({key: weights[key] for key in target}, strict=False)
     new = sum(p.numel() for k, p in net.named_parameters() if not k.startswith(TRUNK))
@@ -72,20 +72,11 @@ def _read_backbone(source: BackboneSource, in_chans: int) -> tuple[Mapping[str, 
         ) from error
 
 
-def _inside(model: nn.Module) -> nn.Module:
+def _inside(model: nn.Module) -> Any:
     """Return the network that `features_only` wraps, under the name that the kind of `feature_cls` gives it."""
     for name in ("model", "body", "graph_module"):
         model = getattr(model, name, model)
     return model
-
-
-def _in_chans(model: nn.Module) -> int:
-    conv1: torch.nn.Conv2d = _inside(model).conv1  # type: ignore[assignment]
-    return conv1.in_channels
-
-
-def _is_pruned(net: nn.Module) -> bool:
-    return getattr(net, "vt_stage", None) is None
 
 
 def _advice(net: nn.Module) -> str:
