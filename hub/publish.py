@@ -15,7 +15,7 @@ from benchmarks.common.records import line_of_facts
 from benchmarks.pretrained import evaluate
 from benchmarks.segmentation.runs import keep_segmenter_run
 from vt_timm.cli.training import add_publish_options
-from vt_timm.errors import first_line
+from vt_timm.errors import UserError, first_line
 from vt_timm.publishing.publish import Publication, draft, open_run, report
 from vt_timm.runs.run import Run, RunError
 from vt_timm.weights.published import hub_name
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
                 keep(run, name, metrics, args.record)
             new.finish(metrics)
         report(folder, how.repository, args.push is not None, args.private, args.dry_run)
-    except (RunError, RuntimeError, ValueError, OSError) as error:
+    except (UserError, RuntimeError, ValueError, OSError) as error:
         print(f"hub.publish: {first_line(error)}", file=sys.stderr)
         return 2
     return 0

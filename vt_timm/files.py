@@ -8,6 +8,21 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import CommandError, first_line
+
+
+@contextmanager
+def writing(place: str) -> Iterator[None]:
+    """Say in one line for the user what keeps from writing to a place.
+
+    Raises:
+        CommandError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"cannot write {place}: {error.strerror or first_line(error)}") from error
+
 
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:

@@ -76,23 +76,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = args.run(args)
         sys.stdout.flush()
         return status
-    except UserError as error:
-        if os.environ.get(DEBUG):
-            raise
-        print(f"vt-timm: {error}", file=sys.stderr)
-        return FAILED
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except OSError as error:  # what no part foresaw about a file or a folder
+    except (UserError, OSError) as error:
         if os.environ.get(DEBUG):
             raise
-        name = f"{error.filename}: " if error.filename else ""
-        print(f"vt-timm: {name}{error.strerror or first_line(error)}", file=sys.stderr)
+        text = str(error)
+        if isinstance(error, OSError):  # what no part foresaw about a file or a folder
+            name = f"{error.filename}: " if error.filename else ""
+            text = f"{name}{error.strerror or first_line(error)}"
+        print(f"vt-timm: {text}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

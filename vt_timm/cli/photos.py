@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CommandError, first_line
-from ..files import whole_file
+from ..errors import CommandError
+from ..files import whole_file, writing
 from .shared import OK, Photos, add_model, check_apart, check_drawing, command, load_model, positive, print_json, write
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from ..pipelines.answers import Look
 
-ATTENTION = ("tokenizer", "projector")
 NOUNS = {"tokenizer": "where each visual token looks", "projector": "which pixels read each visual token"}
 
 
@@ -52,7 +51,7 @@ def _add_attention(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--module", type=positive, default=1, metavar="N", help="which VT module (default: 1)")
     parser.add_argument(
         "--of",
-        choices=ATTENTION,
+        choices=NOUNS,
         default="tokenizer",
         help="tokenizer: where tokens look (default); projector: which tokens the pixels read",
     )
@@ -166,11 +165,8 @@ def _save_maps(path: Path, maps_LHW: list[Any]) -> None:
     arrays = [attention.numpy() for attention in maps_LHW]
     if len({array.shape for array in arrays}) > 1:
         raise CommandError(f"--save-maps {path}: the photos differ in shape, and so do their maps: name one at a time")
-    try:
-        with whole_file(path) as new:
-            np.save(new, np.stack(arrays))
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror or first_line(error)}") from error
+    with writing(str(path)), whole_file(path) as new:
+        np.save(new, np.stack(arrays))
     print(path)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import CommandError, first_line
-from ..files import identity, whole_file
+from ..errors import CommandError
+from ..files import identity, whole_file, writing
 from .shared import Photos, add_model, command, load_model, make_folder, names_in, positive, print_json, targets, write
 
 INDEXED = 256  # number of colours in a palette
@@ -148,11 +148,8 @@ def _save_labels(path: Path, labels: Any, class_names: list[str]) -> None:
     else:
         picture = Image.fromarray(labels.numpy().astype(np.uint8)).convert("P")
         picture.putpalette(palette(class_names).tobytes())
-    try:
-        with whole_file(path) as temporary:
-            picture.save(temporary)
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {first_line(error)}") from error
+    with writing(str(path)), whole_file(path) as temporary:
+        picture.save(temporary)
 
 
 def train_segmenter(args: argparse.Namespace) -> int:

@@ -13,8 +13,8 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CommandError, first_line
-from ..files import identity
+from ..errors import CommandError
+from ..files import identity, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -247,7 +247,5 @@ def names_in(folder: str, paths: list[Path]) -> dict[Path, Path]:
 
 
 def make_folder(name: str) -> None:
-    try:
+    with writing(f"to {name}"):
         Path(name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CommandError(f"cannot write to {name}: {first_line(error)}") from error

@@ -12,8 +12,8 @@ from importlib import util
 from pathlib import Path
 
 from .. import __version__
-from ..errors import CommandError, first_line
-from ..files import whole_file
+from ..errors import CommandError
+from ..files import whole_file, writing
 from ..names import without_folders
 from ..pipelines.onnx_file import PREFIX
 from ..pipelines.pipeline import Pipeline, read_mode
@@ -116,17 +116,14 @@ def write_file(model: Pipeline, path: Path, options: Options) -> Written:
     validation = model.validation(options.validate, options.settings) if options.validate else None
     photos = validation.photos if validation else calibration
     precision = options.precision(format)
-    try:
-        with whole_file(path) as temporary:
-            _write(model, temporary, format, options, describe(model, precision), calibration)
-            file = open_file(temporary)
-            images = batches(model, photos, COMPARED, 4) if photos else samples(model)
-            difference = measure_difference(partial(model.run, folded=False), file, images)
-            check_difference(path, difference, precision, options.tolerance)
-            scores = score(model, file, validation) if validation else None
-            return Written(temporary.stat().st_size, difference, scores)
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror or first_line(error)}") from error
+    with writing(str(path)), whole_file(path) as temporary:
+        _write(model, temporary, format, options, describe(model, precision), calibration)
+        file = open_file(temporary)
+        images = batches(model, photos, COMPARED, 4) if photos else samples(model)
+        difference = measure_difference(partial(model.run, folded=False), file, images)
+        check_difference(path, difference, precision, options.tolerance)
+        scores = score(model, file, validation) if validation else None
+        return Written(temporary.stat().st_size, difference, scores)
 
 
 def describe(model: Pipeline, precision: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import first_line
-from ..files import folder_beside, move
+from ..files import folder_beside, move, writing
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.sources import load
 from ..runs.run import Run, RunError
@@ -123,7 +123,7 @@ class Draft:
         """Write the card with these metrics, and put the folder in place; a card that was there is kept beside it."""
         text = self.run.card(self.config, metrics, self.how)
         card = self.folder / CARD
-        with _writing(self.folder):
+        with writing(f"to {self.folder}"):
             (self.files / CARD).write_text(text, encoding="utf-8")
             self.folder.mkdir(exist_ok=True)
             if card.is_file() and card.read_text(encoding="utf-8", errors="replace") != text:
@@ -157,21 +157,13 @@ def draft(run: Run, how: Publication, folder: Path) -> Iterator[Draft]:
     """
     _check_place(folder)
     with ExitStack() as stack:
-        with _writing(folder):
+        with writing(f"to {folder}"):
             folder.parent.mkdir(parents=True, exist_ok=True)
             files = stack.enter_context(folder_beside(folder))
             model = run.save(files, how)
         if not _same_answers(model, files):
             raise RunError(f"{how.name}, loaded back, gives other predictions than the run: nothing was written")
         yield Draft(run, how, files, folder)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror or first_line(error)}") from error
 
 
 def _check_place(folder: Path) -> None:
