@@ -18,25 +18,19 @@
 
 A pair is one pass of each; the ratio is the ResNet's time over the VT-ResNet's, so that above 1 the VT-ResNet is
 faster; with `--before`, the earlier code's time over this one's. Printed: the median over pairs, the middle half of
-them, and the ratio of MACs, which one would hope for.
+them from low to high, and the ratio of MACs, which one would hope for.
 """
 
 import argparse
 import statistics
-import sys
 from collections import defaultdict
 
 from ..common.measure import clock_of, in_turn, middle_half, ratios
 from .passes import MODES, OTHERS, PEERS, Setting, build, macs_of, rounds_for
-from .runner import Benchmark, Row, add_choices, run
+from .runner import Row, add_choices, run
 from .versions import UnknownCommitError, passes_in_processes
 
 VARIED = ("mode", "memory_format", "precision", "size", "batch_size", "model")
-HEAD = (
-    f"{'model':<13}{'against':<19}{'mode':<8}{'precision':<10}{'layout':<15}{'px':>3}{'batch':>6}{'ratio':>7}  "
-    f"{'middle half':<13}{'MACs':>5}{'images/s, peer, model':>23}"
-)
-
 # Where the memory of a process happens to lie makes it a few percent faster or slower for as long as it lives.
 PROCESSES = 3
 
@@ -90,15 +84,6 @@ def measure(name: str, s: Setting, args: argparse.Namespace) -> list[Row]:
     return compare(name, [PEERS[name], *(OTHERS[name] if args.others else [])], s, args.pairs)
 
 
-def line(row: Row) -> str:
-    return (
-        f"{row['model']:<13}{row['peer']:<19}{row['mode']:<8}{row['precision']:<10}{row['memory_format']:<15}"
-        f"{row['size']:>3}{row['batch_size']:>6}{row['ratio']:>7.2f}  "
-        f"{row['low']:.2f} to {row['high']:<5.2f}{row['macs_ratio']:>5.2f}"
-        f"{row['peer_images_per_second']:>14.1f}{row['model_images_per_second']:>9.1f}"
-    )
-
-
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.splitlines()[0])
     add_choices(parser, default_models=["vt_resnet18", "vt_resnet50"], memory_formats=["contiguous"])
@@ -115,15 +100,15 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> int:
+def main() -> None:
     args = parser().parse_args()
     if args.task == "train" and not set(args.modes) <= {"eager", "compile"}:
         parser().error("exported models do not train: leave aot and onnx out of --modes")
     try:
-        return run(Benchmark("rows", VARIED, measure, line, HEAD), parser(), args)
+        run("rows", VARIED, measure, parser(), args)
     except UnknownCommitError as error:
         parser().error(str(error))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

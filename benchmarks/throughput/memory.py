@@ -9,7 +9,6 @@ place are counted alone, since all others are the same in both.
 """
 
 import argparse
-import sys
 
 import timm
 import torch
@@ -19,7 +18,7 @@ import vt_timm  # noqa: F401  registers the models
 
 from ..common.measure import allocated_peak_of
 from .passes import PEERS, Setting, build, held_by
-from .runner import Benchmark, Row, add_choices, run
+from .runner import Row, add_choices, run
 
 TASKS = ("inference", "train")
 VARIED = ("task", "model", "memory_format", "precision", "size", "batch_size")
@@ -79,20 +78,12 @@ def compare(name: str, s: Setting) -> Row:
     return row
 
 
-def line(row: Row) -> str:
-    return (
-        f"{row['task']:<10}{row['model']:<13}{row['precision']:<10}{row['memory_format']:<14}{row['size']} px, "
-        f"batch {row['batch_size']:>2}: {row['model_megabytes']:.1f} MB, {row['peer']} "
-        f"{row['peer_megabytes']:.1f}, share {row['share']:.3f}"
-    )
-
-
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput.memory", description=__doc__.splitlines()[0])
     add_choices(parser, batch_sizes=[16], pairs=None)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    return run(Benchmark("memory", VARIED, lambda name, s, _: [compare(name, s)], line), parser, parser.parse_args())
+    run("memory", VARIED, lambda name, s, _: [compare(name, s)], parser, parser.parse_args())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

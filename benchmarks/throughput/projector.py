@@ -8,7 +8,6 @@ make a copy; but it needs pixels as rows, which is what a contiguous map does no
 
 import argparse
 import statistics
-import sys
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from vt_timm.projector import Projector
 
 from ..common.measure import clock_of, in_turn, middle_half, ratios
 from .passes import Setting, rounds_for
-from .runner import Benchmark, Row, add_choices, run
+from .runner import Row, add_choices, run
 
 # Channels of the map that the projectors of these models get, one with basic blocks and one with bottlenecks.
 CHANNELS = {"vt_resnet18": 512, "vt_resnet50": 1024}
@@ -65,22 +64,13 @@ def compare(name: str, s: Setting, pairs: int) -> Row:
     }
 
 
-def line(row: Row) -> str:
-    return (
-        f"{row['model']:<13}{row['precision']:<10}{row['memory_format']:<14}{row['size']} px, batch "
-        f"{row['batch_size']:>2}: projector {row['projector_ms']:.2f} ms, fused {row['fused_ms']:.2f}, fused is "
-        f"{row['fused_is_faster_by']:.2f} times as fast"
-    )
-
-
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.throughput.projector", description=__doc__.splitlines()[0]
     )
     add_choices(parser, models=CHANNELS, default_models=list(CHANNELS), pairs=200)
-    benchmark = Benchmark("projector", VARIED, lambda name, s, args: [compare(name, s, args.pairs)], line)
-    return run(benchmark, parser, parser.parse_args())
+    run("projector", VARIED, lambda name, s, args: [compare(name, s, args.pairs)], parser, parser.parse_args())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -3,7 +3,7 @@
 import argparse
 import itertools
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -13,17 +13,6 @@ from .passes import FORMATS, PEERS, PRECISIONS, Setting
 
 FOLDER = RESULTS / "speed"
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A command: what it measures of a model in a setting, and how it prints and records that."""
-
-    name: str  # of the file under benchmarks/results/speed/ that its records are in
-    varied: tuple[str, ...]  # "model" and fields of Setting; the last varies fastest
-    measure: Callable[[str, Setting, argparse.Namespace], list[Row]]
-    line: Callable[[Row], str]
-    head: str = ""
 
 
 def add_choices(
@@ -59,22 +48,34 @@ def settings(args: argparse.Namespace, varied: Sequence[str]) -> list[tuple[str,
     return found
 
 
-def run(benchmark: Benchmark, parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    """Measure every combination, print a line per row, and record them if a name is given."""
+def run(
+    benchmark: str,
+    varied: Sequence[str],
+    measure: Callable[[str, Setting, argparse.Namespace], list[Row]],
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+) -> None:
+    """Measure every combination, print a line per row, and record them if a name is given.
+
+    Args:
+        benchmark: name of the file under benchmarks/results/speed/ that the records go to.
+        varied: "model" and fields of `Setting`; the last varies fastest.
+        measure: function that returns the rows of a model in a setting.
+        parser: the command's parser, for its errors.
+        args: what it read.
+    """
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error(f"--device {args.device}: torch finds no GPU here")
     torch.set_num_threads(getattr(args, "threads", 1))
     rows: list[Row] = []
-    if benchmark.head:
-        print(benchmark.head)
-    for model, setting in settings(args, benchmark.varied):
-        for row in benchmark.measure(model, setting, args):
+    fixed = {field.name for field in fields(Setting)} - {*varied}
+    for model, setting in settings(args, varied):
+        for row in measure(model, setting, args):
             row = {"model": model, **asdict(setting), **row}
             rows.append(row)
-            print(benchmark.line(row), flush=True)
+            print(", ".join(f"{key} {value}" for key, value in row.items() if key not in fixed), flush=True)
     if args.write:
-        keep(args.write, benchmark.name, rows)
-    return 0
+        keep(args.write, benchmark, rows)
 
 
 def keep(name: str, benchmark: str, rows: list[Row]) -> None:

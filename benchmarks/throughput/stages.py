@@ -15,7 +15,6 @@ No implementation of the paper's equations gets past the second on this machine 
 
 import argparse
 import statistics
-import sys
 from typing import Any
 
 import timm
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from ..common.counting import count_stage5
 from ..common.measure import clock_of, in_turn
 from .passes import PEERS, PRECISIONS, Setting, rounds_for
-from .runner import Benchmark, Row, add_choices, run
+from .runner import Row, add_choices, run
 
 TOKENS, CHANNELS = 16, 1024
 VARIED = ("size", "memory_format", "precision", "batch_size", "model")
@@ -72,21 +71,11 @@ def bounds(name: str, s: Setting, pairs: int) -> Row:
     }
 
 
-def line(row: Row) -> str:
-    return (
-        f"{row['model']:<13}{row['precision']:<10}{row['memory_format']:<14}{row['size']} px, batch "
-        f"{row['batch_size']:>2}: ResNet {row['resnet_ms']:.1f} ms, layer4 {row['layer4_ms']:.1f}, VT stage "
-        f"{row['vt_stage_ms']:.1f}; ratio {row['as_it_is']:.2f}, nothing but products {row['products']:.2f}, free "
-        f"{row['free']:.2f}"
-    )
-
-
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput.stages", description=__doc__.splitlines()[0])
     add_choices(parser, precisions=list(PRECISIONS))
-    benchmark = Benchmark("stages", VARIED, lambda name, s, args: [bounds(name, s, args.pairs)], line)
-    return run(benchmark, parser, parser.parse_args())
+    run("stages", VARIED, lambda name, s, args: [bounds(name, s, args.pairs)], parser, parser.parse_args())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -37,7 +37,7 @@ def import_seconds() -> tuple[float, float]:
     return first, second
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.throughput.startup", description=__doc__.splitlines()[0]
     )
@@ -64,8 +64,7 @@ def main() -> int:
         print(f"create_model of {name}: {row['times_the_peer']:.2f} times {peer}'s, {row['ms']} ms")
     if args.write:
         keep(args.write, "startup", rows)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
