@@ -7,11 +7,11 @@ models by a test.
 """
 
 import itertools
-import sys
 from typing import NamedTuple
 
 from .common.counting import Cost, count, count_stage5
 from .common.paper_tables import TABLES
+from .common.records import table
 
 DEPTHS = (18, 34, 50, 101)
 MODULES = {18: 2, 34: 3, 50: 3, 101: 3}
@@ -113,10 +113,7 @@ def best_readings() -> list[Reading]:
 
 
 def readings_table(number: int = 6) -> str:
-    lines = [
-        "| K, Q | hidden width of F1, F2 | projector's W_Q | W_V | last projector | R18 | R34 | R50 | R101 |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for reading in best_readings()[:number]:
         cells = [
             reading.keys_queries,
@@ -126,8 +123,9 @@ def readings_table(number: int = 6) -> str:
             "yes" if reading.last_projector else "no",
             *("{:+.1%} / {:+.1%}".format(*differences(depth, reading)) for depth in DEPTHS),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    head = ["K, Q", "hidden width of F1, F2", "projector's W_Q", "W_V", "last projector"]
+    return table([*head, *(f"R{depth}" for depth in DEPTHS)], rows)
 
 
 def stage_budget(depth: int, macs_off: float, params_off: float) -> Cost:
@@ -140,27 +138,23 @@ def stage_budget(depth: int, macs_off: float, params_off: float) -> Cost:
 
 
 def budgets_table() -> str:
-    lines = [
-        "| VT stage of | MACs (M), Table 8 | at 2 % more | parameters (M), Table 8 | at 5 % less | at 5 % more |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for depth in DEPTHS:
         exact, low, high = (
             stage_budget(depth, m, p) for m, p in ((0, 0), (0, -PARAMS_WITHIN), (MACS_WITHIN, PARAMS_WITHIN))
         )
-        cells = [f"VT-R{depth}", f"{exact.macs:.1f}", f"{high.macs:.1f}"]
-        cells += [f"{budget.params:.2f}" for budget in (exact, low, high)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        macs = [f"{budget.macs:.1f}" for budget in (exact, high)]
+        rows.append([f"VT-R{depth}", *macs, *(f"{budget.params:.2f}" for budget in (exact, low, high))])
+    head = ["VT stage of", "MACs (M), Table 8", "at 2 % more"]
+    return table([*head, "parameters (M), Table 8", "at 5 % less", "at 5 % more"], rows)
 
 
-def main() -> int:
+def main() -> None:
     readings = best_readings()
     print(f"{len(readings)} readings; ours is number {readings.index(OURS) + 1}\n")
     print(readings_table(), "\n")
     print(budgets_table())
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

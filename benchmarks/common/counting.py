@@ -10,6 +10,7 @@ from timm.models.resnet import Bottleneck
 from torch.utils.flop_counter import FlopCounterMode
 
 import vt_timm
+from vt_timm.cost import count_parameters
 
 from .paper_tables import FPNRow
 
@@ -34,21 +35,22 @@ def count_stage5(name: str, size: int = 224) -> Cost:
 @functools.cache
 def _count(name: str, size: int, options: str) -> tuple[Cost, Cost]:
     model = timm.create_model(name, device="meta", **json.loads(options)).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, size, size, device="meta"))
+    counter = _counted(model, (size, size))
     by_module = counter.get_flop_counts()
     stage5 = "vt_stage" if hasattr(model, "vt_stage") else "layer4"
     return (
-        Cost(counter.get_total_flops() / 2e6, _millions(model)),
+        Cost(counter.get_total_flops() / 2e6, count_parameters(model) / 1e6),
         Cost(
             sum(by_module.get(f"{type(model).__name__}.{stage5}", {}).values()) / 2e6,
-            _millions(getattr(model, stage5, torch.nn.Identity())),
+            count_parameters(getattr(model, stage5, torch.nn.Identity())) / 1e6,
         ),
     )
 
 
-def _millions(module: torch.nn.Module) -> float:
-    return sum(p.numel() for p in module.parameters()) / 1e6
+def _counted(model: torch.nn.Module, size: tuple[int, int]) -> FlopCounterMode:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, 3, *size, device="meta"))
+    return counter
 
 
 class SegmenterCost(NamedTuple):
@@ -75,6 +77,5 @@ def count_segmenter(row: FPNRow) -> SegmenterCost:
 
 
 def _count_segmenter(model: torch.nn.Module, size: tuple[int, int]) -> tuple[float, float]:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, *size, device="meta"))
+    counter = _counted(model, size)
     return counter.get_total_flops() / 2e9, sum(counter.get_flop_counts()["Segmenter.neck"].values()) / 2e9

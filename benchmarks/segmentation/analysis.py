@@ -9,9 +9,8 @@ those of `vt-timm segment --scales`.
 
 import argparse
 import contextlib
-import math
-import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from vt_timm.segmentation.model import LEVELS, Segmenter, load_segmenter
 from vt_timm.segmentation.settings import Settings
 
 from ..common.records import keep_record
+from ..tokens import cosine, entropy
 
 PHOTOS = 20  # to describe the softmaxes
 SEEN_AT = ((1.0,), (1.0, 1.4), SCALES)  # one view, what the validation photos like best, and what suits any photo
@@ -81,23 +81,15 @@ def describe_tokens(model: Segmenter, data: SegmentationDataset, photos: int = P
                 (neck.projectors[level].attention, _read),
                 (neck.projectors[level], _update),
             ):
-                hooks.enter_context(_hook(module, describe, seen))
+                hooks.callback(module.register_forward_hook(partial(_add, describe, seen)).remove)
         for index in range(photos):
             model(data[index][0][None])
     return [{key: total / photos for key, total in row.items()} for row in sums]
 
 
-@contextlib.contextmanager
-def _hook(module: nn.Module, describe: Any, sums: dict[str, float]) -> Iterator[None]:
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        for key, value in describe(inputs, output).items():
-            sums[key] = sums.get(key, 0.0) + float(value)
-
-    handle = module.register_forward_hook(add)
-    try:
-        yield
-    finally:
-        handle.remove()
+def _add(describe: Any, sums: dict[str, float], _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    for key, value in describe(inputs, output).items():
+        sums[key] = sums.get(key, 0.0) + value.mean().item()
 
 
 def scores_at(model: Segmenter, folder: str, label_options: dict[str, Any], scales: Sequence[float]) -> dict[str, Any]:
@@ -113,32 +105,22 @@ def scores_at(model: Segmenter, folder: str, label_options: dict[str, Any], scal
 
 
 def _look(inputs: tuple[Tensor, ...], attention_BLHW: Tensor) -> dict[str, Tensor]:
-    return {"look": _entropy(attention_BLHW.flatten(2), dim=2)}
+    return {"look": entropy(attention_BLHW.flatten(2), dim=2)}
 
 
 def _read(inputs: tuple[Tensor, ...], attention_NLP: Tensor) -> dict[str, Tensor]:
-    return {"read": _entropy(attention_NLP, dim=1)}
-
-
-def _entropy(attention: Tensor, dim: int) -> Tensor:
-    """Return the mean entropy as a share of that of a flat softmax."""
-    entropy = -(attention * attention.clamp_min(1e-30).log()).sum(dim)
-    return entropy.mean() / math.log(attention.shape[dim])
+    return {"read": entropy(attention_NLP, dim=1)}
 
 
 def _update(inputs: tuple[Tensor, ...], output_BCHW: Tensor) -> dict[str, Tensor]:
     feature_BCHW, tokens_BLD = inputs
     update = output_BCHW - feature_BCHW
     within = update - update.mean(dim=(2, 3), keepdim=True)
-    unit_BLD = nn.functional.normalize(tokens_BLD, dim=2)
-    cosine_BLL = unit_BLD @ unit_BLD.transpose(1, 2)
-    L = cosine_BLL.shape[1]
-    alike = (cosine_BLL.sum(dim=(1, 2)) - L) / max(L * (L - 1), 1)
     spread = feature_BCHW.std()
-    return {"alike": alike.mean(), "update": update.std() / spread, "update_within": within.std() / spread}
+    return {"alike": cosine(tokens_BLD), "update": update.std() / spread, "update_within": within.std() / spread}
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("segmenter", help="folder of a trained segmenter")
     parser.add_argument("data", help="folder of Clothing Co-Parsing")
@@ -164,8 +146,7 @@ def main() -> int:
             "scores": scores,
         }
         keep_record("records.json", "segmenter", result)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
