@@ -10,7 +10,6 @@ resident size over what its process, which is fresh, had before (Linux only).
 import argparse
 import json
 import statistics
-import sys
 from functools import partial
 
 import torch
@@ -87,7 +86,7 @@ def measure(pairs: int) -> dict:
     }
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=15, help="how often the two take turns")
     parser.add_argument("--write", action="store_true", help="record in benchmarks/results/records.json")
@@ -96,8 +95,7 @@ def main() -> int:
     print(json.dumps(result, indent=2))
     if args.write:
         keep_record("records.json", "clustering", result)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

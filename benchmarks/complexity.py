@@ -9,7 +9,6 @@ MACs are multiply-accumulates, half of the FLOPs that torch counts.
 import argparse
 import inspect
 import itertools
-import sys
 from typing import Any, NamedTuple
 
 import vt_timm
@@ -254,15 +253,14 @@ def write() -> None:
     print(f"wrote {page} and {table}")
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="record the tables under benchmarks/results/")
     args = parser.parse_args()
     print(markdown_page())
     if args.write:
         write()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

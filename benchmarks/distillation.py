@@ -86,7 +86,7 @@ def teachers_share(batch_size: int, pairs: int) -> dict[str, Any]:
     }
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder of Imagenette's train and validation images")
     parser.add_argument("--runs", type=Path, required=True, help="folder for the runs")
@@ -103,8 +103,7 @@ def main() -> int:
     if args.write:
         result = {"recipe": RECIPE, "teacher": TEACHER, "curves": curves, "cost": cost}
         keep_record("records.json", "distillation", result)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -5,7 +5,6 @@ python -m benchmarks.environment .venv --write
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from .common.records import keep_record
@@ -31,7 +30,7 @@ def measure(environment: Path) -> dict:
     }
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("environment", type=Path, metavar="FOLDER", help="a virtual environment")
     parser.add_argument("--name", default="environment", help="what to call the record (default: environment)")
@@ -41,8 +40,7 @@ def main() -> int:
     print(json.dumps(result, indent=2))
     if args.write:
         keep_record("records.json", args.name, result)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -10,7 +10,6 @@ of the resident size over what the process had before, each in a process of its 
 import argparse
 import json
 import statistics
-import sys
 from functools import partial
 
 import torch
@@ -71,7 +70,7 @@ def compare(whole: bool, pairs: int) -> dict:
     }
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=9, help="how often the two take turns")
     parser.add_argument("--write", action="store_true", help="record in benchmarks/results/records.json")
@@ -80,8 +79,7 @@ def main() -> int:
     print(json.dumps(result, indent=2))
     if args.write:
         keep_record("records.json", "fpn", result)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

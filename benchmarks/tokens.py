@@ -11,7 +11,6 @@ paired over the photos with the whole network's, and so is the standard error: b
 
 import argparse
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -416,7 +415,7 @@ def recorded() -> list[dict[str, Any]]:
 TABLES = {"token_ablations": lambda: ablation_table(recorded()), "tokens_seen": lambda: seen_table(recorded())}
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tokens", description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a trained VT-ResNet: a name with weights, local-dir:FOLDER, a training run")
     parser.add_argument("--data", required=True, help="validation images, one folder per class")
@@ -433,8 +432,7 @@ def main() -> int:
     print(f"{found['photos']} photos\n\n{ablation_table([found])}\n\n{seen_table([found])}")
     if args.write:
         keep_record(FILE, args.model, found)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

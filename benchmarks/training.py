@@ -190,7 +190,7 @@ def two_processes(args: argparse.Namespace) -> None:
         keep_record("records.json", "two_processes", {"global_batch": GLOBAL_BATCH, "size": SIZE, "rows": rows})
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
     for way in (resume, two_processes):
@@ -200,8 +200,7 @@ def main() -> int:
         command.set_defaults(run=way)
     args = parser.parse_args()
     args.run(args)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

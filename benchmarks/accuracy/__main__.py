@@ -184,7 +184,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> int:
+def main() -> None:
     args = parser().parse_args()
     if args.command == "keep":
         if not (args.run / "args.yaml").is_file():
@@ -198,14 +198,13 @@ def main() -> int:
             results["top1_at"] = {size: top1_of(args.run, settings, f"{args.data}/val", size) for size in args.sizes}
         record = keep_run(args.run, args.name, args.table, args.log, **results)
         print(f"kept {args.name}: top-1 {record['val_top1']} % after {record['epochs']} epochs")
-        return 0
+        return
     if not (Path(args.data) / "train").is_dir():
         parser().error(f"{args.data}: there is no train/ in this folder")
     threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
     run_table(args.command, args.data, args.runs, args.jobs, threads, args.only)
     print("recorded; python -m benchmarks.tables --plots brings the pages up to date")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -33,7 +33,7 @@ def train(data: str, folder: Path, changes: dict[str, Any]) -> None:
     subprocess.run([*command, "-o", str(folder), *resume, "--set", *settings], check=True)
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder of Clothing Co-Parsing")
     parser.add_argument("--runs", type=Path, required=True, help="folder for the runs")
@@ -52,8 +52,7 @@ def main() -> int:
             print({key: value for key, value in row.items() if key != "settings"}, flush=True)
             if args.write:
                 keep_run(row)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

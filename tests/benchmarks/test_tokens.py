@@ -254,7 +254,7 @@ def test_the_command_records_both_tables_of_a_shipped_model(tmp_path, monkeypatc
     monkeypatch.setattr(records, "RESULTS", tmp_path)
     command = ["x", "vt_resnet_micro", "--data", str(folder), "--photos", "7", "--size", "64", "--write"]
     monkeypatch.setattr("sys.argv", command)
-    assert tokens.main() == 0
+    tokens.main()
     record = records.record_of("tokens.json", "vt_resnet_micro")
     assert (record["photos"], record["image_size"], record["data"]) == (7, 64, "data")
     assert len(record["seen"]) == 2 and record["ablations"][0]["what"] == "nothing"
