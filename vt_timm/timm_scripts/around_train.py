@@ -59,27 +59,22 @@ def prepare_training(script: ModuleType) -> Callable[[], None]:
     script.create_dataset = finding_photos(script.create_dataset)  # type: ignore[attr-defined]
     batch_is_typed = any(a.startswith(("-b", "--batch-size")) for a in sys.argv)
     sys.argv += fit_to_photos(args, script.create_dataset, PROCESSES, batch_is_typed)
-    metric = getattr(args, "eval_metric", "top1")
-    student: dict[str, Any] = {"resumed": _classes_of(args.resume)}
+    run = TrainingRun(script, args)
     vars(script).update(
-        create_model=_remembering(student, script.create_model),
-        resolve_data_config=_remembering_data_config(student, script.resolve_data_config),
-        create_dataset=_checking_classes(student, script.create_dataset),
-        create_loader=_without_persistent_workers(reading_photos(script.create_loader)),
-        train_one_epoch=_describing(student, metric, _seeded_by_epoch(args.seed, script.train_one_epoch)),
+        create_model=run.create_model,
+        resolve_data_config=run.resolve_data_config,
+        create_dataset=run.create_dataset,
+        # New workers for every epoch: old ones would carry on random state that no checkpoint has.
+        create_loader=functools.partial(reading_photos(script.create_loader), persistent_workers=False),
+        train_one_epoch=run.train_one_epoch,
         print=_print_no_json,
     )
     if hasattr(script, "create_naflex_loader"):
         script.create_naflex_loader = reading_photos(script.create_naflex_loader)  # type: ignore[attr-defined]
-    for name in ("LogitDistillationTask", "TokenDistillationTask", "FeatureDistillationTask"):
+    for name in ("ClassificationTask", "LogitDistillationTask", "TokenDistillationTask", "FeatureDistillationTask"):
         if hasattr(script, name):  # which of them there are depends on timm's version
-            task = _with_our_teacher(student, args, getattr(script, name), by_class=not name.startswith("Feature"))
-            setattr(script, name, task)
-    if args.token_overlap:
-        for name in ("ClassificationTask", "LogitDistillationTask", "TokenDistillationTask", "FeatureDistillationTask"):
-            if hasattr(script, name):
-                setattr(script, name, _with_token_overlap(args.token_overlap, getattr(script, name)))
-    return lambda: report(student["folder"], metric) if "folder" in student else _say_that_nothing_was_left(args)
+            setattr(script, name, run.with_teacher_and_overlap(name, getattr(script, name)))
+    return run.report
 
 
 def _print_no_json(*values: Any, **options: Any) -> None:
@@ -152,11 +147,6 @@ def _check_metric(args: Any) -> None:
         raise ScriptError(f"--eval-metric {metric}: train.py measures no such thing{near}")
 
 
-def _say_that_nothing_was_left(args: Any) -> None:
-    if args.resume and RANK == 0:
-        print(f"nothing was left to train: {args.resume} has all of its {args.epochs} epochs; --epochs N says more")
-
-
 def _classes_of(checkpoint: str) -> dict[str, int] | None:
     """Return the classes of a run that is resumed, if it says them."""
     names = read_description(Path(checkpoint).parent).get("classes") if checkpoint else None
@@ -190,87 +180,108 @@ def _check_folder_is_there(name: str) -> None:
         raise ScriptError(f"there is no model at {name}{near or f'; a repository of the Hub is called hf-hub:{name}'}")
 
 
-def _remembering(student: dict[str, Any], create_model: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    create_model = create_or_say(create_model)
+class TrainingRun:
+    """A run of train.py: what its script made, and our methods in place of the functions that it calls.
 
-    @functools.wraps(create_model)
-    def create(name: str, **kwargs: Any) -> nn.Module:
-        model = create_model(name, **kwargs)
-        student.update(name=name, num_classes=model.num_classes, model=model)
-        return model
+    Args:
+        script: the loaded train.py, with timm's own functions.
+        args: its arguments.
+    """
 
-    return create
+    def __init__(self, script: ModuleType, args: Any) -> None:
+        self.timms: dict[str, Callable[..., Any]] = dict(vars(script))
+        self.args = args
+        self.metric = getattr(args, "eval_metric", "top1")
+        self.resumed = _classes_of(args.resume)
+        self.name = ""
+        self.model: Any = None
+        self.data_config: dict[str, Any] = {}
+        self.first: tuple[dict[str, int], str] | None = None  # the classes of the first data set, and its split
+        self.class_to_idx: dict[str, int] | None = None
+        self.folder: Path | None = None  # where it is known; in the first process alone
 
+    def create_model(self, name: str, **kwargs: Any) -> nn.Module:
+        self.name, self.model = name, create_or_say(self.timms["create_model"])(name, **kwargs)
+        return self.model
 
-def _remembering_data_config(student: dict[str, Any], resolve: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(resolve)
-    def resolve_and_keep(*args: Any, **kwargs: Any) -> Any:
-        student["data_config"] = config = resolve(*args, **kwargs)
-        return config
+    def resolve_data_config(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self.data_config = self.timms["resolve_data_config"](*args, **kwargs)
+        return self.data_config
 
-    return resolve_and_keep
-
-
-def _checking_classes(student: dict[str, Any], create_dataset: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(create_dataset)
-    def create(*args: Any, **kwargs: Any) -> Any:
-        dataset = read_dataset(create_dataset, *args, **kwargs)
+    def create_dataset(self, *args: Any, **kwargs: Any) -> Any:
+        """Create a data set whose classes are those of the model, of the other split, and of the run that goes on."""
+        dataset = read_dataset(self.timms["create_dataset"], *args, **kwargs)
         _check_batch(dataset, kwargs)
         classes, split = getattr(getattr(dataset, "reader", None), "class_to_idx", None), str(kwargs.get("split"))
         if not classes:
             return dataset
-        first, first_split = student.setdefault("first", (classes, split))
-        check_same_classes(first, classes, (first_split, split))
-        if len(classes) != student["num_classes"]:
+        self.first = self.first or (classes, split)
+        check_same_classes(self.first[0], classes, (self.first[1], split))
+        if len(classes) != self.model.num_classes:
             raise ScriptError(
-                f"the data has {len(classes)} classes ({', '.join(list(classes)[:3])}, ...) and {student['name']} "
-                f"{student['num_classes']}: pass --num-classes {len(classes)}, or another --data-dir"
+                f"the data has {len(classes)} classes ({', '.join(list(classes)[:3])}, ...) and {self.name} "
+                f"{self.model.num_classes}: pass --num-classes {len(classes)}, or another --data-dir"
             )
-        if student.get("resumed"):
-            check_same_classes(student["resumed"], classes, ("the run to resume", split))
-        student["class_to_idx"] = classes
+        if self.resumed:
+            check_same_classes(self.resumed, classes, ("the run to resume", split))
+        self.class_to_idx = classes
         return dataset
 
-    return create
+    def train_one_epoch(self, epoch: int, *args: Any, **kwargs: Any) -> Any:
+        """Train with random numbers of the epoch's own.
 
-
-def _check_batch(dataset: Any, options: Mapping[str, Any]) -> None:
-    """Refuse a batch that is larger than the data of a reader, whose photos nobody has counted before."""
-    batch = options.get("batch_size") or 1
-    photos = len(dataset) // PROCESSES if isinstance(dataset, ImageDataset) else batch
-    if options.get("is_training") and photos < batch:
-        raise ScriptError(f"{photos} photos per process give no batch of {batch}: pass --batch-size {max(photos, 1)}")
-
-
-def _without_persistent_workers(create_loader: Callable[..., Any]) -> Callable[..., Any]:
-    """Start new workers for every epoch: old ones would carry on random state that no checkpoint has."""
-    return functools.partial(create_loader, persistent_workers=False)
-
-
-def _seeded_by_epoch(seed: int, train_one_epoch: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(train_one_epoch)
-    def train(epoch: int, *args: Any, **kwargs: Any) -> Any:
-        random_seed((seed + 1_000_003 * (epoch + 1)) % 2**31, RANK)  # a prime apart, so that no two ranks' seeds meet
-        return train_one_epoch(epoch, *args, **kwargs)
-
-    return train
-
-
-def _describing(student: dict[str, Any], metric: str, train_one_epoch: Callable[..., Any]) -> Callable[..., Any]:
-    """Write beside the checkpoints, before the first of them, what it takes to use them; the best is chosen by us."""
-
-    @functools.wraps(train_one_epoch)
-    def train(*args: Any, **kwargs: Any) -> Any:
-        folder = kwargs.get("output_dir")  # None in all processes but the first
-        if folder is not None and not student.get("described"):
-            classes = student.get("class_to_idx")
-            write_description(Path(folder), student["model"], student["data_config"], classes)
-            student["described"], student["folder"] = True, Path(folder)
+        Beside the checkpoints, before the first of them, stands what it takes to use them; the best is chosen by us.
+        """
+        if kwargs.get("output_dir") is not None and self.folder is None:
+            self.folder = Path(kwargs["output_dir"])
+            write_description(self.folder, self.model, self.data_config, self.class_to_idx)
             if kwargs.get("saver") is not None:
-                prefer_lower_loss(kwargs["saver"], metric)
-        return train_one_epoch(*args, **kwargs)
+                prefer_lower_loss(kwargs["saver"], self.metric)
+        seed = self.args.seed + 1_000_003 * (epoch + 1)  # a prime apart, so that no two ranks' seeds meet
+        random_seed(seed % 2**31, RANK)
+        return self.timms["train_one_epoch"](epoch, *args, **kwargs)
 
-    return train
+    def with_teacher_and_overlap(self, name: str, task: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        """Return timm's task with our teacher, if it has one, and the overlap of tokens in its loss, if asked for."""
+
+        @functools.wraps(task)
+        def create(**kwargs: Any) -> nn.Module:
+            if "teacher_model" in kwargs:
+                kwargs["teacher_model"] = self._teacher(by_class=not name.startswith("Feature"), **kwargs)
+            created = task(**kwargs)
+            if self.args.token_overlap:
+                student = kwargs["student_model" if "student_model" in kwargs else "model"]
+                try:
+                    add_token_overlap(created, student, self.args.token_overlap)
+                except ValueError as error:
+                    raise ScriptError(f"--token-overlap: {error}") from error
+            return created
+
+        return create
+
+    def _teacher(
+        self, by_class: bool, student_model: Any, teacher_model: str, device: Any = None, dtype: Any = None, **_: Any
+    ) -> nn.Module:
+        """Return a teacher at its own size; `by_class`: the student learns its answers, not its features."""
+        try:
+            return create_teacher(
+                teacher_model,
+                student_model.num_classes if by_class else None,
+                student_model.in_chans,
+                device,
+                dtype,
+                classes=_names_for_teacher(self.args.kd_classes, self.class_to_idx) if by_class else None,
+                img_size=self.args.kd_img_size,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise ScriptError(str(error)) from error
+
+    def report(self) -> None:
+        if self.folder is not None:
+            report(self.folder, self.metric)
+        elif self.args.resume and RANK == 0:
+            epochs = f"its {self.args.epochs} epochs"
+            print(f"nothing was left to train: {self.args.resume} has all of {epochs}; --epochs N says more")
 
 
 def _names_for_teacher(option: str | None, class_to_idx: dict[str, int] | None) -> list[str] | None:
@@ -287,43 +298,12 @@ def _names_for_teacher(option: str | None, class_to_idx: dict[str, int] | None) 
     return sorted(class_to_idx, key=class_to_idx.__getitem__)
 
 
-def _with_our_teacher(
-    student: dict[str, Any], args: Any, task: Callable[..., Any], by_class: bool = True
-) -> Callable[..., Any]:
-    """Return `task` with a teacher at its own size; `by_class`: the student learns its answers, not its features."""
-
-    @functools.wraps(task)
-    def create(student_model: nn.Module, teacher_model: str, **kwargs: Any) -> Any:
-        try:
-            teacher = create_teacher(
-                teacher_model,
-                student_model.num_classes if by_class else None,  # type: ignore[arg-type]
-                student_model.in_chans,  # type: ignore[arg-type]
-                kwargs.get("device"),
-                kwargs.get("dtype"),
-                classes=_names_for_teacher(args.kd_classes, student.get("class_to_idx")) if by_class else None,
-                img_size=args.kd_img_size,
-            )
-        except (RuntimeError, ValueError) as error:
-            raise ScriptError(str(error)) from error
-        return task(student_model=student_model, teacher_model=teacher, **kwargs)
-
-    return create
-
-
-def _with_token_overlap(weight: float, task: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Return `task` with the overlap of the student's tokens in its loss."""
-
-    @functools.wraps(task)
-    def create(**kwargs: Any) -> nn.Module:
-        created = task(**kwargs)
-        try:
-            add_token_overlap(created, kwargs["student_model" if "student_model" in kwargs else "model"], weight)
-        except ValueError as error:
-            raise ScriptError(f"--token-overlap: {error}") from error
-        return created
-
-    return create
+def _check_batch(dataset: Any, options: Mapping[str, Any]) -> None:
+    """Refuse a batch that is larger than the data of a reader, whose photos nobody has counted before."""
+    batch = options.get("batch_size") or 1
+    photos = len(dataset) // PROCESSES if isinstance(dataset, ImageDataset) else batch
+    if options.get("is_training") and photos < batch:
+        raise ScriptError(f"{photos} photos per process give no batch of {batch}: pass --batch-size {max(photos, 1)}")
 
 
 def check_data_folder(args: Any) -> None:
