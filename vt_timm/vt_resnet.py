@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from timm.layers import _assert, global_pool_nlc
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
 from timm.models.resnet import BasicBlock, Bottleneck, make_blocks
 from torch import Tensor, nn
 
 from .errors import check_choice, check_positive, plain
-from .feature_maps import FeatureMaps
 from .visual_transformer import VTStage
 from .weights.published import (
     forget_other_names,
@@ -34,7 +34,7 @@ FEATURE_CLASSES = ("getter", "list", "dict", "hook", "fx")
 MIN_SIZE = 32  # pixels: twice the stride of the VT stage's map, which then has 2 x 2 pixels
 
 
-class VTResNet(FeatureMaps):
+class VTResNet(nn.Module):
     """ResNet stem and three stages, then VT modules on the map at stride 16; classifies the mean token (section 4).
 
     Args:
@@ -109,7 +109,7 @@ class VTResNet(FeatureMaps):
 
         *repeats, num_modules = layers
         drop_path = [drop_path_rate * i / max(sum(layers) - 1, 1) for i in range(sum(layers))]
-        self.feature_info = []
+        self.feature_info: list[dict[str, Any]] = []
         self._add_stem(stem_width, dd)
         self._add_residual_stages(
             BLOCKS[block], channels, tuple(repeats), output_stride, drop_path[sum(repeats) - 1], dd
@@ -256,6 +256,71 @@ class VTResNet(FeatureMaps):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return feature maps beside the tokens: stem, stages 1-3 and the VT stage's map, at strides 2, 4, 8, 16 (8 if
+        `output_stride` is 8) and `output_stride`.
+
+        Args:
+            x: image (B, in_chans, H, W).
+            indices: the last n maps if an int, all if None, else these.
+            norm: accepted for timm's interface; there is no final norm to apply.
+            stop_early: stop after the last map asked for.
+            output_fmt: "NCHW", nothing else.
+            intermediates_only: return the maps alone.
+
+        Returns:
+            (tokens (B, L, D), maps), or the maps. Stopped early or pruned before the VT stage, the last computed
+            tensor stands in for the tokens: the last map, or after the stem alone its max pooling.
+        """
+        _assert(output_fmt == "NCHW", "output_fmt must be NCHW")
+        take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
+        intermediates = []
+
+        x = self._stem(x)
+        if 0 in take_indices:
+            intermediates.append(x)
+        x = self.maxpool(x)
+        for i, layer in enumerate((self.layer1, self.layer2, self.layer3), start=1):
+            if stop_early and i > max_index:
+                break
+            x = checkpoint_seq(layer, x) if self.grad_checkpointing else layer(x)
+            if i in take_indices:
+                intermediates.append(x)
+        if self.vt_stage is not None and not (stop_early and max_index < 4):
+            feature_map, x = self.vt_stage(x)
+            if 4 in take_indices:
+                intermediates.append(feature_map)
+
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what the feature maps `indices` do not need; the model then ends in the last of them."""
+        take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
+        prune_end = max_index < 4
+        if max_index == 0:
+            self.maxpool = nn.Identity()
+        for i, name in enumerate(("layer1", "layer2", "layer3"), start=1):
+            if i > max_index:
+                setattr(self, name, nn.Sequential())
+        if prune_end:
+            self.vt_stage = None
+            self.num_features = self.head_hidden_size = self.feature_info[max_index]["num_chs"]
+        elif prune_head and self.vt_stage is not None:
+            self.vt_stage.keep_map_only()
+        if prune_head or prune_end:
+            self.reset_classifier(0, "")
+        return take_indices
 
 
 # The tag that ends in "*" is the default, so that a model without weights has ImageNet's 1000 classes at its own size,
