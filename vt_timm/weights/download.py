@@ -61,7 +61,7 @@ def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = N
 
     Args:
         source: "ORG/NAME" or "ORG/NAME@REVISION".
-        filename: `CONFIG`, or a .safetensors file, which is checked; any other file is refused.
+        filename: `CONFIG`, `CARD`, or a .safetensors file, which is checked; any other file is refused.
         cache_dir: huggingface_hub's cache if it is not in its usual place.
         options: more arguments for `hf_hub_download`, such as `token`.
 
@@ -69,12 +69,12 @@ def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = N
         DownloadError: if it cannot be had, or the file on the Hub is itself damaged.
     """
     repository, _, revision = source.partition("@")
-    if filename != CONFIG and not filename.endswith(".safetensors"):
+    if filename not in (CONFIG, CARD) and not filename.endswith(".safetensors"):
         raise DownloadError(f"{source}: {filename} is not a safetensors file; vt_timm loads no pickles")
     for _attempt in range(2):
         try:
-            if not (constants.HF_HUB_OFFLINE or _in_cache(repository, filename, revision, cache_dir)):
-                _reach(hf_hub_url(repository, filename, revision=revision or None), options.get("token"))
+            if not (constants.HF_HUB_OFFLINE or is_cached(source, filename, cache_dir)):
+                _reach(source, filename, options.get("token"))
             path = Path(
                 hf_hub_download(repository, filename, revision=revision or None, cache_dir=cache_dir, **options)
             )
@@ -87,30 +87,22 @@ def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = N
     raise DownloadError(f"{source}: {filename} {damage}, also when fetched anew: tell its owner to upload it again")
 
 
-def fetch_card(source: str) -> Path | None:
-    """Return the card of a model repository, "ORG/NAME" or "ORG/NAME@REVISION"; None if it cannot be had."""
+def is_cached(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = None) -> bool:
+    """True if the file is in huggingface_hub's cache, without asking the Hub."""
     repository, _, revision = source.partition("@")
-    try:
-        if not (constants.HF_HUB_OFFLINE or _in_cache(repository, CARD, revision, None)):
-            _reach(hf_hub_url(repository, CARD, revision=revision or None), None)
-        return Path(hf_hub_download(repository, CARD, revision=revision or None))
-    except Exception:  # a model is as good without its card
-        return None
-
-
-def _in_cache(repository: str, filename: str, revision: str, cache_dir: str | Path | None) -> bool:
     return isinstance(try_to_load_from_cache(repository, filename, cache_dir, revision or None), str)
 
 
-def _reach(url: str, token: Any) -> None:
+def _reach(source: str, filename: str, token: Any = None) -> None:
     """Ask for the file once: without a network huggingface_hub tries for a minute or two before it says so.
 
     Raises:
         LocalEntryNotFoundError: if nobody answers. Whatever else is wrong is left to the download, which tries again
             where that may help.
     """
+    repository, _, revision = source.partition("@")
     try:
-        get_hf_file_metadata(url, token=token)
+        get_hf_file_metadata(hf_hub_url(repository, filename, revision=revision or None), token=token)
     except Exception as error:
         if type(error).__name__ in UNREACHABLE:
             raise LocalEntryNotFoundError(first_line(error)) from error
@@ -140,35 +132,16 @@ def check_reachable(name: str, weights: bool = True, cache_dir: str | Path | Non
         if config is None or not config.hf_hub_id or config.file or config.state_dict:
             return
         source, wanted = config.hf_hub_id, [(config.hf_hub_filename,) if config.hf_hub_filename else TIMMS_WEIGHTS]
-    repository, _, revision = source.partition("@")
     try:
-        missing = [
-            names[0] for names in wanted if not any(_in_cache(repository, n, revision, cache_dir) for n in names)
-        ]
+        missing = [names[0] for names in wanted if not any(is_cached(source, name, cache_dir) for name in names)]
         if missing and constants.HF_HUB_OFFLINE:
             raise OfflineModeIsEnabled
         if missing:
-            _reach(hf_hub_url(repository, missing[0], revision=revision or None), None)
+            _reach(source, missing[0])
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise _unreachable(source, missing[0], error) from error
     except HFValidationError as error:
         raise DownloadError(_what_to_do(source, CONFIG, error)) from error
-
-
-def is_cached(source: str, filename: str = WEIGHTS) -> bool:
-    """True if the file is in huggingface_hub's cache, without asking the Hub."""
-    repository, _, revision = source.partition("@")
-    return _in_cache(repository, filename, revision, None)
-
-
-def check_weights(path: Path) -> None:
-    """Refuse a file that is not a whole safetensors file.
-
-    Raises:
-        SafetensorError: if its header cannot be read or does not fit its size.
-    """
-    with safe_open(path, framework="pt"):
-        pass
 
 
 def _damage(path: Path) -> str | None:
@@ -176,8 +149,8 @@ def _damage(path: Path) -> str | None:
     try:
         if path.name == CONFIG:
             json.loads(path.read_text(encoding="utf-8"))
-        else:
-            check_weights(path)
+        elif path.name != CARD:
+            safe_open(path, framework="pt")  # reads the header, and compares it with the size
     except ValueError as error:
         return f"is not JSON ({first_line(error)})"
     except SafetensorError as error:

@@ -19,7 +19,7 @@ from timm.models import DefaultCfg, PretrainedCfg, clean_state_dict
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
-from .download import CARD, WEIGHTS, fetch, fetch_card
+from .download import CARD, WEIGHTS, DownloadError, fetch
 
 PACKAGE = Path(__file__).parents[1]
 HUB = PACKAGE / "hub" if (PACKAGE / "hub").is_dir() else PACKAGE.parent / "hub"  # installed wheel, or a checkout
@@ -57,11 +57,11 @@ def licence_on_card(name: str) -> str | None:
     folder = HUB / name if (HUB / name).is_dir() else Path(name.removeprefix("local-dir:"))
     card = next((path for path in (folder / CARD, folder / "best" / CARD) if path.is_file()), None)
     repository = name.removeprefix("hf-hub:")
-    if not folder.exists() and "/" in repository:
-        card = fetch_card(repository)
     try:
+        if not folder.exists() and "/" in repository:
+            card = fetch(repository, CARD)
         return (metadata_load(card) or {}).get("license") if card else None
-    except (ValueError, yaml.YAMLError):  # a person wrote the card
+    except (DownloadError, ValueError, yaml.YAMLError):  # a model is as good without a card, which a person wrote
         return None
 
 
