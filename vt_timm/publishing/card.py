@@ -33,19 +33,6 @@ BACKBONES = {
 # What a card calls a neck.
 NECKS = {"vt_fpn": "VT-FPN", "fpn": "a panoptic FPN", "laterals": "VT-FPN's laterals, without its tokens"}
 
-# What every card ends with.
-CITATION = """\
-```bibtex
-@article{wu2020visual,
-  title={Visual Transformers: Token-based Image Representation and Processing for Computer Vision},
-  author={Wu, Bichen and Xu, Chenfeng and Dai, Xiaoliang and Wan, Alvin and Zhang, Peizhao and Yan, Zhicheng and
-          Tomizuka, Masayoshi and Gonzalez, Joseph and Keutzer, Kurt and Vajda, Peter},
-  journal={arXiv preprint arXiv:2006.03677},
-  year={2020}
-}
-```
-"""
-
 
 def classifier_card(
     config: dict[str, Any],
@@ -75,37 +62,35 @@ def classifier_card(
     least = unsure_below(config["pretrained_cfg"])
     # Of five classes all are among the first five.
     scores = {f"top-{rank}": metrics[f"top{rank}"] for rank in (1, 5) if rank < config["num_classes"]}
-    return (
-        _template("classifier").format(
-            **_common(
-                "image-classification",
-                "timm",
-                repository,
-                data,
-                licence,
-                scores,
-            ),
-            start=_start(s),
-            classes=_classes(list((config.get("label_descriptions") or {}).values()), config["num_classes"]),
-            choice=_choice(s, metrics, data),
-            params=count_parameters(model) / 1e6,
-            macs=count_macs(model) / 1e6,
-            options=", ".join(f"{k}={v!r}" for k, v in options.items()) or "none",
-            training=_training(s, config["pretrained_cfg"]["input_size"][-1]),
-            recipe=f"`vt_timm/recipes/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own arguments",
-            dtype=metrics.get("dtype", "16-bit floats"),
-            source=source,
-            availability=(
-                f"To use it without a network later on: `vt-timm download {repository}` once."
-                if source.startswith("hf-hub:")
-                else "These weights ship with vt_timm: nothing is downloaded."
-            ),
-            num_classes=config["num_classes"],
-            unsure=f" `vt-timm classify` calls an answer below {100 * least:.0f} % unsure." if least else "",
-            scores=", ".join(f"{name} {value:.2f} %" for name, value in scores.items()),
-            **{key: metrics[key] for key in ("images", "origin")},
-        )
-        + CITATION
+    return _rendered(
+        "classifier",
+        **_common(
+            "image-classification",
+            "timm",
+            repository,
+            data,
+            licence,
+            scores,
+        ),
+        start=_start(s),
+        classes=_classes(list((config.get("label_descriptions") or {}).values()), config["num_classes"]),
+        choice=_choice(s, metrics, data),
+        params=count_parameters(model) / 1e6,
+        macs=count_macs(model) / 1e6,
+        options=", ".join(f"{k}={v!r}" for k, v in options.items()) or "none",
+        training=_training(s, config["pretrained_cfg"]["input_size"][-1]),
+        recipe=f"`vt_timm/recipes/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own arguments",
+        dtype=metrics.get("dtype", "16-bit floats"),
+        source=source,
+        availability=(
+            f"To use it without a network later on: `vt-timm download {repository}` once."
+            if source.startswith("hf-hub:")
+            else "These weights ship with vt_timm: nothing is downloaded."
+        ),
+        num_classes=config["num_classes"],
+        unsure=f" `vt-timm classify` calls an answer below {100 * least:.0f} % unsure." if least else "",
+        scores=", ".join(f"{name} {value:.2f} %" for name, value in scores.items()),
+        **{key: metrics[key] for key in ("images", "origin")},
     )
 
 
@@ -175,37 +160,33 @@ def segmenter_card(
         started += (
             f" (going on from the segmenter {without_folders(s['initial_checkpoint']).removeprefix('local-dir:')})"
         )
-    return (
-        _template("segmenter").format(
-            **_common(
-                "image-segmentation",
-                "vt_timm",
-                repository,
-                data,
-                metrics.get("license"),
-                {"mean_iou": metrics["miou"], "pixel accuracy": metrics["pixel_accuracy"]},
-            ),
-            source=source,
-            scores=_scores(metrics),
-            at_four_sizes=f", of the four {_scores(metrics['at_four_sizes'])}" if "at_four_sizes" in metrics else "",
-            iou=_iou(config["class_names"], metrics.get("iou")),
-            neck=NECKS.get(config["neck"], f"the neck `{config['neck']}`"),
-            backbone=config["backbone"] + started,
-            classes=_classes(config["class_names"], config["num_classes"]),
-            choice="The checkpoint is the best of the run's evaluations on these images, which flatters it.",
-            training=f"{s['updates']} updates of {s['batch_size']} images per process, crops of {s['crop_size']} px, "
-            f"{s.get('opt', 'sgd')}, lr {s['lr']}"
-            + (f" (backbone {s['backbone_lr']})" if s.get("backbone_lr") else "")
-            + f", seed {s['seed']}"
-            + (", weights averaged (EMA)" if s.get("ema_decay") else ""),
-            recipe=f"`vt_timm/recipes/segmentation/{s['recipe']}.yaml`"
-            if s.get("recipe")
-            else "the run's own settings",
-            short_side=_size(config.get("short_side")),
-            num_classes=config["num_classes"],
-            **{key: metrics[key] for key in ("images", "origin", "params", "dtype")},
-        )
-        + CITATION
+    return _rendered(
+        "segmenter",
+        **_common(
+            "image-segmentation",
+            "vt_timm",
+            repository,
+            data,
+            metrics.get("license"),
+            {"mean_iou": metrics["miou"], "pixel accuracy": metrics["pixel_accuracy"]},
+        ),
+        source=source,
+        scores=_scores(metrics),
+        at_four_sizes=f", of the four {_scores(metrics['at_four_sizes'])}" if "at_four_sizes" in metrics else "",
+        iou=_iou(config["class_names"], metrics.get("iou")),
+        neck=NECKS.get(config["neck"], f"the neck `{config['neck']}`"),
+        backbone=config["backbone"] + started,
+        classes=_classes(config["class_names"], config["num_classes"]),
+        choice="The checkpoint is the best of the run's evaluations on these images, which flatters it.",
+        training=f"{s['updates']} updates of {s['batch_size']} images per process, crops of {s['crop_size']} px, "
+        f"{s.get('opt', 'sgd')}, lr {s['lr']}"
+        + (f" (backbone {s['backbone_lr']})" if s.get("backbone_lr") else "")
+        + f", seed {s['seed']}"
+        + (", weights averaged (EMA)" if s.get("ema_decay") else ""),
+        recipe=f"`vt_timm/recipes/segmentation/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own settings",
+        short_side=_size(config.get("short_side")),
+        num_classes=config["num_classes"],
+        **{key: metrics[key] for key in ("images", "origin", "params", "dtype")},
     )
 
 
@@ -294,8 +275,10 @@ def _common(
     }
 
 
-def _template(name: str) -> str:
-    return (TEMPLATES / f"{name}.md").read_text(encoding="utf-8")
+def _rendered(kind: str, **values: Any) -> str:
+    """Return a card from the template of its kind; every card ends with the citation."""
+    template, citation = ((TEMPLATES / f"{name}.md").read_text(encoding="utf-8") for name in (kind, "citation"))
+    return template.format(**values) + citation
 
 
 def _data_set(data: str) -> tuple[str | None, str]:
