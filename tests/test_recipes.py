@@ -17,6 +17,7 @@ from timm.scheduler import create_scheduler_v2
 import vt_timm  # noqa: F401  registers the models
 from vt_timm import cli
 from vt_timm.cli.segmentation import _changes
+from vt_timm.errors import UserError
 from vt_timm.pipelines.sources import published_segmenters
 from vt_timm.recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
 from vt_timm.segmentation.settings import FORMS, Settings
@@ -153,7 +154,7 @@ def test_the_command_lists_and_prints_them(capsys):
 def test_an_unknown_recipe_offers_the_closest(capsys):
     assert cli.main(["recipes", "basic_in1"]) == 2
     assert "did you mean basic_in1k" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="there are advanced_in1k, "):
+    with pytest.raises(UserError, match="there are advanced_in1k, "):
         find_recipe("zzz")
 
 

@@ -163,9 +163,5 @@ def _settings(args: argparse.Namespace) -> "Settings | None":
     if args.config:
         if not args.validate:
             raise CommandError("--config belongs to --validate")
-        try:
-            path = Path(args.config) if Path(args.config).is_file() else find_recipe(args.config, SEGMENTATION)
-        except ValueError as error:
-            raise CommandError(str(error)) from error
-        return Settings.from_yaml(path, changes)
+        return Settings.from_yaml(find_recipe(args.config, SEGMENTATION), changes)
     return Settings.from_yaml(run / SETTINGS, changes) if args.validate and (run / SETTINGS).is_file() else None

@@ -159,11 +159,8 @@ def train_segmenter(args: argparse.Namespace) -> int:
     from ..segmentation.training import run
 
     changes = {**_changes(args.set), **({"data_dir": args.data_dir} if args.data_dir else {})}
-    try:
-        path = Path(args.config) if Path(args.config).is_file() else find_recipe(args.config, SEGMENTATION)
-        best = run(Settings.from_yaml(path, changes), Path(args.output), args.resume)
-    except ValueError as error:
-        raise CommandError(str(error)) from error
+    settings = Settings.from_yaml(find_recipe(args.config, SEGMENTATION), changes)
+    best = run(settings, Path(args.output), args.resume)
     if int(os.environ.get("RANK", "0")) == 0:  # torchrun sets it
         scores = f"mIoU {best['miou']:.2f} %, pixel accuracy {best['pixel_accuracy']:.2f} %"
         print(f"best: {scores} on the validation photos, after update {best['update']}")

@@ -53,10 +53,7 @@ def recipes(args: argparse.Namespace) -> int:
 
     if args.name:
         folder = SEGMENTATION if args.name in list_recipes(SEGMENTATION) else FOLDER
-        try:
-            print(find_recipe(args.name, folder).read_text(encoding="utf-8"), end="")
-        except ValueError as error:
-            raise CommandError(str(error)) from error
+        print(find_recipe(args.name, folder).read_text(encoding="utf-8"), end="")
         return 0
     kinds = {"vt-timm run train": list_recipes(), "vt-timm train-segmenter": list_recipes(SEGMENTATION)}
     width = max(len(name) for summaries in kinds.values() for name in summaries)

@@ -4,8 +4,9 @@ Those for classifiers lie here, with the settings of timm's `train.py --config`.
 `segmentation/`, with the settings of `vt-timm train-segmenter --config`.
 """
 
-import difflib
 from pathlib import Path
+
+from ..errors import CommandError, did_you_mean
 
 FOLDER = Path(__file__).parent
 SEGMENTATION = FOLDER / "segmentation"
@@ -25,14 +26,15 @@ def list_recipes(folder: Path = FOLDER) -> dict[str, str]:
 
 
 def find_recipe(name: str, folder: Path = FOLDER) -> Path:
-    """Find the file of a recipe.
+    """Find a file of settings: one of the user's by its name, or a recipe.
 
     Raises:
-        ValueError: if there is none of that name, with the names that come close.
+        CommandError: if there is none of that name, with the names that come close.
     """
+    if Path(name).is_file():
+        return Path(name)
     names = [path.stem for path in folder.glob("*.yaml")]
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(names))}"
-        raise ValueError(f"no recipe and no file is called {name}; {hint}")
+        hint = did_you_mean(name, names, 3) or f"; there are {', '.join(sorted(names))}"
+        raise CommandError(f"no recipe and no file is called {name}{hint}")
     return folder / f"{name}.yaml"

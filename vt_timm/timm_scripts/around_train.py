@@ -47,8 +47,7 @@ def prepare_training(script: ModuleType) -> Callable[[], None]:
     Returns:
         What to call when `main` has ended: it says what the run has reached.
     """
-    _add_teacher_options(script.parser)
-    _add_token_options(script.parser)
+    _add_options(script.parser)
     _check_settings(script)
     args, _ = script._parse_args()
     check_data_folder(args)
@@ -83,8 +82,8 @@ def _print_no_json(*values: Any, **options: Any) -> None:
         print(*values, **options)
 
 
-def _add_teacher_options(parser: Any) -> None:
-    """Add the options that `train.py` lacks, for a teacher of a thousand classes and a student of ten."""
+def _add_options(parser: Any) -> None:
+    """Add the options that `train.py` lacks: for a teacher of more classes than the student, and for its tokens."""
     group = parser.add_argument_group("Teacher (vt_timm)")
     group.add_argument(
         "--kd-classes",
@@ -93,9 +92,6 @@ def _add_teacher_options(parser: Any) -> None:
         "one name or number per line, in the student's order",
     )
     group.add_argument("--kd-img-size", type=int, metavar="N", help="side of the teacher's images (default: its own)")
-
-
-def _add_token_options(parser: Any) -> None:
     group = parser.add_argument_group("Tokens (vt_timm)")
     group.add_argument(
         "--token-overlap",

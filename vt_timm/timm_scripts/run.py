@@ -66,7 +66,9 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
         ScriptError: for a script that is not there, and for input that cannot work.
     """
     path = find_script(name, given)
-    _warn_of_another_version(path)
+    version = script_version(path)
+    if version not in (None, timm.__version__):
+        say(f"warning: {path} is of timm {version}, installed is {timm.__version__}")
     script = _load(name, path)
     sys.argv = [str(path), *_with_recipe_path(arguments)]
     _refuse_in_one_line(script, name)
@@ -78,13 +80,13 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
         return
     if hasattr(script, "create_model"):
         script.create_model = create_or_say(script.create_model)  # type: ignore[attr-defined]
+    args = script.parser.parse_known_args()[0]
     if name == "onnx_export":  # which calls timm.create_model itself
-        args = script.parser.parse_known_args()[0]
         if not args.checkpoint:
             check_reachable(args.model)
     else:
-        check_data_folder(script.parser.parse_known_args()[0])
-        check_checkpoints(script.parser.parse_known_args()[0])
+        check_data_folder(args)
+        check_checkpoints(args)
         if hasattr(script, "create_dataset"):
             script.create_dataset = _of_one_split(finding_photos(script.create_dataset))  # type: ignore[attr-defined]
         _use_training_run(script)
@@ -120,25 +122,14 @@ def _run_main(script: ModuleType, name: str) -> None:
         raise ScriptError(f"timm's {name}.py stopped, {reason}; VT_TIMM_DEBUG=1 shows where") from error
 
 
-def _warn_of_another_version(path: Path) -> None:
-    version = script_version(path)
-    if version not in (None, timm.__version__):
-        say(f"warning: {path} is of timm {version}, installed is {timm.__version__}")
-
-
 def _with_recipe_path(arguments: list[str]) -> list[str]:
     """`--config NAME` where NAME is not a file becomes the path of our recipe of that name."""
     arguments = list(arguments)
     for i, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option in ("-c", "--config") and (equals or i + 1 < len(arguments)):
-            value = value if equals else arguments[i + 1]
-            if not Path(value).is_file():
-                try:
-                    value = str(find_recipe(value))
-                except ValueError as error:
-                    raise ScriptError(f"--config {value}: {error}") from error
-            arguments[i : i + (1 if equals else 2)] = [option, value]
+            path = find_recipe(value if equals else arguments[i + 1])
+            arguments[i : i + (1 if equals else 2)] = [option, str(path)]
             break
     return arguments
 
