@@ -9,6 +9,7 @@ MACs are multiply-accumulates, half of the FLOPs that torch counts.
 import argparse
 import inspect
 import itertools
+from functools import partial
 from typing import Any, NamedTuple
 
 import vt_timm
@@ -83,42 +84,35 @@ def _compare_reduction(depth: int) -> list[Comparison]:
     macs, params = (a / b for a, b in zip(count(resnet), count(vt), strict=True))
     stage5_macs, stage5_params = (a / b for a, b in zip(count_stage5(resnet), count_stage5(vt), strict=True))
     paper = TABLE_1[depth]
+    compared = partial(Comparison, 1, f"R{depth}", vt)
     return [
-        Comparison(1, f"R{depth}", vt, "MACs, total (x)", paper.macs, round(macs, 2)),
-        Comparison(1, f"R{depth}", vt, "MACs, stage 5 (x)", paper.stage5_macs, round(stage5_macs, 2)),
-        Comparison(1, f"R{depth}", vt, "parameters, total (x)", paper.params, round(params, 2)),
-        Comparison(1, f"R{depth}", vt, "parameters, stage 5 (x)", paper.stage5_params, round(stage5_params, 2)),
+        compared("MACs, total (x)", paper.macs, round(macs, 2)),
+        compared("MACs, stage 5 (x)", paper.stage5_macs, round(stage5_macs, 2)),
+        compared("parameters, total (x)", paper.params, round(params, 2)),
+        compared("parameters, stage 5 (x)", paper.stage5_params, round(stage5_params, 2)),
     ]
 
 
 def _compare_row(table: int, row: Row) -> list[Comparison]:
     macs, params = _rounded(count(row.model, **row.options)) if row.model else (None, None)
     model = _call(row.model, row.options) if row.model else "not in timm"
-    comparisons = [
-        Comparison(table, row.label, model, "top-1 (%)", row.top1, _our_top1(table, row)),
-        Comparison(table, row.label, model, "MACs (M)", row.macs, macs),
-        Comparison(table, row.label, model, "parameters (M)", row.params, params),
+    compared = partial(Comparison, table, row.label, model)
+    return [
+        compared("top-1 (%)", row.top1, _our_top1(table, row)),
+        *([] if row.train_top1 is None else [compared("training top-1 (%)", row.train_top1, None)]),
+        compared("MACs (M)", row.macs, macs),
+        compared("parameters (M)", row.params, params),
     ]
-    if row.train_top1 is not None:
-        comparisons.insert(1, Comparison(table, row.label, model, "training top-1 (%)", row.train_top1, None))
-    return comparisons
 
 
 def _compare_segmenter(table: int, row: FPNRow) -> list[Comparison]:
     cost = count_segmenter(row)
-    model = f"{row.kind} {row.backbone}"
+    compared = partial(Comparison, table, row.label, f"{row.kind} {row.backbone}")
     return [
-        Comparison(table, row.label, model, "mIoU (%)", row.miou, None),
-        Comparison(table, row.label, model, "MACs of the neck (G)", row.neck, round(cost.neck, 2)),
-        Comparison(table, row.label, model, "MACs in all (G)", row.total, round(cost.total, 1)),
-        Comparison(
-            table,
-            row.label,
-            model,
-            "MACs in all, stride in the 1x1 (G)",
-            row.total,
-            round(cost.total_stride_in_1x1, 1),
-        ),
+        compared("mIoU (%)", row.miou, None),
+        compared("MACs of the neck (G)", row.neck, round(cost.neck, 2)),
+        compared("MACs in all (G)", row.total, round(cost.total, 1)),
+        compared("MACs in all, stride in the 1x1 (G)", row.total, round(cost.total_stride_in_1x1, 1)),
     ]
 
 

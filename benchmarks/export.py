@@ -26,7 +26,7 @@ import timm
 import torch
 from torch import nn
 
-import vt_timm
+import vt_timm  # noqa: F401  registers the models
 from benchmarks.common.measure import in_turn, ratios
 from benchmarks.common.records import RESULTS, facts, replace_rows
 from vt_timm.export.comparison import score
@@ -96,7 +96,7 @@ def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any
                 row["weights"] = weights[key[0]]
                 row["size"] = shape[1] if shape[0] == shape[1] else f"{shape[0]}x{shape[1]}"
                 row["megabytes"] = round(path.stat().st_size / 1e6, 2)
-                row["calibrated_on"] = _calibrate_images(args) if key[1] == "int8" else ""
+                row["calibrated_on"] = (args.images or FEW) if key[1] == "int8" else ""
                 rows[key] = row
             for batch in args.batches:
                 _time(rows, files, pair, batch, shape, args)
@@ -113,15 +113,9 @@ def _shapes(model: Pipeline, args: argparse.Namespace) -> list[tuple[int, int]]:
     return PHOTOS if model.any_size else [(args.size, args.size)]
 
 
-def _calibrate_images(args: argparse.Namespace) -> int:
-    return int(args.images or FEW)
-
-
 def _export(model: Pipeline, precision: str, path: Path, args: argparse.Namespace) -> None:
     calibrate = str(args.data_dir / "train") if precision == "int8" else None
-    options = Options(
-        **PRECISIONS[precision], calibrate=calibrate, calibrate_images=_calibrate_images(args), tolerance=1e9
-    )
+    options = Options(**PRECISIONS[precision], calibrate=calibrate, calibrate_images=args.images or FEW, tolerance=1e9)
     write_file(model, path, options)
 
 
@@ -159,13 +153,6 @@ def _time(
             row[f"over_peer_batch{batch}"] = round(statistics.median(ratios(seconds[f"{pair[1]}/{precision}"], own)), 2)
 
 
-def keep(rows: list[dict[str, Any]]) -> None:
-    """Record rows in place of those of the same models, formats, precisions and sizes."""
-    for row in rows:
-        replace_rows(RECORD, [row], **{key: row[key] for key in ("model", "format", "precision", "size")})
-    print(f"wrote {RECORD}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True, help="Imagenette or CCP, with train/ and val/")
@@ -184,9 +171,10 @@ def main() -> None:
     for pair in args.pairs:
         rows = list(measure(pair.split(","), args))
         print(*rows, sep="\n")
-        keep(rows)
+        for row in rows:  # each in place of one that was recorded before
+            replace_rows(RECORD, [row], **{key: row[key] for key in ("model", "format", "precision", "size")})
+        print(f"wrote {RECORD}")
 
 
 if __name__ == "__main__":
-    assert vt_timm.__version__  # registers the models
     main()

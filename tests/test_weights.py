@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 from benchmarks.accuracy.runs import accuracy_of, arguments_of
-from benchmarks.common.records import record_of
+from benchmarks.common.records import read_records
 from tests.support.samples import STORED, fill, sample_probabilities
 from vt_timm.images import read_image, sample_photo
 from vt_timm.pipelines.segmentation import SCALES, segment
@@ -120,7 +120,7 @@ def test_the_sample_is_seen_as_before(name):
 
 def test_the_segmenters_config_is_that_of_its_record_and_its_backbone():
     config = json.loads((HUB / SEGMENTER / "config.json").read_text())
-    record = record_of("segmentation/shipped.json", SEGMENTER)
+    record = read_records("segmentation/shipped.json")[SEGMENTER]
     assert config["class_names"] == list(record["settings"]["classes"])
     assert config["short_side"] == record["settings"]["eval_size"]
     backbone = timm.get_pretrained_cfg(config["backbone"])

@@ -74,16 +74,10 @@ def _portable(argument: str) -> str:
 
 def _processor() -> str:
     """Name the processor and the widest instructions that torch uses on it."""
-    return f"{_model_name()} ({torch.backends.cpu.get_cpu_capability()})"
-
-
-def _model_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*: (.*)", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    name = found[1].strip() if found else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def read_rows(path: Path, **wanted: Any) -> list[dict[str, Any]]:
@@ -136,11 +130,6 @@ def read_records(file: str) -> dict[str, Any]:
     """Return everything that `keep_record` kept in a file, by name; nothing if there is no file yet."""
     path = RESULTS / file
     return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def record_of(file: str, name: str) -> dict[str, Any]:
-    """Return what `keep_record` kept under a name."""
-    return read_records(file)[name]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from vt_timm.segmentation.evaluation import SCORES
 
-from ..common.records import read_rows, record_of, table
+from ..common.records import read_records, read_rows, table
 from .analysis import recipe
 from .runs import RUNS
 
@@ -77,7 +77,7 @@ def scales() -> str:
             " ".join(f"{scale:g}" for scale in row["scales"]),
             *(f"{row[score]:.2f}" if score in row else None for score in SCORES),
         ]
-        for row in record_of("records.json", "segmenter")["scores"]
+        for row in read_records("records.json")["segmenter"]["scores"]
     ]
     head = ["sizes", "mIoU, %", "pixel accuracy, %", "mIoU without background, %", "foreground accuracy, %"]
     return table(head, cells)
@@ -87,7 +87,7 @@ def levels() -> str:
     """Tabulate what the tokens of the segmenter that ships do, level by level."""
     cells = [
         [row["level"], *(f"{row[key]:.2f}" for key in ("look", "read", "alike", "update"))]
-        for row in record_of("records.json", "segmenter")["levels"]
+        for row in read_records("records.json")["segmenter"]["levels"]
     ]
     head = ["level, finest first", "entropy of where tokens look", "entropy of what pixels read"]
     return table([*head, "cosine of two tokens", "what tokens add, of the map's deviation"], cells)

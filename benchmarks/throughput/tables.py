@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from ..common.records import RESULTS, record_of, table
+from ..common.records import RESULTS, read_records, table
 from .passes import PEERS, macs_of
 from .runner import Row, rows_of
 
@@ -106,7 +106,7 @@ def projector() -> str:
 
 def fpn() -> str:
     """Tabulate VT-FPN beside FPN, the neck alone and the whole segmenter."""
-    found = record_of("records.json", "fpn")
+    found = read_records("records.json")["fpn"]
     rows = []
     for name, key in (("neck", "neck"), ("whole network", "whole_network")):
         part = found[key]

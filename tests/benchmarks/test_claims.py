@@ -17,7 +17,7 @@ from benchmarks.accuracy.plan import best_learning_rates, has_diverged
 from benchmarks.accuracy.runs import accuracy_of, all_runs, arguments_of, epochs_of
 from benchmarks.accuracy.tables import at_best_rate, is_ahead, recorded, reruns
 from benchmarks.common.paper_tables import IMAGENETTE_LEADERBOARD
-from benchmarks.common.records import RESULTS, read_records, read_rows, record_of
+from benchmarks.common.records import RESULTS, read_records, read_rows
 from benchmarks.throughput.passes import PEERS
 from benchmarks.throughput.runner import rows_of
 from vt_timm.pipelines.segmentation import SCALES
@@ -30,7 +30,7 @@ def top1(model):
 
 
 def record(name):
-    return record_of("records.json", name)
+    return read_records("records.json")[name]
 
 
 def test_the_tables_of_every_page_are_what_the_records_give():

@@ -8,7 +8,7 @@ from benchmarks import clustering, complexity, readings
 from benchmarks.accuracy import runs
 from benchmarks.common.counting import count, count_stage5
 from benchmarks.common.paper_tables import FPN_TABLES, TABLE_1, TABLES
-from benchmarks.common.records import read_rows, record_of
+from benchmarks.common.records import read_records, read_rows
 from benchmarks.complexity import ablation_changes, compare
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -163,6 +163,6 @@ def test_clustering_is_listing_1():
 
 
 def test_the_clustering_benchmark_measures_both_ways():
-    record = record_of("records.json", "clustering")
+    record = read_records("records.json")["clustering"]
     assert record["largest_difference_of_centroids"] < 1e-5
     assert record["shape"] == [32, 512, 14, 14] and record["tokens"] == 16 and "1 torch threads" in record["machine"]
