@@ -60,6 +60,12 @@ def middle_half(values: list[float], digits: int) -> list[float]:
     return [round(low, digits), round(high, digits)]
 
 
+def with_middle_half(name: str, values: list[float]) -> dict[str, float]:
+    """Return the median of values under a name, and the middle half of them as "low" and "high"."""
+    low, high = middle_half(values, 3)
+    return {name: round(statistics.median(values), 3), "low": low, "high": high}
+
+
 def peak_of(run: Run) -> int:
     """Bytes by which one call raises the resident size of this process over what it was (Linux with glibc only)."""
     ctypes.CDLL(None).malloc_trim(0)  # what was freed before goes back to the system, or the call would reuse it unseen

@@ -25,7 +25,7 @@ import argparse
 import statistics
 from collections import defaultdict
 
-from ..common.measure import clock_of, in_turn, middle_half, ratios
+from ..common.measure import clock_of, in_turn, ratios, with_middle_half
 from .passes import MODES, OTHERS, PEERS, Setting, build, macs_of, rounds_for
 from .runner import Row, add_choices, run
 from .versions import UnknownCommitError, passes_in_processes
@@ -59,14 +59,11 @@ def summary(name: str, peers: list[str], s: Setting, seconds: dict[str, list[flo
     rows = []
     for peer in peers:
         faster = ratios(seconds[peer], seconds[name])
-        low, high = middle_half(faster, 3)
         rows.append(
             {
                 "peer": peer,
                 "pairs": len(faster),
-                "ratio": round(statistics.median(faster), 3),
-                "low": low,
-                "high": high,
+                **with_middle_half("ratio", faster),
                 "macs_ratio": round(macs_of(peer, s.size) / macs_of(name, s.size), 3),
                 "peer_images_per_second": round(s.batch_size / statistics.median(seconds[peer]), 1),
                 "model_images_per_second": round(s.batch_size / statistics.median(seconds[name]), 1),

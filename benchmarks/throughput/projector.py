@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vt_timm.projector import Projector
 
-from ..common.measure import clock_of, in_turn, middle_half, ratios
+from ..common.measure import clock_of, in_turn, ratios, with_middle_half
 from .passes import Setting, rounds_for
 from .runner import Row, add_choices, run
 
@@ -54,13 +54,10 @@ def compare(name: str, s: Setting, pairs: int) -> Row:
         }
         seconds = in_turn(ways, rounds_for(s.batch_size, s.size, pairs), 2, clock_of(s.device))
     faster = ratios(seconds["projector"], seconds["fused"])
-    low, high = middle_half(faster, 3)
     return {
         **{f"{way}_ms": round(1000 * statistics.median(values), 2) for way, values in seconds.items()},
         "pairs": len(faster),
-        "fused_is_faster_by": round(statistics.median(faster), 3),
-        "low": low,
-        "high": high,
+        **with_middle_half("fused_is_faster_by", faster),
     }
 
 

@@ -14,7 +14,7 @@ from functools import partial
 
 import timm
 
-from ..common.measure import in_turn, middle_half, ratios
+from ..common.measure import in_turn, middle_half, ratios, with_middle_half
 from .passes import PEERS
 from .runner import Row, keep
 
@@ -56,10 +56,9 @@ def main() -> None:
     for name, peer in PEERS.items():
         ways = {n: partial(timm.create_model, n) for n in (peer, name)}
         seconds = in_turn(ways, args.rounds)
-        slower = ratios(seconds[name], seconds[peer])
-        low, high = middle_half(slower, 3)
-        row: Row = {"model": name, "peer": peer, "times_the_peer": round(statistics.median(slower), 3)}
-        row |= {"what": "create_model", "low": low, "high": high, "ms": round(1000 * statistics.median(seconds[name]))}
+        row: Row = {"what": "create_model", "model": name, "peer": peer}
+        row |= with_middle_half("times_the_peer", ratios(seconds[name], seconds[peer]))
+        row["ms"] = round(1000 * statistics.median(seconds[name]))
         rows.append(row)
         print(f"create_model of {name}: {row['times_the_peer']:.2f} times {peer}'s, {row['ms']} ms")
     if args.write:

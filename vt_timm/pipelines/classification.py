@@ -135,13 +135,13 @@ class ClassificationPipeline(Pipeline):
                 yield self.describe(ready.image, logits_K[None], topk)
 
     def describe(self, photo: Image.Image, output: Tensor, topk: int = TOP) -> Classification:
-        names = self.class_names
-        (ranked,) = top_classes(output, names, max(len(names), 2))
-        scores = {one["class"]: one["probability"] for one in reversed(ranked)}  # of two classes of a name the larger
-        scores = dict(sorted(scores.items(), key=lambda item: -item[1]))
+        ranked = ranked_classes(output, self.class_names)
+        scores: dict[str, float] = {}
+        for one in ranked:  # of two classes of a name the larger
+            scores.setdefault(one["class"], one["probability"])
         top = ranked[:topk]
         shares = {one["class"]: one["probability"] for one in top}
-        return Classification(photo, names, shares, top, scores, self.unsure_below)
+        return Classification(photo, self.class_names, shares, top, scores, self.unsure_below)
 
 
 def _apply(steps: Sequence[Any], image: Image.Image) -> Image.Image:
@@ -180,16 +180,14 @@ def unsure_below(config: Mapping[str, Any]) -> float:
     return max((float(value) for name, _, value in notes if name == UNSURE), default=0.0)
 
 
-def top_classes(logits_BK: Tensor, names: list[str], topk: int) -> list[list[dict[str, Any]]]:
-    """Return for each image the most probable classes with name, index and probability.
+def ranked_classes(logits_1K: Tensor, names: list[str]) -> list[dict[str, Any]]:
+    """Return all classes of a photo with name, index and probability, the most probable first.
 
     A model with one logit answers yes or no: its probability is the sigmoid, and the rest is "not" that class.
     """
-    if logits_BK.shape[1] == 1:
-        yes = logits_BK.sigmoid()
-        logits_BK, names = torch.cat([yes, 1 - yes], dim=1).log(), [names[0], f"not {names[0]}"]
-    values, indices = logits_BK.softmax(dim=-1).topk(min(topk, len(names)))
-    return [
-        [{"class": names[i], "index": i, "probability": round(p, 6)} for p, i in zip(row, columns, strict=True)]
-        for row, columns in zip(values.tolist(), indices.tolist(), strict=True)
-    ]
+    if logits_1K.shape[1] == 1:
+        yes = logits_1K.sigmoid()
+        logits_1K, names = torch.cat([yes, 1 - yes], dim=1).log(), [names[0], f"not {names[0]}"]
+    values, indices = logits_1K[0].softmax(dim=0).sort(descending=True)
+    ranked = zip(values.tolist(), indices.tolist(), strict=True)
+    return [{"class": names[i], "index": i, "probability": round(p, 6)} for p, i in ranked]
