@@ -49,10 +49,8 @@ RUNTIMES = {
 }
 BATCHES = (1, 16)
 FEW = 64  # images to calibrate on where the accuracy is not asked for
-PHOTOS = [
-    (352, 240),
-    (512, 341),
-]  # pixels: half of Clothing Co-Parsing's photos, and as the shipped segmenter sees them
+# Pixels: half of Clothing Co-Parsing's photos, and as the shipped segmenter sees them.
+PHOTOS = [(352, 240), (512, 341)]
 MEASURES = {"top-1": "top1", "mIoU": "miou", "pixel accuracy": "pixel_accuracy"}  # what `score` calls them
 
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import yaml
 
+from ..common.records import replace_rows
 from .analysis import recipe
-from .runs import evaluations, keep_run, record
+from .runs import RUNS, evaluations, record
 from .tables import NECKS
 
 
@@ -51,7 +52,7 @@ def main() -> None:
             row = record(name, args.data, args.runs / name)
             print({key: value for key, value in row.items() if key != "settings"}, flush=True)
             if args.write:
-                keep_run(row)
+                replace_rows(RUNS, [row], run=name)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from vt_timm.names import without_folders
 from vt_timm.segmentation.evaluation import evaluate
 from vt_timm.segmentation.model import LEVELS, load_segmenter
 
-from ..common.records import RESULTS, keep_record, line_of_facts, read_records, read_rows, replace_rows
+from ..common.records import RESULTS, keep_record, line_of_facts, read_records, read_rows
 from .analysis import recipe, tokens_cut_off, validation_photos
 
 RUNS = RESULTS / "segmentation" / "runs.csv"
@@ -56,11 +56,6 @@ def record(name: str, data: str, folder: Path) -> dict[str, Any]:
 def curve(folder: Path) -> list[tuple[int, float, float]]:
     """Return (update, training loss since the point before, mIoU in percent) of every evaluation."""
     return [(int(row["update"]), round(row["train_loss"], 3), round(row["miou"], 2)) for row in evaluations(folder)]
-
-
-def keep_run(row: dict[str, Any]) -> None:
-    """Keep the line of a run, in place of one that had its name."""
-    replace_rows(RUNS, [row], run=row["run"])
 
 
 def keep_segmenter_run(run: Path, name: str, metrics: dict[str, Any]) -> None:

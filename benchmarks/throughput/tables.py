@@ -108,8 +108,8 @@ def fpn() -> str:
     """Tabulate VT-FPN beside FPN, the neck alone and the whole segmenter."""
     found = read_records("records.json")["fpn"]
     rows = []
-    for name, key in (("neck", "neck"), ("whole network", "whole_network")):
-        part = found[key]
+    for name in ("neck", "whole network"):
+        part = found[name.replace(" ", "_")]
         low, high = part["times_faster_middle_half"]
         seconds, share = part["seconds_median"], part["share_of_fpns_memory"]
         faster = f"{part['times_faster_median']:.2f} ({low:.2f} to {high:.2f})"

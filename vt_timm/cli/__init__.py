@@ -66,9 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse(unknown, args.command, known)
     try:
         if "images" in args:
-            args.paths = find_images(
-                args.images, getattr(args, "sample", "photo")
-            )  # a wrong name is said at once, before torch is imported
+            # A wrong name is said at once, before torch is imported.
+            args.paths = find_images(args.images, getattr(args, "sample", "photo"))
         if "check" in args:
             args.check(args)
         if getattr(args, "needs_package", True):

@@ -3,6 +3,7 @@
 They go to one file, pages of a .pdf or frames of a .gif, each written whole or not at all.
 """
 
+import io
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -241,11 +242,9 @@ def save_figures(figures: Iterator["Figure"], path: Path) -> list[Path]:
     if ending == ".gif":
         return _save_frames(figures, path)
     written = []
-    first = next(figures)
-    second = next(figures, None)
-    rest = itertools.chain([] if second is None else [second], figures)
-    for number, figure in enumerate(itertools.chain([first], rest), start=1):
-        target = path if second is None else path.with_stem(f"{path.stem}-{number}")
+    two = list(itertools.islice(figures, 2))
+    for number, figure in enumerate(itertools.chain(two, figures), start=1):
+        target = path if len(two) == 1 else path.with_stem(f"{path.stem}-{number}")
         with whole_file(target) as temporary:
             figure.savefig(temporary)
         written.append(target)
@@ -262,7 +261,7 @@ def _save_pages(figures: Iterator["Figure"], path: Path) -> list[Path]:
 
 
 def _save_frames(figures: Iterator["Figure"], path: Path) -> list[Path]:
-    frames = [_rendered(figure) for figure in figures]
+    frames = [Image.open(io.BytesIO(to_png(figure))).convert("RGB") for figure in figures]
     size = max(frame.width for frame in frames), max(frame.height for frame in frames)
     frames = [ImageOps.pad(frame, size, color="white", centering=(0, 0)) for frame in frames]
     with whole_file(path) as temporary:
@@ -271,10 +270,9 @@ def _save_frames(figures: Iterator["Figure"], path: Path) -> list[Path]:
     return [path]
 
 
-def _rendered(figure: "Figure") -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    figure.set_dpi(SCREEN_DPI)
-    canvas.draw()
-    return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+@_plainly
+def to_png(figure: "Figure") -> bytes:
+    """Return a figure as a PNG file of a screen's resolution."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=SCREEN_DPI)
+    return buffer.getvalue()

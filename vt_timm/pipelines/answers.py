@@ -38,9 +38,9 @@ class Drawing(ABC):
 
     def _repr_png_(self) -> bytes:
         """Return it as a PNG file: notebooks call this to show it."""
-        buffer = io.BytesIO()
-        self.draw().savefig(buffer, format="png", dpi=100)
-        return buffer.getvalue()
+        from ..photos.draw import to_png
+
+        return to_png(self.draw())
 
 
 @dataclass
