@@ -110,24 +110,18 @@ def identity(path: Path) -> Hashable:
     return status.st_dev, status.st_ino
 
 
-def find_circle(folder: Path, above: tuple[Hashable, ...] = ()) -> Path | None:
+def find_circle(folder: Path) -> Path | None:
     """Return the first link below a folder that leads back to a folder that it lies in; None if none does.
 
     It is the link itself and never what is reached through it: who deletes it loses nothing.
     """
-    here = identity(folder)
-    if here in above:
-        return next(path for path in (folder, *folder.parents) if path.is_symlink())
-    try:
-        with os.scandir(folder) as entries:  # which tells a folder without asking the disk for every photo
-            below = [folder / entry.name for entry in entries if _is_folder(entry)]
-    except OSError:  # a folder of somebody else's
-        return None
-    return next((found for path in below if (found := find_circle(path, (*above, here)))), None)
+    for place, _, _ in os.walk(folder, followlinks=True):
+        if leads_back(Path(place), folder):
+            return next(path for path in (Path(place), *Path(place).parents) if path.is_symlink())
+    return None
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+def leads_back(path: Path, root: Path) -> bool:
+    """True if a folder below a root is, by a link, one of those that it lies in: who went on would go in a circle."""
+    above = path.parents[: len(path.relative_to(root).parts)]
+    return identity(path) in map(identity, above)

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import resources, util
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import UserError, first_line, say
-from .files import identity
+from .files import leads_back
 
 SAMPLE = "sample"  # in place of a file: a photo that an installed library ships
 SAMPLES = {  # package, file, and what the package is called to pip
@@ -81,23 +81,16 @@ def find_images(names: Iterable[str], sample: str = "photo") -> list[Path]:
     return paths
 
 
-def _pictures_below(folder: Path, above: tuple[Hashable, ...] = ()) -> Iterator[Path]:
+def _pictures_below(root: Path) -> Iterator[Path]:
     """Yield the pictures of a folder and of those below it, through links as timm's reader, but never in a circle."""
-    here = identity(folder)
-    if here in above:
-        return
-    try:
-        names = os.listdir(folder)
-    except OSError as error:  # a folder of somebody else's
-        say(f"left out {folder}: {error.strerror}")
-        return
-    for name in names:
-        path = folder / name
-        if not os.path.isdir(path):  # which a link that leads nowhere is not
-            if is_picture(path):
-                yield path
-        elif not is_hidden(Path(name)):
-            yield from _pictures_below(path, (*above, here))
+
+    def leave_out(error: OSError) -> None:  # a folder of somebody else's
+        say(f"left out {error.filename}: {error.strerror}")
+
+    for place, folders, names in os.walk(root, onerror=leave_out, followlinks=True):
+        here = Path(place)
+        yield from (here / name for name in names if is_picture(here / name))
+        folders[:] = [name for name in folders if not (is_hidden(Path(name)) or leads_back(here / name, root))]
 
 
 def sample_photo(name: str = "photo") -> Path:
