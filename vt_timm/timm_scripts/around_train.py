@@ -276,8 +276,8 @@ class TrainingRun:
         if self.folder is not None:
             report(self.folder, self.metric)
         elif self.args.resume and RANK == 0:
-            epochs = f"its {self.args.epochs} epochs"
-            print(f"nothing was left to train: {self.args.resume} has all of {epochs}; --epochs N says more")
+            done = f"{self.args.resume} has all of its {self.args.epochs} epochs"
+            print(f"nothing was left to train: {done}; --epochs N says more")
 
 
 def _names_for_teacher(option: str | None, class_to_idx: dict[str, int] | None) -> list[str] | None:
