@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import types
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from vt_timm.images import ImageError, find_images, read_channels, read_image, t
 from vt_timm.runs.train_run import load_run
 from vt_timm.timm_scripts.around_train import (
     ScriptError,
-    _checking_classes,
+    TrainingRun,
     check_checkpoints,
     check_data_folder,
     fit_to_photos,
@@ -272,7 +273,8 @@ def test_what_is_trained_on_is_not_validated_with(splits, changes, message, tmp_
 def test_a_batch_that_the_data_of_a_reader_does_not_fill_is_refused(tmp_path):
     """No photo is counted before of data that may first have to be downloaded."""
     put(tmp_path, *[f"train/{name}/{i}.png" for name in ("cat", "dog") for i in range(4)])
-    create = _checking_classes({"name": "vt_resnet_micro", "num_classes": 2}, create_dataset)
+    run = TrainingRun(types.SimpleNamespace(create_dataset=create_dataset), argparse.Namespace(resume=""))
+    run.model, create = types.SimpleNamespace(num_classes=2), run.create_dataset
     options = dict(root=str(tmp_path), split="train", is_training=True)
     assert len(create("", **options, batch_size=8)) == 8
     with pytest.raises(ScriptError, match="8 photos per process give no batch of 64: pass --batch-size 8"):
