@@ -264,7 +264,13 @@ def test_inference_calls_the_classes_as_the_run_does(monkeypatch):
     """inference.py knows ImageNet's names alone, and prints probabilities without any for all other models."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model")
-    script = types.SimpleNamespace(parser=parser, infer_imagenet_subset=lambda model: None, ImageNetInfo=None)
+    script = types.SimpleNamespace(
+        __name__="timm_inference",
+        create_dataset=create_dataset,
+        parser=parser,
+        infer_imagenet_subset=lambda model: None,
+        ImageNetInfo=None,
+    )
     model = timm.create_model("vt_resnet_micro", num_classes=2)
     names = {"label_names": ["n01440764", "dog"], "label_descriptions": {"n01440764": "tench", "dog": "dog"}}
     model.pretrained_cfg = {**model.pretrained_cfg, **names}
@@ -272,6 +278,7 @@ def test_inference_calls_the_classes_as_the_run_does(monkeypatch):
     monkeypatch.setattr("vt_timm.timm_scripts.run.load_run", lambda path: model)
     monkeypatch.setattr(sys, "argv", ["inference.py", "--model", "output/mine"])
     _use_training_run(script)
+    assert script.create_dataset is create_dataset  # photos that are not sorted are welcome
     info = script.ImageNetInfo(script.infer_imagenet_subset(model))
     assert [info.index_to_label_name(i) for i in (0, 1)] == ["n01440764", "dog"]
     assert [info.index_to_description(i) for i in (0, 1)] == ["tench", "dog"]

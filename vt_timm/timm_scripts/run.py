@@ -176,7 +176,7 @@ def _use_training_run(script: ModuleType) -> None:
     if hasattr(script, "infer_imagenet_subset") and own.get("label_names"):  # else probabilities of nobody knows what
         info = CustomDatasetInfo(own["label_names"], own["label_descriptions"])
         vars(script).update(infer_imagenet_subset=lambda *_: "run", ImageNetInfo=lambda *_: info)
-    if hasattr(script, "create_dataset"):
+    if hasattr(script, "create_dataset") and script.__name__ != "timm_inference":  # which asks for no classes
         names = read_description(run if run.is_dir() else run.parent).get("classes")
         script.create_dataset = _with_the_runs_classes(names, script.create_dataset)  # type: ignore[attr-defined]
 
