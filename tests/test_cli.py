@@ -40,8 +40,8 @@ def test_models_lists_every_model_with_its_cost_and_weights(capsys):
     status, out, _ = run(capsys, "models", "--json")
     rows = {row["model"]: row for row in json.loads(out)}
     assert status == 0
-    assert rows["vt_resnet18.mixup_imagenette"]["weights"] == "shipped"
-    assert rows["vt_resnet18.mixup_imagenette"]["classes"] == 10
+    assert rows["vt_resnet18.robust_imagenette"]["weights"] == "shipped"
+    assert rows["vt_resnet18.robust_imagenette"]["classes"] == 10
     assert rows["vt_resnet50.untrained"]["weights"] == "none"
     assert rows["vt_resnet18.untrained"]["macs"] == pytest.approx(1569e6, rel=0.03)
     _, table, _ = run(capsys, "models")

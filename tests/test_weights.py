@@ -26,7 +26,7 @@ from vt_timm.segmentation.model import load_segmenter
 from vt_timm.weights.published import HUB
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ["vt_resnet18.mixup_imagenette", "vt_resnet_micro.muon_imagenette"]
+SHIPPED = ["vt_resnet18.robust_imagenette", "vt_resnet_micro.muon_imagenette"]
 SEGMENTER = "vt_fpn_tf_efficientnet_lite0.ccp"
 MICRO = "vt_resnet_micro"
 
@@ -140,7 +140,7 @@ def test_card_says_what_was_measured(name):
 
 
 def test_snippet_of_the_card_runs(tmp_path):
-    text = (HUB / "vt_resnet18.mixup_imagenette" / "README.md").read_text()
+    text = (HUB / "vt_resnet18.robust_imagenette" / "README.md").read_text()
     snippet = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     shutil.copy(sample_photo("person"), tmp_path / "photo.jpg")
     subprocess.run([sys.executable, "-c", snippet], check=True, cwd=tmp_path)

@@ -107,7 +107,7 @@ def test_the_public_leaderboard_is_ahead_of_our_runs_from_scratch_and_around_the
     ours = [run["val_top1"] for name, run in all_runs().items() if name in TWENTY_EPOCHS]
     ahead = [public[128][20] - top1 for top1 in ours]
     assert len(ours) == len(TWENTY_EPOCHS) and sorted(ahead)[1] > 5 and min(ahead) > 4.9 and max(ahead) < 6.1
-    shipped = accuracy_of("vt_resnet18.mixup_imagenette")
+    shipped = accuracy_of("vt_resnet18.robust_imagenette")
     assert public[192][20] < shipped["top1"] < public[192][80] and shipped["input_size"][-1] == 192
     last, before = (all_runs()[f"vt_resnet18.{tag}_imagenette"] for tag in ("mixup", "distilled"))
     assert 1.5 < last["val_top1"] - before["val_top1"] < 2
@@ -119,7 +119,7 @@ def test_the_teachers_features_taught_more_than_its_answers():
 
 
 def test_the_shipped_weights_reach_more_with_photos_resized_as_in_training():
-    name = "vt_resnet18.mixup_imagenette"
+    name = "vt_resnet18.robust_imagenette"
     shipped = accuracy_of(name)
     same_size = all_runs()[name]["top1_at"][str(shipped["input_size"][-1])]
     assert shipped["interpolation"] == "bilinear" and 0.25 < shipped["top1"] - same_size < 0.55
