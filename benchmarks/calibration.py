@@ -1,7 +1,7 @@
 """How true a classifier's percentages are, and the temperature that makes them truer.
 
     python -m benchmarks.calibration vt_resnet18 --data DATA/imagenette2-224/val --write
-    python -m benchmarks.calibration vt_resnet18 --data DATA/imagenette2-224/val --fold hub/vt_resnet18.mixup_imagenette
+    python -m benchmarks.calibration vt_resnet18 --data DATA/imagenette2-224/val --fold hub/vt_resnet18.TAG
 
 The calibration error is that of 15 bins of equal width (Guo et al., "On Calibration of Modern Neural Networks"): the
 mean distance between what is said and what is right. The temperature T, by which the logits are divided, is fitted on

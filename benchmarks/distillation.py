@@ -31,7 +31,7 @@ from .common.measure import in_turn, middle_half, ratios
 from .common.records import keep_record
 
 RECIPE = "distillation_imagenette"
-TEACHER = "vt_resnet18.mixup_imagenette"
+TEACHER = "vt_resnet18.robust_imagenette"
 RUNS = {"without_teacher": [], "with_teacher": ["--kd-model-name", f"local-dir:{HUB / TEACHER}"]}
 
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.token_trials --data DATA/imagenette2-224 --cache CACHE --write
 
-The trunk of `vt_resnet18.mixup_imagenette` stays as it is; the maps of its stage 3 are computed once, of a random crop
-of every training photo at 128 px (`--size`: 192 gives bigger maps, and 129 maps that all sides pad alike, as a stride
-of 2 does at odd sizes alone). On them each stage 5 is trained from the start, for two questions at once: the label, and
-the answers of an ImageNet teacher over its thousand classes. Ten labels a network answers that only pools; a thousand
+The trunk of the shipped `vt_resnet18` stays as it is; the maps of its stage 3 are computed once, of a random crop of
+every training photo at 128 px (`--size`: 192 gives bigger maps, and 129 maps that all sides pad alike, as a stride of 2
+does at odd sizes alone). On them each stage 5 is trained from the start, for two questions at once: the label, and the
+answers of an ImageNet teacher over its thousand classes. Ten labels a network answers that only pools; a thousand
 answers ask for more. What counts is the validation photos: top-1, how often the student names the teacher's class, and
 the divergence of its answers from the teacher's.
 
@@ -40,7 +40,6 @@ from .tokens import ablate, average, look
 
 FILE = "accuracy/token_trials.json"
 HEAD = ["stage 5", "top-1", "names the teacher's class", "divergence"]
-TRUNK = "vt_resnet18.mixup_imagenette"
 SIZE, CHANNELS, CLASSES, ANSWERS = 128, 256, 10, 1000
 SCALE = (0.25, 1.0)
 BATCH, RATE, WEIGHT_DECAY, CLIP, WARMUP = 128, 1e-3, 0.05, 5.0, 50
@@ -205,6 +204,7 @@ TRIALS = {
     "awake": Trial("VT, projector awake from the start", vt(wake_projector)),
     "gain": Trial("... its gain alone", vt(raise_gain)),
     "queries": Trial("... its queries alone", vt(sharpen_queries)),
+    "awake_one": Trial("VT with one token, projector awake", vt(wake_projector, num_tokens=1)),
     "uneven": Trial("VT, eq. 3 without its even part", vt(centre_relation)),
     "centred": Trial("VT, projector's values without their mean", vt(together(wake_projector, centre_update))),
     "dropped": Trial("VT, half of the tokens dropped", vt(drop_tokens)),
@@ -268,7 +268,7 @@ def compute_maps(folder: Path, train: bool, size: int, teacher: str, files: list
     cut = [v2.RandomResizedCrop(size, SCALE), v2.RandomHorizontalFlip()] if train else [v2.Resize((size, size))]
     tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
     dataset = create_dataset("", root=str(folder), transform=v2.Compose(cut + tensor))
-    networks: list[Any] = [timm.create_model(name, pretrained=True).float().eval() for name in (TRUNK, teacher)]
+    networks: list[Any] = [timm.create_model(name, pretrained=True).float().eval() for name in ("vt_resnet18", teacher)]
     student, teaching = (network.to(memory_format=torch.channels_last) for network in networks)
     side = math.ceil(size / 16)
     shapes = (CHANNELS, side, side), (ANSWERS,)

@@ -1,7 +1,7 @@
 """The cards of the models that ship, rendered by `vt_timm.publishing.card` from config.json and the records.
 
     python -m hub.card                                      # all of them
-    python -m hub.card vt_resnet18.mixup_imagenette     # one of them
+    python -m hub.card vt_resnet18.robust_imagenette     # one of them
 
 No number is typed by hand: they come from the lines with the model's name in `shipped.csv` and `runs.csv` of
 `benchmarks/results/accuracy/`, in `benchmarks/results/segmentation/shipped.json` and in `records.json`.

@@ -52,7 +52,7 @@ TABLES = {
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8000000000", "MALLOC_TRIM_THRESHOLD_": "16000000000"}
 # Mean training loss of an epoch from which no run here came back: runs with 23 did, those with 50 and more did not.
 DIVERGED = 100.0
-TEACHER = f"local-dir:{HUB / 'vt_resnet18.mixup_imagenette'}"
+TEACHER = f"local-dir:{HUB / 'vt_resnet18.robust_imagenette'}"
 
 
 def train(experiment: Experiment, table: str, data: str, runs: Path, jobs: int, threads: int) -> None:

@@ -27,7 +27,7 @@ ORGANISATION = os.environ.get("VT_TIMM_HUB_ORGANISATION", "vt-timm")  # the owne
 
 
 def hub_name(name: str) -> str:
-    """Return the repository on the Hub: `vt_resnet18.mixup_imagenette` -> `vt-timm/vt_resnet18.mixup_imagenette`."""
+    """Return the repository on the Hub: `vt_resnet18.robust_imagenette` -> `vt-timm/vt_resnet18.robust_imagenette`."""
     return f"{ORGANISATION}/{name}"
 
 
