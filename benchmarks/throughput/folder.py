@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ import torch
 from vt_timm import load
 from vt_timm.pipelines.pipeline import BATCH
 
-from ..common.measure import in_turn
+from ..common.measure import Run, in_turn
 from .runner import Row, keep
 
 MODEL = "vt_resnet18"
@@ -63,10 +64,10 @@ def measure(folder: Path, scripts: Path, few: int, many: int, rounds: int) -> li
     images = torch.cat([network.example()] * (BATCH // 2))
     with tempfile.TemporaryDirectory() as temporary:
         sizes = {number: choose(folder, number, Path(temporary, str(number))) for number in (few, many)}
-        ways = {NETWORK: lambda: [network.run(images) for _ in range((many - few) // BATCH)]}
+        ways: dict[str, Run] = {NETWORK: lambda: [network.run(images) for _ in range((many - few) // BATCH)]}
         for number, photos in sizes.items():
-            ways[f"{CLASSIFY} {number}"] = lambda photos=photos: call(classify(photos))  # type: ignore[misc]
-            ways[f"{INFERENCE} {number}"] = lambda photos=photos: call(infer(photos, scripts))  # type: ignore[misc]
+            ways[f"{CLASSIFY} {number}"] = partial(call, classify(photos))
+            ways[f"{INFERENCE} {number}"] = partial(call, infer(photos, scripts))
         seconds = in_turn(ways, rounds)
     taken = {NETWORK: seconds[NETWORK]}
     for what in (CLASSIFY, INFERENCE):
