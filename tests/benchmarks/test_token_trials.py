@@ -43,7 +43,7 @@ def test_an_awake_projector_updates_a_fresh_map_and_the_papers_start_leaves_it()
         assert torch.allclose(stage(maps)[0], stage.lift(maps)) is not moves
     torch.manual_seed(1)
     plain = stage_of("vt").blocks[0].projector.query
-    for name, times in (("gain", 1), ("queries", 4), ("awake", 4), ("awake_one", 4)):
+    for name, times in (("gain", 1), ("queries", 4), ("awake", 4)):
         torch.manual_seed(1)
         torch.testing.assert_close(stage_of(name).blocks[0].projector.query, times * plain)
 

@@ -166,7 +166,7 @@ def train(settings: Settings, output: Path, resume: bool = False) -> dict[str, A
         check_new(output)
     training = Training(settings, output, resume)
     if training.progress.updates >= settings.updates:  # its settings stay those that it was trained with
-        say(f"nothing was left to train: {output} has {training.progress.updates} updates; --set updates=N says more")
+        say(f"nothing was left to train: {output} has {training.progress.updates} updates; raise the setting updates")
         return training.progress.best
     training.write_settings()
     start, quiet = training.progress.updates, None if training.rank == 0 else True

@@ -188,7 +188,7 @@ def _of_one_split(create_dataset: Callable[..., Any]) -> Callable[..., Any]:
     def create(*args: Any, **kwargs: Any) -> Any:
         dataset = read_dataset(create_dataset, *args, **kwargs)
         root, split, reader = kwargs.get("root"), kwargs.get("split"), getattr(dataset, "reader", None)
-        if root and type(reader).__name__ == "ReaderImageFolder" and Path(reader.root) == Path(root):
+        if root and reader and type(reader).__name__ == "ReaderImageFolder" and Path(reader.root) == Path(root):
             there = [name for name in SPLITS if Path(root, name).is_dir()]
             if there:
                 raise ScriptError(f"{root} has no folder {split}: choose another --split, it has {', '.join(there)}")
