@@ -180,7 +180,9 @@ def draw_segmentation(
     present = [label for label in counts.argsort(descending=True).tolist() if counts[label]]  # all that is painted
     present.sort(key=lambda label: label == 0)  # the background last
     patches = [
-        Patch(facecolor=colours[label], edgecolor="grey", label=f"{class_names[label]}  {_rounded(share[label].item())} %")
+        Patch(
+            facecolor=colours[label], edgecolor="grey", label=f"{class_names[label]}  {_rounded(share[label].item())} %"
+        )
         for label in present[:LEGEND]
     ]
     right = (width - legend) / width
