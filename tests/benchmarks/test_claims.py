@@ -209,6 +209,12 @@ def test_an_awake_projector_beats_resnets_stage_and_the_papers_start_on_the_same
     assert trials()["two_filters"]["top1"] - trials()["awake"]["top1"] < 0.5
 
 
+def test_the_gain_alone_wakes_the_projector():
+    awake, paper = seeds_of("awake", "top1"), seeds_of("vt", "top1")
+    assert abs(seeds_of("gain", "top1")[0] - statistics.mean(awake)) < 0.2
+    assert abs(seeds_of("queries", "top1")[0] - statistics.mean(paper)) < 0.2
+
+
 def test_one_token_in_an_awake_stage_is_closer_to_sixteen_than_to_the_papers_start():
     one, sixteen, paper = (statistics.mean(seeds_of(name, "top1")) for name in ("awake_one", "awake", "vt"))
     assert paper < one < sixteen and sixteen - one < one - paper
