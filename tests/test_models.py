@@ -61,6 +61,20 @@ def test_a_fresh_projector_leaves_the_map_as_it_is_and_eq_4_the_tokens(tokenizer
         torch.testing.assert_close(tokens, before + last.transformer.relate(before))
 
 
+@pytest.mark.parametrize("gain", [0.5, 2])
+def test_a_gain_at_the_start_scales_what_every_fresh_projector_adds(gain):
+    """`X_out - X` of a fresh projector is its gain times `softmax(...) normalised(T W_V)`, in either module."""
+    torch.manual_seed(1)
+    one = build(projector_gain=1, last_projector=True).vt_stage.eval()
+    torch.manual_seed(1)
+    scaled = build(projector_gain=gain, last_projector=True).vt_stage.eval()
+    feature, tokens = torch.randn(2, 128, 6, 6), torch.randn(2, 16, 192)
+    for ours, unit in zip(scaled.blocks, one.blocks, strict=True):
+        update = unit.projector(feature, tokens) - feature
+        assert update.std() > 0.01
+        torch.testing.assert_close(ours.projector(feature, tokens) - feature, gain * update, rtol=1e-3, atol=1e-5)
+
+
 def test_logits_of_a_fresh_tokenizer_have_the_deviation_that_is_said():
     """1 for pixels and tokens of deviation 1, `LOGIT_SCALE` for normalised logits whatever the map's."""
     fresh = fresh_deviations()

@@ -35,6 +35,7 @@ class VTModule(nn.Module):
         projector: whether the tokens go back onto the map (eq. 5); without a projector the map passes unchanged.
         drop_path: probability of dropping a residual branch in training.
         competition: whether the tokens compete for pixels (`SpatialAttention`); "pool" cannot.
+        projector_gain: gain of the projector's batch norm at the start.
 
     Shapes: X (B, C, H, W) in and out, T_in and T (B, L, D).
     """
@@ -50,6 +51,7 @@ class VTModule(nn.Module):
         projector: bool,
         drop_path: float = 0.0,
         competition: bool = False,
+        projector_gain: float = 0.0,
         device=None,
         dtype=None,
     ) -> None:
@@ -68,7 +70,8 @@ class VTModule(nn.Module):
             self.transformer = GraphConvolution(num_tokens, drop_path, **dd)
         else:
             self.transformer = nn.Identity()
-        self.projector = Projector(feature_dim, token_dim, num_heads, drop_path, **dd) if projector else None
+        gain = projector_gain
+        self.projector = Projector(feature_dim, token_dim, num_heads, drop_path, gain, **dd) if projector else None
 
     def forward(self, feature_BCHW: Tensor, previous_BLD: Tensor | None) -> tuple[Tensor, Tensor]:
         tokens_BLD = self.tokenizer(feature_BCHW, previous_BLD)
@@ -99,6 +102,7 @@ class VTStage(nn.Module):
             stage that this one replaces.
         competition: whether tokens compete for pixels (`SpatialAttention`), which the paper does not have. The cells
             of "pool" are fixed.
+        projector_gain: gain of the projectors' batch norms at the start. At 0 a fresh stage hands on the lifted map.
 
     Shapes: (B, in_chans, H, W) -> feature map (B, C, H, W), with `pool_map` half as high and wide; tokens (B, L, D).
 
@@ -123,6 +127,7 @@ class VTStage(nn.Module):
         last_projector: bool = False,
         pool_map: bool = False,
         competition: bool = False,
+        projector_gain: float = 0.0,
         device=None,
         dtype=None,
     ) -> None:
@@ -138,6 +143,10 @@ class VTStage(nn.Module):
                 raise ValueError(f"{option}={flag!r} must be True or False")
         if competition and tokenizer == "pool":
             raise ValueError('competition=True and tokenizer="pool": the cells of a grid have no pixels to compete for')
+        if isinstance(projector_gain, bool) or not isinstance(projector_gain, (int, float)) or not projector_gain >= 0:
+            raise ValueError(f"projector_gain={projector_gain!r} must be a number from 0")
+        if projector_gain and not projector:
+            raise ValueError(f"projector=False and projector_gain={projector_gain}: there is no projector to start")
         num_tokens = check_positive("num_tokens", num_tokens)
         token_dim = check_positive("token_dim", token_dim)
         num_heads = check_positive("num_heads", num_heads)
@@ -166,6 +175,7 @@ class VTStage(nn.Module):
                 projector=projector and (i < last or last_projector),
                 drop_path=rate,
                 competition=competition,
+                projector_gain=projector_gain,
                 **dd,
             )
             for i, rate in enumerate(rates)

@@ -51,6 +51,8 @@ class VTResNet(nn.Module):
         relation: what relates the tokens, "transformer", "graph" or "none" (Table 5).
         projector: whether the VT modules project their tokens onto the map (Table 7).
         competition: whether tokens compete for pixels, as in slot attention; the paper has no such thing.
+        projector_gain: gain of the projectors' batch norms at the start, which the paper does not name. With 0 a fresh
+            projector leaves the map as it is; with 0.5 the stage learned more in short trials.
         last_projector: whether the last VT module does. A classifier does not need it; `features_only=True` turns
             it on.
         output_stride: stride of the VT stage's map. 16 is the paper's. At 32 the map is averaged to the stride of a
@@ -89,6 +91,7 @@ class VTResNet(nn.Module):
         relation: str = "transformer",
         projector: bool = True,
         competition: bool = False,
+        projector_gain: float = 0.0,
         last_projector: bool = False,
         output_stride: int = 16,
         num_classes: int = 1000,
@@ -127,6 +130,7 @@ class VTResNet(nn.Module):
             relation=relation,
             projector=projector,
             competition=competition,
+            projector_gain=projector_gain,
             last_projector=last_projector,
             pool_map=output_stride == 32,
             **dd,
