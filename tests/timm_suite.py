@@ -29,7 +29,8 @@ def download_tests(version: str, folder: Path) -> Path:
     subprocess.run([*pip, f"timm=={version}", "-d", folder], check=True)
     with tarfile.open(next(folder.glob("timm-*.tar.gz"))) as archive:
         wanted = [m for m in archive if "/tests/" in m.name or m.name.endswith(f"timm-{version}/pyproject.toml")]
-        archive.extractall(folder, members=wanted, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _path: member)  # Python 3.11.2
+        archive.extractall(folder, members=wanted)
     return folder / f"timm-{version}" / "tests" / "test_models.py"
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from io import BytesIO
@@ -38,12 +38,12 @@ def passes_in_processes(name: str, commit: str, setting: Setting) -> Iterator[di
     Raises:
         UnknownCommitError: if git has no such commit, or it has no package `vt_timm`.
     """
-    archive = subprocess.run(["git", "archive", commit, "vt_timm"], cwd=ROOT, capture_output=True)
+    archive = subprocess.run(["git", "archive", "--format=zip", commit, "vt_timm"], cwd=ROOT, capture_output=True)
     if archive.returncode:
         raise UnknownCommitError(f"--before {commit}: {archive.stderr.decode().strip()}")
     with TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        with tarfile.open(fileobj=BytesIO(archive.stdout)) as files:
-            files.extractall(folder, filter="data")
+        with zipfile.ZipFile(BytesIO(archive.stdout)) as files:
+            files.extractall(folder)
         before = stack.enter_context(Pass(name, setting, Path(folder)))
         yield {f"{name}@{commit}": before, name: stack.enter_context(Pass(name, setting, ROOT))}
 
