@@ -43,7 +43,7 @@ def test_a_line_of_records_names_its_commit_too(row):
 
 
 def has_origin(row):
-    assert re.match(r"(THP_MEM_ALLOC_ENABLE=1 )?python -m benchmarks\.", row["command"])
+    assert re.match(r"(THP_MEM_ALLOC_ENABLE=1 )?python -m (benchmarks\.|hub\.publish )", row["command"])
     assert " /" not in row["command"], "a path of somebody's machine"
     assert all(row[key] for key in ("machine", "date", "commit", "torch", "timm", "python", "vt_timm"))
 
