@@ -35,7 +35,7 @@ class Classification(Answer):
     >>> print(answer.caption)
     church 99 %
     >>> list(answer.scores)[1]
-    'cassette player'
+    'French horn'
 
     Args:
         top: name, index and probability of the most probable classes.
