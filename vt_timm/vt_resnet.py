@@ -112,7 +112,8 @@ class VTResNet(nn.Module):
 
         *repeats, num_modules = layers
         drop_path = [drop_path_rate * i / max(sum(layers) - 1, 1) for i in range(sum(layers))]
-        self.feature_info = []  # type: ignore[var-annotated]  # TorchScript warns of an annotation here
+        feature_info: list[dict[str, Any]] = []
+        self.feature_info = feature_info  # TorchScript warns of a type on the attribute itself
         self._add_stem(stem_width, dd)
         self._add_residual_stages(
             BLOCKS[block], channels, tuple(repeats), output_stride, drop_path[sum(repeats) - 1], dd
