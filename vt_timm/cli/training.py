@@ -93,12 +93,11 @@ def add_publish_options(parser: argparse.ArgumentParser) -> None:
 def publish_run(args: argparse.Namespace) -> int:
     """Write the folder of a run, checked, and upload it if told."""
     from ..publishing.publish import Publication, open_run, publish, report
-    from ..runs.segmenter_run import SegmenterRun
 
     if args.class_folders and not args.class_folders.exists():
         raise CommandError(f"{args.class_folders}: no such file or folder")
     run = open_run(args.source)
-    if isinstance(run, SegmenterRun) and (args.class_folders or args.checkpoint != "best"):
+    if not run.keeps_checkpoints and (args.class_folders or args.checkpoint != "best"):
         raise CommandError(
             f"{args.source} is a segmenter's run, which keeps its best weights and the names of its classes: leave "
             "--checkpoint and --class-folders out"

@@ -28,6 +28,7 @@ class Run(ABC):
 
     settings_file: ClassVar[str]
     prints_log: ClassVar[bool]  # True where what it printed is kept nowhere
+    keeps_checkpoints: ClassVar[bool]  # True where last weights are kept beside the best, and classes may have no names
     needed: ClassVar[tuple[str, ...]]  # files without which a run is not finished
     named: ClassVar[tuple[str, ...]]  # settings without which nobody knows what was trained
 

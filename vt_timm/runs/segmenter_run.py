@@ -22,6 +22,7 @@ class SegmenterRun(Run):
 
     settings_file = "settings.yaml"
     prints_log = False
+    keeps_checkpoints = False
     needed = (settings_file, "summary.csv", f"{BEST}/{METRICS}")
     named = ("neck", "backbone")
 

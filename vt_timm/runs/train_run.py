@@ -162,6 +162,7 @@ class TrainRun(Run):
 
     settings_file = ARGUMENTS
     prints_log = True
+    keeps_checkpoints = True
     needed = (ARGUMENTS, "summary.csv")
     named = ("model",)
 
