@@ -197,7 +197,7 @@ TRIALS = {
     "pooled": Trial("control: lift, average pooling", vt(tokenizer="pool", **ONE)),
     "one_filter": Trial("control: lift, one filter token", vt(**ONE)),
     "resnet": Trial("stage 5 of resnet18", resnet),
-    "vt": Trial("VT as the paper has it", vt()),
+    "vt": Trial("VT as it is by default", vt()),
     "one_token": Trial("VT with one token", vt(num_tokens=1)),
     "normalised": Trial("VT, normalised logits", vt(normalise_logits)),
     "own": Trial("VT, own filters beside those of eq. 2", vt(own_filters)),

@@ -52,7 +52,8 @@ def test_examples_of_the_docstrings(module, tmp_path, monkeypatch):
 def test_what_kind_a_model_is_is_asked_in_one_folder():
     """Whatever has a kind answers by itself: nobody else looks at its class, its network or its config."""
     question = re.compile(
-        r"[\"']neck[\"'] (not )?in|isinstance\([^)]*(Pipeline|Segmenter|OnnxFile|SegmenterRun|TrainRun)\b|model\.kind|\)\.module\b"
+        r"[\"']neck[\"'] (not )?in|isinstance\([^)]*(Pipeline|Segmenter|OnnxFile|SegmenterRun|TrainRun)\b"
+        r"|model\.kind|\)\.module\b"
     )
     root = Path(vt_timm.__file__).parents[1]
     files = [path for folder in ("vt_timm", "benchmarks", "hub") for path in (root / folder).rglob("*.py")]

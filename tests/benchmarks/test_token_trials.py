@@ -36,7 +36,7 @@ def test_the_changes_of_the_combined_trials_are_those_of_the_single_ones():
     ] * 3 + [True]
 
 
-def test_an_awake_projector_updates_a_fresh_map_and_the_papers_start_leaves_it():
+def test_an_awake_projector_updates_a_fresh_map_and_the_default_start_leaves_it():
     maps = torch.randn(2, CHANNELS, 6, 6)
     for name, moves in (("vt", False), ("queries", False), ("gain", True), ("awake", True)):
         stage = stage_of(name)
