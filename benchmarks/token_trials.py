@@ -182,6 +182,13 @@ def mix_neighbours(stage: Any) -> None:
         block.register_forward_pre_hook(lambda module, args: (module.mix(args[0]), *args[1:]))
 
 
+def read_by_channel(stage: Any) -> None:
+    """Let each channel of the head read the tokens with weights of its own, instead of averaging them."""
+    transformer = stage.blocks[-1].transformer
+    transformer.reading = nn.Parameter(1 + torch.randn(NUM_TOKENS, TOKEN_DIM))
+    transformer.register_forward_hook(lambda module, _args, out: out * module.reading)
+
+
 def together(*changes: Callable[[Any], None]) -> Callable[[Any], None]:
     def change(stage: Any) -> None:
         for one in changes:
@@ -212,6 +219,16 @@ TRIALS = {
     "compete": Trial("VT, tokens compete for pixels", vt(compete)),
     "filters": Trial("VT, filters in both modules (Table 4)", vt(recurrent=False)),
     "largest": Trial("VT, head reads the largest of the tokens", vt(global_pool="max")),
+    "awake_largest": Trial("VT, awake, head reads the largest of the tokens", vt(wake_projector, global_pool="max")),
+    "awake_read": Trial("VT, awake, head with weights per token", vt(together(wake_projector, read_by_channel))),
+    "awake_uneven_read": Trial(
+        "VT, awake, no even part, head with weights per token",
+        vt(together(wake_projector, centre_relation, read_by_channel)),
+    ),
+    "awake_compete_read": Trial(
+        "VT: compete, awake, filters, head with weights per token",
+        vt(together(compete, wake_projector, read_by_channel), recurrent=False),
+    ),
     "linear": Trial("VT, lift without ReLU", vt(leave_lift_linear)),
     "mixed": Trial("VT, depthwise 3x3 before each module", vt(mix_neighbours)),
     "two": Trial("VT: compete, awake", vt(together(compete, wake_projector))),
