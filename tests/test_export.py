@@ -314,6 +314,13 @@ def test_what_goes_wrong_is_said_in_a_line_and_leaves_nothing(arguments, said, t
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "x"])
+def test_a_tolerance_that_cannot_be_is_refused_before_the_export(value, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(capsys, "export", MICRO, "-o", tmp_path / "a.onnx", "--tolerance", value)
+    assert f"argument --tolerance: invalid share value: '{value}'" in capsys.readouterr().err
+
+
 def test_a_full_disk(tmp_path, monkeypatch):
     def full(*_args, **_options):
         raise OSError(28, "No space left on device")

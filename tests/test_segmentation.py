@@ -148,7 +148,11 @@ def test_a_crop_without_labels_gives_no_nan(small, tmp_path):
         (dict(layout="voc"), "layout='voc'"),
         (dict(data_dir="/nowhere"), "/nowhere: there is no such folder"),
         (dict(backbone="vit_tiny_patch16_224"), "a pyramid needs four"),
-        (dict(neck_options=dict(widht=3)), "unexpected keyword argument 'widht'"),
+        (dict(neck_options=dict(widht=3)), "the neck 'vt_fpn' has no option 'widht'; its options are channels, tokens"),
+        (
+            dict(neck="laterals", neck_options=dict(tokens=8)),
+            "'laterals' has no option 'tokens'; its options are channels$",
+        ),
     ],
 )
 def test_what_cannot_work_is_said_before_training(changes, message, small, tmp_path):
@@ -223,6 +227,7 @@ def test_a_training_ends_with_what_it_reached_and_what_to_type_next(rank, monkey
             ["--config", "ccp", "--data-dir", "x", "--set", "clip_grad=no"],
             "clip_grad=False must be a number of at least 0",
         ),
+        (["--config", "ccp", "--data-dir", "x", "--set", "clip_grad=0"], "null clips none"),
         (["--config", "ccp", "--data-dir", "x", "--set", "sync_bn=2"], "sync_bn=2 must be true or false"),
         (
             ["--config", __file__.replace("test_segmentation.py", "support/train_arguments.txt")],

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CommandError, did_you_mean
-from .shared import command, positive
+from .shared import command, positive, share
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -53,7 +53,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="what a segmenter's masks mean: a recipe or a YAML file of settings (default: those of its run)",
     )  # fmt: skip
     parser.add_argument(
-        "--tolerance", type=float, metavar="SHARE",
+        "--tolerance", type=share, metavar="SHARE",
         help="largest difference of the logits, as a share of their size, and largest share of a segmenter's pixels "
         "with another label (default: by precision)",
     )  # fmt: skip

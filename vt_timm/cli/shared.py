@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections import deque
@@ -58,6 +59,14 @@ def positive(text: str) -> int:
     return value
 
 
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError
+    return value
+
+
+share.__name__ = "share"
 positive.__name__ = "positive number"  # argparse prints it: "invalid positive number value: '0'"
 
 

@@ -1,5 +1,6 @@
 """Segmenters: a timm backbone, FPN or VT-FPN, and the semantic head of panoptic FPN (section 5.3, Tables 9 and 10)."""
 
+import inspect
 import itertools
 import json
 import math
@@ -137,6 +138,10 @@ class Segmenter(
         self.class_names = class_names or [f"class {i}" for i in range(num_classes)]
         self.channels_are_last = getattr(self.backbone, "output_fmt", None) == Format.NHWC  # Swin and its kin
         options: dict[str, Any] = {"channels": 256, **(neck_options or {})}
+        known = list(inspect.signature(NECKS[neck]).parameters)[1:]
+        for name in options:
+            if name not in known:
+                raise TypeError(f"the neck {neck!r} has no option {name!r}; its options are {', '.join(known)}")
         self.neck = NECKS[neck](self.backbone.feature_info.channels(), **options)  # type: ignore[operator,union-attr]
         self.head = SemanticHead(options["channels"], strides, num_classes)
 

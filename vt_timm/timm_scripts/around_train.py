@@ -329,6 +329,9 @@ def check_checkpoints(args: Any) -> None:
 
 def read_dataset(create_dataset: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Return a data set of timm's, or raise one line that says which split cannot be read."""
+    name = str(args[0] if args else kwargs.get("name", ""))
+    if name.endswith("/"):
+        raise ScriptError(f"--dataset {name}: name the data set behind the slash, as in {name}ORG/NAME")
     try:
         return create_dataset(*args, **kwargs)
     except UserError:
