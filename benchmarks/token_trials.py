@@ -17,6 +17,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ FILE = "accuracy/token_trials.json"
 HEAD = ["stage 5", "top-1", "names the teacher's class", "divergence"]
 SIZE, CHANNELS, CLASSES, ANSWERS = 128, 256, 10, 1000
 SCALE = (0.25, 1.0)
-BATCH, RATE, WEIGHT_DECAY, CLIP, WARMUP = 128, 1e-3, 0.05, 5.0, 50
+BATCH, RATE, BETTER_RATE, WEIGHT_DECAY, CLIP, WARMUP = 128, 1e-3, 3e-3, 0.05, 5.0, 50
 NUM_TOKENS = 16
 TOKEN_DIM = 512  # so that a trial takes minutes
 LOOKED_AT = 600  # validation photos on which parts are taken out
@@ -385,11 +386,11 @@ def recorded() -> list[dict[str, Any]]:
     return sorted(read_records(FILE).values(), key=lambda row: list(TRIALS).index(row["trial"]))
 
 
-def trial_table() -> str:
-    """A row per trial of the default rate and seed 0: what it reached, and what its tokens are worth."""
+def trial_table(rate: float = RATE) -> str:
+    """A row per trial of this rate and seed 0: what it reached, and what its tokens are worth."""
     lines = []
     for row in recorded():
-        if (row["rate"], row["seed"], row["size"]) != (RATE, 0, SIZE):
+        if (row["rate"], row["seed"], row["size"]) != (rate, 0, SIZE):
             continue
         first, second = row.get("seen", ({}, {}))
         worth = {(r["module"], r["what"]): f"{r['difference']:+.1f}" for r in row.get("ablations", ()) if r["part"]}
@@ -439,7 +440,12 @@ def _percent(share: float | None) -> str | None:
     return None if share is None else f"{100 * share:.1f} %"
 
 
-TABLES = {"token_trials": trial_table, "token_trial_seeds": seeds_table, "token_trial_sizes": sizes_table}
+TABLES: dict[str, Callable[[], str]] = {
+    "token_trials": trial_table,
+    "token_trials_awake": partial(trial_table, BETTER_RATE),
+    "token_trial_seeds": seeds_table,
+    "token_trial_sizes": sizes_table,
+}
 
 
 def main() -> int:

@@ -220,6 +220,16 @@ def test_resnets_stage_has_the_more_macs_on_the_maps_of_the_trials():
     assert count_macs(stage.eval(), (256, 8, 8)) < 0.6 * resnet
 
 
+def test_no_head_of_the_trials_answers_better_or_needs_sixteen_tokens():
+    found = trials(0.003)
+    heads = [found[name] for name in ("awake_read", "awake_uneven_read", "awake_compete_read", "awake_largest")]
+    assert max(head["top1"] for head in heads) < min(found["awake"]["top1"], statistics.mean(seeds_of("awake", "top1")))
+    for row in [*heads, found["awake"]]:
+        assert cost_of_the_mean(row, 2) == 0
+        first, second = row["seen"]
+        assert first["update_norm"] > 0.7 and first["update_equal"] > 0.96 and second["cosine_tokenizer"] > 0.94
+
+
 def test_the_gain_alone_wakes_the_projector():
     awake, default = seeds_of("awake", "top1"), seeds_of("vt", "top1")
     assert abs(seeds_of("gain", "top1")[0] - statistics.mean(awake)) < 0.2
