@@ -1,12 +1,15 @@
 import os
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core; more threads would only wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the processes that tests start
+
 import pytest
 import torch
 
 # Tests never leave this machine, and say so to the Hub client before it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core; more threads would only wait for one another
+if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
