@@ -2,12 +2,11 @@
 
     python -m benchmarks.token_trials --data DATA/imagenette2-224 --cache CACHE --write
 
-The trunk of the shipped `vt_resnet18` stays as it is; the maps of its stage 3 are computed once, of a random crop of
-every training photo at 128 px (`--size`: 192 gives bigger maps, and 129 maps that all sides pad alike, as a stride of 2
-does at odd sizes alone). On them each stage 5 is trained from the start, for two questions at once: the label, and the
-answers of an ImageNet teacher over its thousand classes. Ten labels a network answers that only pools; a thousand
-answers ask for more. What counts is the validation photos: top-1, how often the student names the teacher's class, and
-the divergence of its answers from the teacher's.
+The trunk, any trained network of timm's up to stride 16 (`--trunk`), stays as it is; its maps are computed once, of a
+random crop of every training photo at 128 px (`--size`). On them each stage 5 is trained from the start, for two
+questions at once: the label, and the answers of an ImageNet teacher over its thousand classes. Ten labels a network
+answers that only pools; a thousand answers ask for more. What counts is the validation photos: top-1, how often the
+student names the teacher's class, and the divergence of its answers from the teacher's.
 
 Short trials from a trunk that does not move show what is not worth a training; they do not show what a training gives.
 """
@@ -32,6 +31,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+from vt_timm.files import without_folders
 from vt_timm.token_overlap import token_overlap
 from vt_timm.tokenizers import LOGIT_SCALE, SpatialAttention
 from vt_timm.vt_resnet import VTResNet
@@ -43,6 +43,8 @@ FILE = "accuracy/token_trials.json"
 HEAD = ["stage 5", "top-1", "names the teacher's class", "divergence"]
 SIZE, CHANNELS, CLASSES, ANSWERS = 128, 256, 10, 1000
 SCALE = (0.25, 1.0)
+FIRST_TRUNK = "vt_resnet18.mixup_imagenette"
+OTHER_TRUNK, OTHER_SIZE = "local-dir:tf_efficientnet_lite0", 224
 BATCH, RATE, BETTER_RATE, WEIGHT_DECAY, CLIP, WARMUP = 128, 1e-3, 3e-3, 0.05, 5.0, 50
 NUM_TOKENS = 16
 TOKEN_DIM = 512  # so that a trial takes minutes
@@ -89,20 +91,20 @@ class Trial:
 
     Args:
         what: what it is, for the table.
-        build: makes the network, which takes the trunk's maps.
+        build: makes the network from the number of channels of the trunk's maps, which it takes.
         overlap: weight of `token_overlap` in the loss.
     """
 
     what: str
-    build: Callable[[], nn.Module]
+    build: Callable[..., nn.Module]
     overlap: float = 0.0
 
 
-def vt(change: Callable[[Any], None] = lambda _: None, **options: Any) -> Callable[[], nn.Module]:
+def vt(change: Callable[[Any], None] = lambda _: None, **options: Any) -> Callable[..., nn.Module]:
     """A VT-ResNet that begins at stage 5, with a change made to its stage."""
 
-    def build() -> VTResNet:
-        model = VTResNet(**{"token_dim": TOKEN_DIM, "num_classes": CLASSES, **options})
+    def build(channels: int = CHANNELS) -> VTResNet:
+        model = VTResNet(channels=(64, 128, channels), **{"token_dim": TOKEN_DIM, "num_classes": CLASSES, **options})
         for name in ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3"):
             setattr(model, name, nn.Identity())
         model.min_size = 0
@@ -112,9 +114,9 @@ def vt(change: Callable[[Any], None] = lambda _: None, **options: Any) -> Callab
     return build
 
 
-def resnet() -> nn.Module:
+def resnet(channels: int = CHANNELS) -> nn.Module:
     """Stage 5 of a ResNet-18, and its head."""
-    blocks = BasicBlock(CHANNELS, 512, 2, downsample_conv(CHANNELS, 512, 1, 2)), BasicBlock(512, 512)
+    blocks = BasicBlock(channels, 512, 2, downsample_conv(channels, 512, 1, 2)), BasicBlock(512, 512)
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, CLASSES))
     return nn.ModuleDict({"blocks": nn.Sequential(*blocks), "head": head})
 
@@ -271,25 +273,27 @@ class Maps:
             yield tuple(torch.from_numpy(part[chosen]) for part in (self.maps, self.answers, self.labels))  # type: ignore[misc]
 
 
-def read_maps(data: Path, split: str, size: int, teacher: str, cache: Path) -> Maps:
+def read_maps(data: Path, split: str, size: int, trunk: str, teacher: str, cache: Path) -> Maps:
     """Compute the maps of a split, or read those computed before."""
-    files = [cache / f"{split}_{size}_{what}.npy" for what in ("maps", "answers", "labels")]
+    name = without_folders(trunk).rpartition(":")[2]
+    files = [cache / f"{name}_{split}_{size}_{what}.npy" for what in ("maps", "answers", "labels")]
     if not files[2].is_file():  # written last
-        compute_maps(data / split, split == "train", size, teacher, files)
+        compute_maps(data / split, split == "train", size, (trunk, teacher), files)
     return Maps(*(np.load(file, mmap_mode="r") for file in files))
 
 
 @torch.inference_mode()
-def compute_maps(folder: Path, train: bool, size: int, teacher: str, files: list[Path]) -> None:
+def compute_maps(folder: Path, train: bool, size: int, names: tuple[str, str], files: list[Path]) -> None:
     """Photos in the order of the folder: random crops and flips to train on, whole and square to validate on."""
     torch.manual_seed(0)
     cut = [v2.RandomResizedCrop(size, SCALE), v2.RandomHorizontalFlip()] if train else [v2.Resize((size, size))]
     tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
     dataset = create_dataset("", root=str(folder), transform=v2.Compose(cut + tensor))
-    networks: list[Any] = [timm.create_model(name, pretrained=True).float().eval() for name in ("vt_resnet18", teacher)]
-    student, teaching = (network.to(memory_format=torch.channels_last) for network in networks)
-    side = math.ceil(size / 16)
-    shapes = (CHANNELS, side, side), (ANSWERS,)
+    trunk: Any = timm.create_model(names[0], pretrained=True, features_only=True, out_indices=(3,))
+    teacher: Any = timm.create_model(names[1], pretrained=True)
+    for network in (trunk, teacher):
+        network.float().eval().to(memory_format=torch.channels_last)
+    shapes = (trunk.feature_info.channels()[0], *[math.ceil(size / 16)] * 2), (ANSWERS,)
     maps, answers = (
         np.lib.format.open_memmap(file, "w+", np.float16, (len(dataset), *shape))
         for file, shape in zip(files, shapes, strict=False)
@@ -298,9 +302,8 @@ def compute_maps(folder: Path, train: bool, size: int, teacher: str, files: list
     for images, targets in tqdm(DataLoader(dataset, batch_size=64), desc=folder.name, disable=None):
         images = images.contiguous(memory_format=torch.channels_last)
         rows = slice(at, at := at + len(images))
-        x = student.maxpool(student._stem(normalised(images, student)))
-        maps[rows] = student.layer3(student.layer2(student.layer1(x))).numpy()
-        answers[rows] = teaching(normalised(images, teaching)).numpy()
+        maps[rows] = trunk(normalised(images, trunk))[0].numpy()
+        answers[rows] = teacher(normalised(images, teacher)).numpy()
         labels.append(targets.numpy())
     maps.flush()
     answers.flush()
@@ -321,7 +324,7 @@ def divergence(logits: Tensor, teacher: Tensor, reduction: str) -> Tensor:
 def train(trial: Trial, data: Maps, epochs: int, seed: int, rate: float = RATE) -> tuple[TwoHeads, float]:
     """Train a trial; returns the network and the mean loss of the last fifty updates, without the overlap."""
     torch.manual_seed(seed)
-    network = TwoHeads(trial.build()).train()
+    network = TwoHeads(trial.build(data.maps.shape[1])).train()
     maps: list[Tensor] = []
     if trial.overlap:
         for module in network.modules():
@@ -381,16 +384,17 @@ def look_inside(model: nn.Module, data: Maps) -> dict[str, Any]:
     return {"seen": stage.seen, "ablations": ablate(stage)}
 
 
-def recorded() -> list[dict[str, Any]]:
-    """Return the records in the order of the trials."""
-    return sorted(read_records(FILE).values(), key=lambda row: list(TRIALS).index(row["trial"]))
+def recorded(trunk: str = FIRST_TRUNK) -> list[dict[str, Any]]:
+    """Return the records of a trunk in the order of the trials."""
+    rows = [row for row in read_records(FILE).values() if row["trunk"] == trunk]
+    return sorted(rows, key=lambda row: list(TRIALS).index(row["trial"]))
 
 
-def trial_table(rate: float = RATE) -> str:
-    """A row per trial of this rate and seed 0: what it reached, and what its tokens are worth."""
+def trial_table(rate: float = RATE, trunk: str = FIRST_TRUNK, size: int = SIZE) -> str:
+    """A row per trial of this rate, trunk and size, and seed 0: what it reached, and what its tokens are worth."""
     lines = []
-    for row in recorded():
-        if (row["rate"], row["seed"], row["size"]) != (rate, 0, SIZE):
+    for row in recorded(trunk):
+        if (row["rate"], row["seed"], row["size"]) != (rate, 0, size):
             continue
         first, second = row.get("seen", ({}, {}))
         worth = {(r["module"], r["what"]): f"{r['difference']:+.1f}" for r in row.get("ablations", ()) if r["part"]}
@@ -417,16 +421,6 @@ def seeds_table() -> str:
     return table([HEAD[0], "rate", "seeds", *HEAD[1:]], lines)
 
 
-def sizes_table() -> str:
-    """A row per trial and size, of the trials that ran at several sizes with the same rate and seed."""
-    found: dict[tuple[str, float, int], list[dict[str, Any]]] = {}
-    for row in recorded():
-        found.setdefault((row["what"], row["rate"], row["seed"]), []).append(row)
-    several = [row for rows in found.values() if len(rows) > 1 for row in rows]
-    lines = [[row["what"], f"{row['rate']:g}", f"{row['size']} px", *_scores(row)] for row in several]
-    return table([HEAD[0], "rate", "photos", *HEAD[1:]], lines)
-
-
 def _mean_and_deviation(values: tuple[float, ...]) -> str:
     mean = f"{np.mean(values):.2f}"
     return f"{mean} +- {np.std(values, ddof=1):.2f}" if len(values) > 1 else mean
@@ -444,7 +438,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "token_trials": trial_table,
     "token_trials_awake": partial(trial_table, BETTER_RATE),
     "token_trial_seeds": seeds_table,
-    "token_trial_sizes": sizes_table,
+    "token_trials_of_another": partial(trial_table, BETTER_RATE, OTHER_TRUNK, OTHER_SIZE),
 }
 
 
@@ -458,24 +452,26 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rate", type=float, default=RATE, help=f"learning rate (default: {RATE:g})")
+    parser.add_argument("--trunk", default="vt_resnet18", help="a trained timm model (default: %(default)s)")
     parser.add_argument("--size", type=int, default=SIZE, help=f"side of the photos in pixels (default: {SIZE})")
     parser.add_argument("--write", action="store_true", help="record in benchmarks/results/accuracy/token_trials.json")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
+    trunk = without_folders(args.trunk)
     training, validation = (
-        read_maps(args.data, split, args.size, args.teacher, args.cache) for split in ("train", "val")
+        read_maps(args.data, split, args.size, args.trunk, args.teacher, args.cache) for split in ("train", "val")
     )
     for seed in args.seeds:
         for name in args.trials:
             network, loss = train(TRIALS[name], training, args.epochs, seed, args.rate)
-            facts = {"trial": name, "what": TRIALS[name].what, "size": args.size, "epochs": args.epochs}
-            facts |= {"rate": args.rate, "seed": seed}
+            facts = {"trial": name, "what": TRIALS[name].what, "trunk": trunk, "size": args.size}
+            facts |= {"epochs": args.epochs, "rate": args.rate, "seed": seed}
             row = {**facts, "loss": round(loss, 4), **validate(network, validation)}
             print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
             row |= {"parameters": sum(p.numel() for p in network.stage.parameters())}
             row |= look_inside(network.stage, validation)
             if args.write:
-                keep_record(FILE, f"{name}, {args.size} px, rate {args.rate:g}, seed {seed}", row)
+                keep_record(FILE, f"{name}, {trunk}, {args.size} px, rate {args.rate:g}, seed {seed}", row)
     return 0
 
 

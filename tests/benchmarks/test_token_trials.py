@@ -48,7 +48,24 @@ def test_an_awake_projector_updates_a_fresh_map_and_the_default_start_leaves_it(
         torch.testing.assert_close(stage_of(name).blocks[0].projector.query, times * plain)
 
 
-@pytest.mark.parametrize("name", ["mixed", "overlap", "resnet", "pooled"])
+def test_a_head_reads_each_channel_of_each_token_with_its_own_weight():
+    stage = stage_of("awake_read")
+    weights = stage.blocks[1].transformer.reading
+    maps = torch.randn(2, CHANNELS, 6, 6)
+    tokens = stage(maps)[1]
+    with torch.no_grad():
+        weights[3, 5] *= 2
+    again = stage(maps)[1]
+    difference = again - tokens
+    assert torch.equal(difference[:, 3, 5], tokens[:, 3, 5]) and difference.count_nonzero() == 2
+
+
+@pytest.mark.parametrize("name", ["awake", "resnet", "one_filter"])
+def test_a_trial_takes_the_maps_of_another_trunk(name):
+    assert TwoHeads(TRIALS[name].build(112)).eval()(torch.randn(2, 112, 7, 7))[1].shape == (2, ANSWERS)
+
+
+@pytest.mark.parametrize("name", ["mixed", "overlap", "resnet", "pooled", "awake_read"])
 def test_training_moves_every_parameter(name):
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn(8, CHANNELS, 4, 4, generator=generator).half().numpy()
