@@ -32,12 +32,13 @@ from benchmarks.common.records import RESULTS, facts, replace_rows
 from vt_timm.export.comparison import score
 from vt_timm.export.formats import AOTI, ONNX, open_file
 from vt_timm.export.write_file import Options, write_file
-from vt_timm.names import without_folders
+from vt_timm.files import without_folders
 from vt_timm.pipelines.classification import ClassificationPipeline
 from vt_timm.pipelines.pipeline import Pipeline
-from vt_timm.pipelines.sources import load, published_segmenters
+from vt_timm.pipelines.sources import load
 from vt_timm.recipes import SEGMENTATION, find_recipe
 from vt_timm.segmentation.settings import Settings
+from vt_timm.weights.published import published_segmenters
 
 RECORD = RESULTS / "export.csv"
 PRECISIONS: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""The cards of the models that ship, rendered by `vt_timm.publishing.card` from config.json and the records.
+"""The cards of the models that ship, rendered by `vt_timm.cards.card` from config.json and the records.
 
     python -m hub.card                                      # all of them
     python -m hub.card vt_resnet18.robust_imagenette     # one of them
@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.accuracy.runs import accuracy_of, arguments_of
 from benchmarks.common.records import read_records
 from benchmarks.segmentation.runs import shipped_metrics
-from vt_timm.publishing.card import classifier_card, segmenter_card
+from vt_timm.cards.card import classifier_card, segmenter_card
 from vt_timm.weights.published import hub_name
 
 HUB = Path(__file__).parent

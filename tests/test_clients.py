@@ -12,8 +12,8 @@ from torch import nn
 
 import vt_timm
 from tests.support.samples import fill
-from vt_timm.export.fold import folded
-from vt_timm.export.fold_segmenter import folded_segmenter
+from vt_timm.folding.fold import folded
+from vt_timm.folding.fold_segmenter import folded_segmenter
 
 NEEDS = "needs the package: pip install '.[clients]'"
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from vt_timm.cli import main
 from vt_timm.images import read_image
-from vt_timm.pipelines.classification import unsure_below
 from vt_timm.pipelines.sources import load
+from vt_timm.weights.published import unsure_below
 
 SPACE = Path(__file__).parents[1] / "hub" / "space"
 

@@ -20,10 +20,10 @@ import vt_timm
 from tests.support.samples import fill
 from vt_timm.cli import main
 from vt_timm.errors import CommandError
-from vt_timm.export.fold import folded
 from vt_timm.export.formats import has_bfloat16, open_file, write_graph
 from vt_timm.export.int8_onnx import read_before_rounding
 from vt_timm.export.write_file import Options, write_file
+from vt_timm.folding.fold import folded
 from vt_timm.pipelines.sources import load
 from vt_timm.tokenizers import FilterTokenizer
 from vt_timm.visual_transformer import VTStage

@@ -20,9 +20,9 @@ from vt_timm.explore.session import Session
 from vt_timm.explore.stage import stage
 from vt_timm.export.batches import batches, photos_below
 from vt_timm.export.comparison import check_difference, measure_difference
-from vt_timm.export.fold_segmenter import folded_segmenter
 from vt_timm.export.formats import open_file
 from vt_timm.export.write_file import Options, write_file
+from vt_timm.folding.fold_segmenter import folded_segmenter
 from vt_timm.images import read_image
 from vt_timm.photos.colours import palette
 from vt_timm.pipelines.segmentation import SegmentationPipeline, segment

@@ -18,9 +18,9 @@ from benchmarks.accuracy import runs
 from benchmarks.common import records
 from hub import card, publish
 from tests.support.samples import NAME, REPOSITORY, logits
+from vt_timm.cards import card as publishing_card
 from vt_timm.cli import main
 from vt_timm.pipelines.sources import load as load_pipeline
-from vt_timm.publishing import card as publishing_card
 from vt_timm.publishing.publish import open_run
 from vt_timm.runs.train_run import TrainRun
 

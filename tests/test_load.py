@@ -20,7 +20,7 @@ from timm.utils import accuracy
 import vt_timm
 from vt_timm.cli.shared import ahead
 from vt_timm.errors import UserError
-from vt_timm.export.fold import fold_norms
+from vt_timm.folding.fold import fold_norms
 from vt_timm.pipelines import answers, classification, pipeline, segmentation, sources
 from vt_timm.pipelines.classification import ClassificationPipeline
 

@@ -18,9 +18,9 @@ import vt_timm  # noqa: F401  registers the models
 from vt_timm import cli
 from vt_timm.cli.segmentation import _changes
 from vt_timm.errors import UserError
-from vt_timm.pipelines.sources import published_segmenters
 from vt_timm.recipes import FOLDER, SEGMENTATION, find_recipe, list_recipes
 from vt_timm.segmentation.settings import FORMS, Settings
+from vt_timm.weights.published import published_segmenters
 
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 # Names of the arguments of timm's train.py (August 2026), so that a mistyped key fails without a checkout at hand.

@@ -21,9 +21,8 @@ from benchmarks.common.records import read_records
 from tests.support.samples import STORED, fill, sample_probabilities
 from vt_timm.images import read_image, sample_photo
 from vt_timm.pipelines.segmentation import SCALES, segment
-from vt_timm.pipelines.sources import published_segmenters
 from vt_timm.segmentation.model import load_segmenter
-from vt_timm.weights.published import HUB
+from vt_timm.weights.published import HUB, published_segmenters
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ["vt_resnet18.robust_imagenette", "vt_resnet_micro.muon_imagenette"]

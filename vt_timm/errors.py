@@ -5,7 +5,6 @@ import operator
 import os
 import sys
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import Any
 
 
@@ -38,18 +37,6 @@ def did_you_mean(name: str, known: Iterable[str], number: int = 1) -> str:
     """Return `; did you mean NAME?` with the closest of what is known, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=number)
     return f"; did you mean {', '.join(close)}?" if close else ""
-
-
-def read_text(path: Path) -> str:
-    """Read a text file that a person wrote: UTF-8, with or without a byte-order mark, whatever the locale.
-
-    Raises:
-        UserError: if it is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
 def check_choice(option: str, value: object, allowed: Collection[object]) -> None:

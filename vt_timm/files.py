@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Files, folders and their names: written whole or not at all, read as UTF-8, told apart."""
 
 import errno
 import os
@@ -8,7 +8,8 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import CommandError, first_line
+from .errors import CommandError, UserError, first_line
+from .names import BEST
 
 
 @contextmanager
@@ -99,6 +100,31 @@ def restore(folder: Path) -> None:
 
 def _aside(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.old")
+
+
+def read_text(path: Path) -> str:
+    """Read a text file that a person wrote: UTF-8, with or without a byte-order mark, whatever the locale.
+
+    Raises:
+        UserError: if it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
+def without_folders(name: str) -> str:
+    """Return a name; of a path that is absolute or leads somewhere the last part, also behind a prefix as `local-dir:`.
+
+    A run is named in place of its folder `best`.
+    """
+    prefix, colon, text = name.rpartition(":")
+    path = Path(text)
+    if not text.startswith(("/", "~")) and not path.exists():
+        return name
+    last = path.parent.name if path.name == BEST else path.name
+    return f"{prefix}{colon}{last or path.resolve().name}" if text else name
 
 
 def identity(path: Path) -> Hashable:

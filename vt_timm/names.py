@@ -1,16 +1,8 @@
-"""Names of models without the folders of this machine."""
+"""Names of what a training run leaves on disk."""
 
-from pathlib import Path
+BEST, LAST = "best", "last"  # folders of train-segmenter, and what --checkpoint takes of timm's train.py
+SETTINGS, ARGUMENTS = "settings.yaml", "args.yaml"  # of train-segmenter, and of train.py
+SUMMARY, METRICS = "summary.csv", "metrics.json"
 
-
-def without_folders(name: str) -> str:
-    """Return a name; of a path that is absolute or leads somewhere the last part, also behind a prefix as `local-dir:`.
-
-    A run is named in place of its folder `best`.
-    """
-    prefix, colon, text = name.rpartition(":")
-    path = Path(text)
-    if not text.startswith(("/", "~")) and not path.exists():
-        return name
-    last = path.parent.name if path.name == "best" else path.name
-    return f"{prefix}{colon}{last or path.resolve().name}" if text else name
+CHECKPOINT = ".pth.tar"  # the ending of one of train.py
+CHECKPOINTS = {BEST: f"model_best{CHECKPOINT}", LAST: f"last{CHECKPOINT}"}

@@ -13,7 +13,7 @@ from typing import Any
 import timm
 import yaml
 
-from vt_timm.names import without_folders
+from vt_timm.files import without_folders
 from vt_timm.runs.run import read_evaluations
 
 from ..common.records import RESULTS, line_of_facts, read_rows, replace_rows

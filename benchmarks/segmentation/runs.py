@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from vt_timm.names import without_folders
+from vt_timm.files import without_folders
 from vt_timm.segmentation.evaluation import evaluate
 from vt_timm.segmentation.model import LEVELS, load_segmenter
 

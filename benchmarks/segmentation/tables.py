@@ -9,7 +9,7 @@ from ..common.records import read_records, read_rows, table
 from .analysis import recipe
 from .runs import RUNS
 
-NECKS = {"fpn": "FPN", "laterals": "laterals alone", "vt_fpn": "VT-FPN"}
+NECK_NAMES = {"fpn": "FPN", "laterals": "laterals alone", "vt_fpn": "VT-FPN"}
 COLOURS = {"fpn": "tab:gray", "laterals": "tab:blue", "vt_fpn": "tab:red"}
 STYLES = {42: "-", 43: "--"}  # of a line, by seed; dotted for all others
 POINTS = 3  # a curve has so many, or is none
@@ -29,7 +29,7 @@ def trained() -> str:
         start, scale = settings.get("initial_checkpoint", ""), "{} to {}".format(*settings["scale"])
         scores = [row[key] and f"{row[key]:.2f}" for key in ("miou", "pixel_accuracy", "miou_without_tokens")]
         setting = [names.get(start, start), scale, settings["lr"], row["updates"]]
-        cells.append([NECKS[row["neck"]], row["seed"], *setting, *scores, row["commit"]])
+        cells.append([NECK_NAMES[row["neck"]], row["seed"], *setting, *scores, row["commit"]])
     head = ["neck", "seed", "went on from", "photo, in crops", "rate", "updates"]
     return table([*head, "mIoU, %", "pixels, %", "mIoU without tokens, %", "commit"], cells)
 
@@ -46,7 +46,7 @@ def rates() -> str:
         if not _options(row):
             found.setdefault((row["neck"], row["settings"]["lr"]), []).append(f"{row['miou']:.2f}")
     tried = sorted({lr for _, lr in found})
-    cells = [[NECKS[neck], *(" and ".join(found.get((neck, lr), [])) for lr in tried)] for neck in NECKS]
+    cells = [[NECK_NAMES[neck], *(" and ".join(found.get((neck, lr), [])) for lr in tried)] for neck in NECK_NAMES]
     return table(["neck", *(f"rate {lr:g}" for lr in tried)], cells)
 
 
@@ -106,7 +106,7 @@ def draw() -> None:
         rate = row["settings"]["lr"]
         marker = "o" if rate > recipe().lr else "s"
         style = {"c": COLOURS[row["neck"]], "ls": STYLES.get(row["seed"], ":"), "marker": marker, "ms": 3}
-        label = f"{NECKS[row['neck']]}, rate {rate:g}, seed {row['seed']}"
+        label = f"{NECK_NAMES[row['neck']]}, rate {rate:g}, seed {row['seed']}"
         for axis, drawn in zip(axes, values, strict=True):
             axis.plot(updates, drawn, label=label, **style)
     for axis, name in zip(axes, ("training loss", "mIoU, %"), strict=True):

@@ -10,8 +10,9 @@ from .. import __version__
 from ..errors import UserError, did_you_mean, first_line
 from ..images import find_images
 from . import models, photos, segmentation, training
+from .shared import OK
 
-OK, FAILED, INTERRUPTED = 0, 2, 130  # exit status
+FAILED, INTERRUPTED = 2, 130  # exit status, beside those of shared
 DEBUG = "VT_TIMM_DEBUG"  # where this variable is set, an error shows its traceback
 
 

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CommandError, did_you_mean
+from ..names import BEST, SETTINGS
 from .shared import command, positive, share
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
     from ..segmentation.settings import Settings
-
-BEST, SETTINGS = "best", "settings.yaml"  # a folder and a file in a run of train-segmenter
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

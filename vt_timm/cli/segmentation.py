@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import CommandError
 from ..files import identity, whole_file, writing
+from ..names import BEST
 from .shared import Photos, add_model, command, load_model, make_folder, names_in, positive, print_json, targets, write
 
 INDEXED = 256  # number of colours in a palette
@@ -128,7 +129,7 @@ def _check_two_places(pictures: dict[Path, Path], labels_of: dict[Path, Path]) -
 
 
 def _shipped_segmenter() -> str:
-    from ..pipelines.sources import published_segmenters
+    from ..weights.published import published_segmenters
 
     shipped = list(published_segmenters())
     if not shipped:
@@ -164,7 +165,7 @@ def train_segmenter(args: argparse.Namespace) -> int:
     if int(os.environ.get("RANK", "0")) == 0:  # torchrun sets it
         scores = f"mIoU {best['miou']:.2f} %, pixel accuracy {best['pixel_accuracy']:.2f} %"
         print(f"best: {scores} on the validation photos, after update {best['update']}")
-        print(f"kept: {Path(args.output) / 'best'}")
+        print(f"kept: {Path(args.output) / BEST}")
         print(f"next: vt-timm segment PHOTO -o segmented.png --model {shlex.quote(args.output)}")
     return 0
 

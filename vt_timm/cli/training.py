@@ -4,6 +4,7 @@ import argparse
 import functools
 
 from ..errors import CommandError, did_you_mean
+from ..names import BEST, CHECKPOINTS
 from ..timm_scripts import SCRIPTS
 from .shared import command, place
 
@@ -30,7 +31,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_publish_options(parser)
     parser.add_argument("-o", "--output", type=place, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--push", metavar="ORG/NAME", help="upload the folder there")
-    parser.set_defaults(run=publish_run, check=_check_publish, checkpoint="best")
+    parser.set_defaults(run=publish_run, check=_check_publish, checkpoint=BEST)
 
 
 def _check_script(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -81,7 +82,7 @@ def add_publish_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--dry-run", action="store_true", help="with --push: only say what would go up")
     parser.add_argument(
-        "--checkpoint", choices=("best", "last"), help="which weights of a run of train.py (default: %(default)s)"
+        "--checkpoint", choices=tuple(CHECKPOINTS), help="which weights of a run of train.py (default: %(default)s)"
     )
     parser.add_argument("--half", action="store_true", help="store 16-bit floats")
     parser.add_argument(
@@ -97,7 +98,7 @@ def publish_run(args: argparse.Namespace) -> int:
     if args.class_folders and not args.class_folders.exists():
         raise CommandError(f"{args.class_folders}: no such file or folder")
     run = open_run(args.source)
-    if not run.keeps_checkpoints and (args.class_folders or args.checkpoint != "best"):
+    if not run.keeps_checkpoints and (args.class_folders or args.checkpoint != BEST):
         raise CommandError(
             f"{args.source} is a segmenter's run, which keeps its best weights and the names of its classes: leave "
             "--checkpoint and --class-folders out"

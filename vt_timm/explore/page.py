@@ -18,7 +18,8 @@ from gradio.data_classes import ImageData
 
 from ..errors import CommandError, UserError
 from ..pipelines.pipeline import Pipeline
-from ..pipelines.sources import load, published_segmenters
+from ..pipelines.sources import load
+from ..weights.published import published_segmenters
 from . import words
 from .samples import Sample, sample_photos
 from .session import Session, open_photo

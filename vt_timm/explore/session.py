@@ -52,7 +52,6 @@ class Session:
     seen: float  # share of the photo's area that the model sees
     view: Image.Image  # the part that it sees
     answer: Answer
-    unsure: bool  # whether the answer is below the model's own threshold
     maps: dict[str, list[Tensor]]  # by kind of attention, one (L, H, W) per module; a kind that it has not is left out
     sample: Sample | None = None  # the photo, if it is one of ours
 
@@ -69,7 +68,7 @@ class Session:
             answer = model.describe(seen, output)
         view = model.display(seen)
         view.thumbnail((LARGE, LARGE))
-        return cls(photo, name, _seen(model, photo), view, answer, answer.unsure, maps, sample)
+        return cls(photo, name, _seen(model, photo), view, answer, maps, sample)
 
 
 def _attend(model: Pipeline, photo: Image.Image) -> tuple[dict[str, list[Tensor]], Tensor]:

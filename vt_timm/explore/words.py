@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from importlib import metadata
 
 from ..attention_maps import ATTENTION
-from ..pipelines.sources import published_segmenters
+from ..weights.published import published_segmenters
 from .session import Session
 
 TAKEN, USED = ATTENTION
@@ -50,7 +50,7 @@ def headline(session: Session) -> list[tuple[str, str]]:
     shares = {name: share for name, share in found.shares.items() if share >= LEAST}
     if found.labels is None:
         first = list(shares)[:NAMED]
-        if session.unsure:
+        if found.unsure:
             return [("Nothing I know well", "")] + [(f"at best {name}", percent(shares[name])) for name in first[:1]]
     else:
         first = [name for name in ordered(shares) if name not in LAST]

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import CommandError
-from ..files import whole_file, writing
-from ..names import without_folders
+from ..files import whole_file, without_folders, writing
 from ..pipelines.onnx_file import PREFIX
 from ..pipelines.pipeline import Pipeline, read_mode
 from ..segmentation.settings import Settings

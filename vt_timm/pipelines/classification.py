@@ -1,6 +1,6 @@
 """Classifiers of photos."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 from timm.data import CustomDatasetInfo, ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 from torch import Tensor, nn
+from torchvision.transforms.v2 import Compose
 from torchvision.transforms.v2 import functional as transforms
 
 from ..images import MODES
+from ..weights.published import unsure_below
 from .answers import Answer
 from .pipeline import BATCH, DISPLAY_SCALE, Photo, Pipeline, Ready, batched, smooth_noise
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from .validation import Validation
 
 TOP = 5
-UNSURE = "unsure_below"  # the note of a config that says so
 
 
 @dataclass
@@ -86,12 +87,12 @@ class ClassificationPipeline(Pipeline):
         return tuple(values) if same else (sum(values) / len(values),) * self.channels
 
     def view(self, photo: Image.Image) -> Image.Image:
-        return _apply(self.geometry, photo)
+        return Compose(self.geometry)(photo)
 
     def display(self, photo: Image.Image) -> Image.Image:
         channels, height, width = self.config["input_size"]
         config = {**self.config, "input_size": (channels, DISPLAY_SCALE * height, DISPLAY_SCALE * width)}
-        return _apply(create_transform(**config).transforms[:-2], photo)
+        return Compose(create_transform(**config).transforms[:-2])(photo)
 
     def input(self, view: Image.Image) -> Tensor:
         return self.normalize(self.to_tensor(view)).unsqueeze(0)
@@ -112,7 +113,7 @@ class ClassificationPipeline(Pipeline):
         return torch.cat([self.input(self.view(transforms.to_pil_image(image))) for image in pixels])
 
     def folded(self, rows: bool = False) -> nn.Module:
-        from ..export.fold import folded
+        from ..folding.fold import folded
 
         return folded(self.module, rows)
 
@@ -144,12 +145,6 @@ class ClassificationPipeline(Pipeline):
         return Classification(photo, self.class_names, shares, top, scores, self.unsure_below)
 
 
-def _apply(steps: Sequence[Any], image: Image.Image) -> Image.Image:
-    for step in steps:
-        image = step(image)
-    return image
-
-
 def class_names(model: nn.Module) -> list[str]:
     """Return what the classes are called: from the model's own config, or ImageNet's names by class count, or numbers.
 
@@ -165,19 +160,6 @@ def class_names(model: nn.Module) -> list[str]:
     if info is None:
         return [f"class {i}" for i in range(num_classes)]
     return [info.index_to_description(i) for i in range(num_classes)]
-
-
-def unsure_below(config: Mapping[str, Any]) -> float:
-    """Return the probability under which a classifier's top class is no answer, 0 if its config does not say.
-
-    It stands among the `notes` of the pretrained cfg, as "unsure_below=0.8": timm refuses fields that it does not know,
-    and keeps this one wherever it saves or loads a model.
-
-    Args:
-        config: a model's pretrained cfg.
-    """
-    notes = [str(note).partition("=") for note in config.get("notes") or ()]
-    return max((float(value) for name, _, value in notes if name == UNSURE), default=0.0)
 
 
 def ranked_classes(logits_1K: Tensor, names: list[str]) -> list[dict[str, Any]]:

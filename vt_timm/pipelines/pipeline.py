@@ -161,7 +161,7 @@ class Pipeline(ABC):
         """Return a copy of the network for inference with all that is constant multiplied out.
 
         Args:
-            rows: as `export.fold.FoldedStage` takes it.
+            rows: as `folding.fold.FoldedStage` takes it.
         """
 
     @abstractmethod
@@ -215,7 +215,7 @@ class Pipeline(ABC):
         """
         if self.in_file or not any(isinstance(module, _BatchNorm) for module in self.module.modules()):
             return self.module
-        from ..export.fold import fold_norms
+        from ..folding.fold import fold_norms
 
         try:
             example = self.example()[:1].to(self.device, next(self.module.parameters()).dtype)

@@ -105,7 +105,7 @@ class SegmentationPipeline(Pipeline):
         return smooth_noise(2, self.channels, 333, 301)
 
     def folded(self, rows: bool = False) -> nn.Module:
-        from ..export.fold_segmenter import folded_segmenter
+        from ..folding.fold_segmenter import folded_segmenter
 
         return folded_segmenter(self.module)  # type: ignore[arg-type]
 

@@ -1,6 +1,5 @@
 """From any name that a user has for a trained model to the model."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ import torch
 from torch import nn
 
 from ..errors import CommandError, UserError, did_you_mean, first_line
-from ..runs.train_run import CHECKPOINT, is_run, load_run
-from ..segmentation.model import load_segmenter
-from ..weights.download import CONFIG, WEIGHTS, check_reachable, fetch
-from ..weights.published import HUB
+from ..names import BEST, CHECKPOINT, SETTINGS
+from ..runs.train_run import is_run, load_run
+from ..segmentation.model import Segmenter, load_segmenter
+from ..weights.download import CONFIG, check_reachable, fetch
+from ..weights.published import describes_segmenter, published_segmenters
 from .classification import ClassificationPipeline
 from .onnx_file import OnnxFile
 from .pipeline import Pipeline
@@ -78,6 +78,11 @@ class Source:
             raise CommandError(f"cannot load {self.name}: {reason}{hint}") from error
 
 
+def wrap(module: nn.Module, name: str = "") -> Pipeline:
+    """Return the pipeline around a trained network."""
+    return (SegmentationPipeline if isinstance(module, Segmenter) else ClassificationPipeline)(module, name)  # type: ignore[arg-type]
+
+
 def resolve(name: str) -> Source:
     """Find what a name means: a file, a folder, a training run, a repository of the Hub, or a model of timm's.
 
@@ -99,14 +104,14 @@ def resolve(name: str) -> Source:
         return Source(name, "classifier", name)
     if repository == name:
         _check_not_mistyped(path)
-    if _describes_segmenter(fetch(repository, CONFIG).parent):
+    if describes_segmenter(fetch(repository, CONFIG).parent):
         return Source(name, "segmenter", repository)
     return Source(name, "classifier", f"hf-hub:{repository}")
 
 
 def _on_disk(name: str, path: Path) -> Source:
-    path = path / "best" if (path / "best" / CONFIG).is_file() else path
-    if _describes_segmenter(path):
+    path = path / BEST if (path / BEST / CONFIG).is_file() else path
+    if describes_segmenter(path):
         return Source(name, "segmenter", str(path))
     if is_run(path):
         return Source(name, "run", str(path))
@@ -115,7 +120,7 @@ def _on_disk(name: str, path: Path) -> Source:
             f"{name} is a file and no model: name its folder, a checkpoint of a run (.pth.tar), or a file of "
             "`vt-timm export` (.onnx)"
         )
-    if (path / "settings.yaml").is_file():
+    if (path / SETTINGS).is_file():
         raise CommandError(f"{name} is a run of train-segmenter that has kept no weights yet: go on with its --resume")
     if not (path / CONFIG).is_file():
         raise CommandError(f"{name} holds neither a model (config.json) nor a training run (args.yaml)")
@@ -145,12 +150,6 @@ def load(name: str | os.PathLike[str], device: str = "cpu") -> Pipeline:
     return resolve(os.fspath(name)).load(device)
 
 
-def published_segmenters() -> dict[str, Path]:
-    """Return the folders of the segmenters that ship, by name."""
-    folders = sorted(path.parent for path in HUB.glob(f"*/{WEIGHTS}"))
-    return {folder.name: folder for folder in folders if _describes_segmenter(folder)}
-
-
 def load_network(name: str, kind: str) -> Any:
     """Load the network of a trained model by any name, to train it further or to look inside.
 
@@ -158,13 +157,6 @@ def load_network(name: str, kind: str) -> Any:
         UserError: as `load`, and for a model that is not of that kind, "classifier" or "segmenter".
     """
     return load(name).expect(kind).module
-
-
-def _describes_segmenter(folder: Path) -> bool:
-    try:
-        return "neck" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
 
 
 def _check_not_mistyped(path: Path) -> None:

@@ -20,19 +20,20 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
 
+from ..cards.card import TAG
 from ..errors import first_line
 from ..files import folder_beside, move, writing
+from ..names import ARGUMENTS, BEST, METRICS, SETTINGS
 from ..pipelines.pipeline import Pipeline
-from ..pipelines.sources import load
+from ..pipelines.sources import load, wrap
 from ..runs.run import Run, RunError
 from ..runs.segmenter_run import SegmenterRun
 from ..runs.train_run import TrainRun
 from ..weights.download import CARD, CONFIG, WEIGHTS
-from .card import TAG
 
 FILES = (CONFIG, WEIGHTS, CARD)
 OLD_CARD = "README.old.md"
-OF_A_RUN = ("args.yaml", "settings.yaml", "metrics.json")
+OF_A_RUN = (ARGUMENTS, SETTINGS, METRICS)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Publication:
 
     name: str
     repository: str
-    checkpoint: str = "best"
+    checkpoint: str = BEST
     class_folders: Path | None = None
     test_size: int | None = None
     half: bool = False
@@ -160,8 +161,8 @@ def draft(run: Run, how: Publication, folder: Path) -> Iterator[Draft]:
         with writing(f"to {folder}"):
             folder.parent.mkdir(parents=True, exist_ok=True)
             files = stack.enter_context(folder_beside(folder))
-            model = run.save(files, how)
-        if not _same_answers(model, files):
+            network = run.save(files, how)
+        if not _same_answers(wrap(network, how.name), files):
             raise RunError(f"{how.name}, loaded back, gives other predictions than the run: nothing was written")
         yield Draft(run, how, files, folder)
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import yaml
 from torch import nn
 
-from ..errors import UserError, did_you_mean, first_line, read_text
+from ..errors import UserError, did_you_mean, first_line
+from ..files import read_text
+from ..names import ARGUMENTS, SETTINGS, SUMMARY
 
 if TYPE_CHECKING:
-    from ..pipelines.pipeline import Pipeline
     from ..publishing.publish import Publication
 
 
@@ -41,7 +42,7 @@ class Run(ABC):
                 )
         self.folder = folder
         self.settings = read_settings(folder / self.settings_file, self.named)
-        self.evaluations = read_evaluations(folder / "summary.csv")
+        self.evaluations = read_evaluations(folder / SUMMARY)
 
     @property
     def data(self) -> str:
@@ -55,8 +56,8 @@ class Run(ABC):
         """The name that the run is published by where the user says no other."""
 
     @abstractmethod
-    def save(self, folder: Path, how: "Publication") -> "Pipeline":
-        """Write config.json and model.safetensors, and return the model as stored.
+    def save(self, folder: Path, how: "Publication") -> nn.Module:
+        """Write config.json and model.safetensors, and return the network as stored.
 
         Raises:
             RunError: in one line, for a run that cannot be published so.
@@ -80,7 +81,7 @@ class Run(ABC):
 def _check_folder(folder: Path) -> None:
     """Refuse a name that is no folder of a run, and say which run was meant."""
     inside = folder.parent
-    if any((inside / name).is_file() for name in ("args.yaml", "settings.yaml")):
+    if any((inside / name).is_file() for name in (ARGUMENTS, SETTINGS)):
         raise RunError(f"{folder} is a part of a run: name the run, {inside}")
     if not folder.is_dir():
         near = did_you_mean(str(folder), map(str, inside.iterdir())) if inside.is_dir() else ""

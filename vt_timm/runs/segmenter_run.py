@@ -4,26 +4,26 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
+from ..cards.card import segmenter_card, segmenter_name
 from ..cost import count_parameters
-from ..publishing.card import segmenter_card, segmenter_name
+from ..names import BEST, METRICS, SETTINGS, SUMMARY
 from ..segmentation.model import load_segmenter
 from .run import Run, RunError, in_16_bits
 
 if TYPE_CHECKING:
-    from ..pipelines.pipeline import Pipeline
     from ..publishing.publish import Publication
     from ..segmentation.model import Segmenter
-
-BEST, METRICS = "best", "metrics.json"
 
 
 class SegmenterRun(Run):
     """A folder of `vt-timm train-segmenter`: settings.yaml, summary.csv and best/."""
 
-    settings_file = "settings.yaml"
+    settings_file = SETTINGS
     prints_log = False
     keeps_checkpoints = False
-    needed = (settings_file, "summary.csv", f"{BEST}/{METRICS}")
+    needed = (settings_file, SUMMARY, f"{BEST}/{METRICS}")
     named = ("neck", "backbone")
 
     @property
@@ -42,14 +42,12 @@ class SegmenterRun(Run):
         except RuntimeError as error:
             raise RunError(str(error)) from error
 
-    def save(self, folder: Path, how: "Publication") -> "Pipeline":
-        from ..pipelines.segmentation import SegmentationPipeline
-
+    def save(self, folder: Path, how: "Publication") -> nn.Module:
         model = self.model()
         if how.half:
             in_16_bits(model, self.folder)
         model.save_pretrained(folder)
-        return SegmentationPipeline(model.float(), how.name)
+        return model.float()
 
     def metrics(self, config: dict[str, Any], how: "Publication") -> dict[str, Any]:
         path = self.folder / BEST / METRICS

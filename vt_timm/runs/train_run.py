@@ -17,19 +17,17 @@ from timm.data.readers.reader_image_folder import find_images_and_targets
 from timm.models import load_state_dict, save_for_hf, split_model_name_tag
 from torch import nn
 
+from ..cards.card import classifier_card
 from ..errors import did_you_mean, first_line
 from ..files import whole_file
-from ..publishing.card import classifier_card
+from ..names import ARGUMENTS, BEST, CHECKPOINT, CHECKPOINTS, SUMMARY
 from ..weights.download import CONFIG
 from .run import Run, RunError, in_16_bits, read_settings
 
 if TYPE_CHECKING:
-    from ..pipelines.pipeline import Pipeline
     from ..publishing.publish import Publication
 
-ARGUMENTS, DESCRIPTION = "args.yaml", "model.json"
-CHECKPOINT = ".pth.tar"  # the ending of one
-CHECKPOINTS = {"best": "model_best.pth.tar", "last": "last.pth.tar"}
+DESCRIPTION = "model.json"
 
 
 def is_run(path: Path) -> bool:
@@ -163,7 +161,7 @@ class TrainRun(Run):
     settings_file = ARGUMENTS
     prints_log = True
     keeps_checkpoints = True
-    needed = (ARGUMENTS, "summary.csv")
+    needed = (ARGUMENTS, SUMMARY)
     named = ("model",)
 
     @property
@@ -179,7 +177,7 @@ class TrainRun(Run):
             )
         return f"{self.settings['model']}.{self.settings['recipe']}"
 
-    def model(self, checkpoint: str = "best") -> nn.Module:
+    def model(self, checkpoint: str = BEST) -> nn.Module:
         """Return the model of a checkpoint, "best" or "last", with averaged weights if the run kept some."""
         return load_run(self._path(checkpoint))
 
@@ -189,9 +187,7 @@ class TrainRun(Run):
             raise RunError(f"{self.folder} has no {path.name}: choose another --checkpoint")
         return path
 
-    def save(self, folder: Path, how: "Publication") -> "Pipeline":
-        from ..pipelines.classification import ClassificationPipeline
-
+    def save(self, folder: Path, how: "Publication") -> nn.Module:
         self._check_name(how.name)
         model = self.model(how.checkpoint)
         labels = self._class_names(how.class_folders)
@@ -223,7 +219,7 @@ class TrainRun(Run):
         # It stands at the top level; transformers' AutoModel rejects it here.
         contents.get("model_args", {}).pop("num_classes", None)
         (folder / CONFIG).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
-        return ClassificationPipeline(model.float().eval(), how.name)
+        return model.float().eval()
 
     def _check_name(self, name: str) -> None:
         trained, (architecture, _) = self.settings["model"], split_model_name_tag(name)

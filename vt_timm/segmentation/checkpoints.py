@@ -10,11 +10,10 @@ from typing import Any
 from ..cost import count_parameters
 from ..errors import UserError, first_line
 from ..files import put_in_place, restore, whole_file, whole_folder
+from ..names import BEST, LAST, METRICS, SETTINGS, SUMMARY
 from ..weights.download import CARD, CONFIG
 from .model import Segmenter
 from .settings import Settings
-
-BEST, LAST, SUMMARY = "best", "last", "summary.csv"
 
 
 class Progress:
@@ -49,13 +48,13 @@ def save_best(output: Path, model: Segmenter, metrics: dict[str, Any], settings:
     """Write `best/`: the model as a Hub folder, with its metrics and a card."""
     with whole_folder(output / BEST) as folder:
         model.save_pretrained(folder)
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        (folder / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         (folder / CARD).write_text(_card(model, config, metrics, settings), encoding="utf-8")
 
 
 def _card(model: Segmenter, config: dict[str, Any], metrics: dict[str, Any], settings: Settings) -> str:
-    from ..publishing.card import segmenter_card, segmenter_name
+    from ..cards.card import segmenter_card, segmenter_name
 
     data = Path(settings.data_dir).name
     measured = {
@@ -87,7 +86,7 @@ def load_state(accelerator: Any, output: Path) -> None:
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise UserError(
             f"{output / LAST} does not fit these settings: {first_line(error)}; go on with the settings of "
-            f"{output / 'settings.yaml'}"
+            f"{output / SETTINGS}"
         ) from error
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError, read_text
+from ..errors import UserError
+from ..files import read_text
 
 VALUES = 1 << 16  # how many a mask of 16 bits can hold
 IGNORE = VALUES - 1  # in our own masks, after reading, a pixel without a class

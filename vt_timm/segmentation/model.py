@@ -22,6 +22,7 @@ from torchvision.ops import Conv2dNormActivation
 from ..errors import UserError, check_choice, check_positive, first_line
 from ..vt_fpn import NECKS
 from ..weights.download import CONFIG, WEIGHTS, NotReachedError, check_reachable, fetch
+from ..weights.published import published_segmenters
 
 LEVELS = 4
 HEAD_STRIDE = 4  # the levels are summed on a map of this stride
@@ -320,8 +321,6 @@ def create_segmenter(
 
 def _what_ships(neck: str, backbone: str) -> str:
     """Offer a shipped segmenter as the start of a training, with the settings that it needs; nothing if none ships."""
-    from ..pipelines.sources import published_segmenters
-
     for name, folder in published_segmenters().items():
         own = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         asked = {"neck": neck, "backbone": backbone.partition(".")[0]}

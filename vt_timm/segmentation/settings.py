@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from timm.optim import list_optimizers
 
-from ..errors import UserError, did_you_mean, read_text
+from ..errors import UserError, did_you_mean
+from ..files import read_text
 
 LEAST_SCALE = 0.01
 

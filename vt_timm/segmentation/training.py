@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..errors import first_line, say
+from ..names import SETTINGS
 from .checkpoints import Progress, append_row, check_new, load_state, save_best, save_state
 from .data import SegmentationDataset, evaluation_transform, training_transform
 from .evaluation import SCORES, evaluate
@@ -85,7 +86,7 @@ class Training:
         if self.accelerator.is_main_process:
             self.output.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(dataclasses.asdict(self.settings), allow_unicode=True, sort_keys=False)
-            (self.output / "settings.yaml").write_text(text, encoding="utf-8")
+            (self.output / SETTINGS).write_text(text, encoding="utf-8")
         self.accelerator.init_trackers("segmenter")
 
     def update(self, images: Tensor, masks: Tensor) -> float:

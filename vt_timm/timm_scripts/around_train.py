@@ -21,12 +21,13 @@ from timm.utils import random_seed
 from torch import nn
 
 from ..distillation import create_teacher
-from ..errors import UserError, did_you_mean, first_line, read_text, say
-from ..files import find_circle
-from ..runs.train_run import ARGUMENTS, CHECKPOINTS, read_description, write_description
+from ..errors import UserError, did_you_mean, first_line, say
+from ..files import find_circle, read_text
+from ..names import ARGUMENTS, CHECKPOINTS, LAST
+from ..runs.train_run import read_description, write_description
 from ..token_overlap import add_token_overlap
 from ..weights.download import check_reachable
-from .best import METRICS, prefer_lower_loss, report
+from .best import MEASURED, prefer_lower_loss, report
 from .reading import finding_photos, reading_photos
 
 OUTPUT = "output/train"  # train.py's default
@@ -121,7 +122,7 @@ def _resume_where_it_stopped(args: Any) -> None:
         return
     if not args.experiment:
         raise ScriptError("--resume auto needs --experiment NAME, to find the run again")
-    last = Path(args.output or OUTPUT) / args.experiment / CHECKPOINTS["last"]
+    last = Path(args.output or OUTPUT) / args.experiment / CHECKPOINTS[LAST]
     args.resume = str(last) if last.is_file() else ""
     sys.argv += ["--resume", args.resume]
 
@@ -137,9 +138,9 @@ def _check_output(args: Any) -> None:
 
 def _check_metric(args: Any) -> None:
     """Refuse a metric that train.py does not measure, which it would notice when the first epoch has ended."""
-    metric = getattr(args, "eval_metric", METRICS[0])
-    if metric not in METRICS:
-        near = did_you_mean(metric, METRICS) or f"; there are {', '.join(METRICS)}"
+    metric = getattr(args, "eval_metric", MEASURED[0])
+    if metric not in MEASURED:
+        near = did_you_mean(metric, MEASURED) or f"; there are {', '.join(MEASURED)}"
         raise ScriptError(f"--eval-metric {metric}: train.py measures no such thing{near}")
 
 

@@ -7,11 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..names import BEST, CHECKPOINTS, LAST, SUMMARY
 from ..runs.run import read_evaluations
-from ..runs.train_run import CHECKPOINTS
 
-SUMMARY = "summary.csv"
-METRICS = ("top1", "top5", "loss")  # what train.py measures of the validation photos
+MEASURED = ("top1", "top5", "loss")  # what train.py measures of the validation photos
 NAMES = {"top1": "top-1 {:.2f} %", "top5": "top-5 {:.2f} %"}
 
 
@@ -49,9 +48,9 @@ def prefer_lower_loss(saver: Any, metric: str) -> None:
         folder = Path(saver.checkpoint_dir)
         best = best_epoch(folder, name)
         if best is not None and best["epoch"] == epoch != saver.best_epoch and metric == saver.best_metric:
-            new = folder / f"{CHECKPOINTS['best']}.new"
-            shutil.copy2(folder / CHECKPOINTS["last"], new)
-            os.replace(new, folder / CHECKPOINTS["best"])
+            new = folder / f"{CHECKPOINTS[BEST]}.new"
+            shutil.copy2(folder / CHECKPOINTS[LAST], new)
+            os.replace(new, folder / CHECKPOINTS[BEST])
             saver.best_epoch = epoch
         return saver.best_metric, saver.best_epoch
 

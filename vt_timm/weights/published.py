@@ -19,10 +19,12 @@ from timm.models import DefaultCfg, PretrainedCfg, clean_state_dict
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
-from .download import CARD, WEIGHTS, DownloadError, fetch
+from ..names import BEST
+from .download import CARD, CONFIG, WEIGHTS, DownloadError, fetch
 
 PACKAGE = Path(__file__).parents[1]
 HUB = PACKAGE / "hub" if (PACKAGE / "hub").is_dir() else PACKAGE.parent / "hub"  # installed wheel, or a checkout
+UNSURE = "unsure_below"  # the note of a classifier's config that says so
 ORGANISATION = os.environ.get("VT_TIMM_HUB_ORGANISATION", "vt-timm")  # the owner of the repositories on the Hub
 
 
@@ -52,10 +54,24 @@ def published_cfgs() -> dict[str, dict[str, Any]]:
     return cfgs
 
 
+def published_segmenters() -> dict[str, Path]:
+    """Return the folders of the segmenters that ship, by name."""
+    folders = sorted(path.parent for path in HUB.glob(f"*/{WEIGHTS}"))
+    return {folder.name: folder for folder in folders if describes_segmenter(folder)}
+
+
+def describes_segmenter(folder: Path) -> bool:
+    """True if a folder's config is that of a segmenter."""
+    try:
+        return "neck" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
 def licence_on_card(name: str) -> str | None:
     """Return the licence that the card beside the weights names, here or on the Hub: segmenters' config has none."""
     folder = HUB / name if (HUB / name).is_dir() else Path(name.removeprefix("local-dir:"))
-    card = next((path for path in (folder / CARD, folder / "best" / CARD) if path.is_file()), None)
+    card = next((path for path in (folder / CARD, folder / BEST / CARD) if path.is_file()), None)
     repository = name.removeprefix("hf-hub:")
     try:
         if not folder.exists() and "/" in repository:
@@ -175,3 +191,16 @@ def forget_other_names(model: nn.Module) -> None:
     names = cfg.get("label_names")
     if names and len(names) != getattr(model, "num_classes", len(names)):
         model.pretrained_cfg = without_names(cfg)  # type: ignore[assignment]
+
+
+def unsure_below(config: Mapping[str, Any]) -> float:
+    """Return the probability under which a classifier's top class is no answer, 0 if its config does not say.
+
+    It stands among the `notes` of the pretrained cfg, as "unsure_below=0.8": timm refuses fields that it does not know,
+    and keeps this one wherever it saves or loads a model.
+
+    Args:
+        config: a model's pretrained cfg.
+    """
+    notes = [str(note).partition("=") for note in config.get("notes") or ()]
+    return max((float(value) for name, _, value in notes if name == UNSURE), default=0.0)

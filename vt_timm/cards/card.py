@@ -10,9 +10,10 @@ import timm
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..cost import count_macs, count_parameters
-from ..names import without_folders
-from ..pipelines.classification import unsure_below
+from ..files import without_folders
+from ..names import BEST
 from ..weights.download import WEIGHTS
+from ..weights.published import unsure_below
 
 TEMPLATES = Path(__file__).parent / "templates"
 TAG = "visual-transformers"  # every card of ours has it, and no other card
@@ -31,7 +32,7 @@ BACKBONES = {
 }
 
 # What a card calls a neck.
-NECKS = {"vt_fpn": "VT-FPN", "fpn": "a panoptic FPN", "laterals": "VT-FPN's laterals, without its tokens"}
+NECK_NAMES = {"vt_fpn": "VT-FPN", "fpn": "a panoptic FPN", "laterals": "VT-FPN's laterals, without its tokens"}
 
 
 def classifier_card(
@@ -111,7 +112,7 @@ def _start(settings: dict[str, Any]) -> str:
 def _choice(settings: dict[str, Any], metrics: dict[str, Any], data: str) -> str:
     """Say if the choice of checkpoint or teacher flatters the results."""
     choice = "No checkpoint was picked by its validation score: these are the weights after the last epoch."
-    if metrics.get("checkpoint") == "best":
+    if metrics.get("checkpoint") == BEST:
         choice = "The checkpoint was picked by its score on these images, which flatters it."
     if settings.get("kd_model_name") and Path(data).name.startswith("imagenette"):
         choice += " Most of these images are ImageNet's training images: a teacher trained on ImageNet has seen them."
@@ -174,7 +175,7 @@ def segmenter_card(
         scores=_scores(metrics),
         at_four_sizes=f", of the four {_scores(metrics['at_four_sizes'])}" if "at_four_sizes" in metrics else "",
         iou=_iou(config["class_names"], metrics.get("iou")),
-        neck=NECKS.get(config["neck"], f"the neck `{config['neck']}`"),
+        neck=NECK_NAMES.get(config["neck"], f"the neck `{config['neck']}`"),
         backbone=config["backbone"] + started,
         classes=_classes(config["class_names"], config["num_classes"]),
         choice="The checkpoint is the best of the run's evaluations on these images, which flatters it.",
