@@ -37,14 +37,14 @@ from vt_timm.tokenizers import LOGIT_SCALE, SpatialAttention
 from vt_timm.vt_resnet import VTResNet
 
 from .common.records import keep_record, read_records, table
-from .tokens import ablate, average, look
+from .tokens import ablate, average, found, look
 
 FILE = "accuracy/token_trials.json"
 HEAD = ["stage 5", "top-1", "names the teacher's class", "divergence"]
 SIZE, CHANNELS, CLASSES, ANSWERS = 128, 256, 10, 1000
 SCALE = (0.25, 1.0)
 FIRST_TRUNK = "vt_resnet18.mixup_imagenette"
-OTHER_TRUNK, OTHER_SIZE = "local-dir:tf_efficientnet_lite0", 224
+OTHER_TRUNK, OTHER_SIZE = "tf_efficientnet_lite0", 224
 BATCH, RATE, BETTER_RATE, WEIGHT_DECAY, CLIP, WARMUP = 128, 1e-3, 3e-3, 0.05, 5.0, 50
 NUM_TOKENS = 16
 TOKEN_DIM = 512  # so that a trial takes minutes
@@ -261,25 +261,51 @@ class TwoHeads(nn.Module):
 
 @dataclass
 class Maps:
-    """What trunk and teacher make of photos: maps (N, C, H, W) and answers (N, 1000) in 16 bits, labels (N,)."""
+    """What trunk and teacher make of photos: maps (N, C, H, W) and answers (N, 1000) in 16 bits, labels (N,).
+
+    Args:
+        grid: how many photos lie side by side, and how many below one another, in what is asked about.
+    """
 
     maps: np.ndarray
     answers: np.ndarray
     labels: np.ndarray
+    grid: int = 1
 
-    def batches(self, order: np.ndarray) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for at in range(0, len(order), BATCH):
-            chosen = np.sort(order[at : at + BATCH])
-            yield tuple(torch.from_numpy(part[chosen]) for part in (self.maps, self.answers, self.labels))  # type: ignore[misc]
+    def batches(self, order: np.ndarray) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yield maps (B, C, grid H, grid W), the teacher's mean probabilities, labels and its classes (B, grid^2)."""
+        k = self.grid**2
+        for at in range(0, len(order) - k + 1, BATCH):
+            chosen = order[at : at + BATCH]
+            chosen = chosen[: len(chosen) // k * k]
+            rows = np.sort(chosen)  # in the order of the file
+            place = torch.from_numpy(np.searchsorted(rows, chosen))
+            maps, answers, labels = (torch.from_numpy(p[rows])[place] for p in (self.maps, self.answers, self.labels))
+            shares = answers.float().softmax(dim=1).unflatten(0, (-1, k)).mean(dim=1)
+            yield side_by_side(maps, self.grid), shares, labels.view(-1, k), answers.argmax(dim=1).view(-1, k)
+
+    def in_order(self) -> np.ndarray:
+        """The order to validate in: a folder's own, or one in which photos that lie together are of any class."""
+        number = len(self.labels)
+        return np.arange(number) if self.grid == 1 else np.random.default_rng(0).permutation(number)
 
 
-def read_maps(data: Path, split: str, size: int, trunk: str, teacher: str, cache: Path) -> Maps:
+def side_by_side(maps_NCHW: Tensor, grid: int) -> Tensor:
+    """Lay the maps of grid^2 photos out as one, (N / grid^2, C, grid H, grid W)."""
+    cells = maps_NCHW.unflatten(0, (-1, grid, grid))  # (B, grid, grid, C, H, W)
+    return cells.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+def name_of(trunk: str) -> str:
+    return without_folders(trunk).rpartition(":")[2]
+
+
+def read_maps(data: Path, split: str, size: int, trunk: str, teacher: str, cache: Path, grid: int = 1) -> Maps:
     """Compute the maps of a split, or read those computed before."""
-    name = without_folders(trunk).rpartition(":")[2]
-    files = [cache / f"{name}_{split}_{size}_{what}.npy" for what in ("maps", "answers", "labels")]
+    files = [cache / f"{name_of(trunk)}_{split}_{size}_{what}.npy" for what in ("maps", "answers", "labels")]
     if not files[2].is_file():  # written last
         compute_maps(data / split, split == "train", size, (trunk, teacher), files)
-    return Maps(*(np.load(file, mmap_mode="r") for file in files))
+    return Maps(*(np.load(file, mmap_mode="r") for file in files), grid)
 
 
 @torch.inference_mode()
@@ -315,10 +341,9 @@ def normalised(images: Tensor, network: Any) -> Tensor:
     return (images - mean) / std
 
 
-def divergence(logits: Tensor, teacher: Tensor, reduction: str) -> Tensor:
-    """`KL(softmax(teacher) || softmax(logits))`."""
-    target = teacher.float().log_softmax(dim=1)
-    return F.kl_div(logits.log_softmax(dim=1), target, log_target=True, reduction=reduction)
+def divergence(logits: Tensor, shares: Tensor, reduction: str) -> Tensor:
+    """`KL(shares || softmax(logits))`."""
+    return F.kl_div(logits.log_softmax(dim=1), shares, reduction=reduction)
 
 
 def train(trial: Trial, data: Maps, epochs: int, seed: int, rate: float = RATE) -> tuple[TwoHeads, float]:
@@ -341,11 +366,12 @@ def train(trial: Trial, data: Maps, epochs: int, seed: int, rate: float = RATE) 
     losses = []
     with tqdm(total=updates, desc=trial.what, disable=None) as progress:
         for epoch in range(epochs):
-            for feature, answers, labels in data.batches(generator.permutation(len(data.labels))):
+            for feature, shares, labels, _ in data.batches(generator.permutation(len(data.labels))):
                 feature = feature.float().flip(-1) if epoch % 2 else feature.float()
                 maps.clear()
                 of_labels, of_answers = network(feature)
-                loss = F.cross_entropy(of_labels, labels) + divergence(of_answers, answers, "batchmean")
+                wanted = F.one_hot(labels, CLASSES).float().mean(dim=1)
+                loss = F.cross_entropy(of_labels, wanted) + divergence(of_answers, shares, "batchmean")
                 losses.append(loss.item())
                 if trial.overlap:
                     loss = loss + trial.overlap * token_overlap(maps)
@@ -360,14 +386,17 @@ def train(trial: Trial, data: Maps, epochs: int, seed: int, rate: float = RATE) 
 
 @torch.inference_mode()
 def validate(network: TwoHeads, data: Maps) -> dict[str, float]:
-    """Top-1 and agreement with the teacher in percent, and the divergence from its answers."""
-    right = agreed = apart = 0.0
-    for feature, answers, labels in data.batches(np.arange(len(data.labels))):
+    """Return top-1 and agreement with the teacher in percent, and the divergence from its answers.
+
+    Of several photos side by side, the classes among as many answers as they have classes count (`tokens.found`).
+    """
+    right = agreed = apart = number = 0.0
+    for feature, shares, labels, named in data.batches(data.in_order()):
         of_labels, of_answers = network(feature.float())
-        right += (of_labels.argmax(dim=1) == labels).sum().item()
-        agreed += (of_answers.argmax(dim=1) == answers.argmax(dim=1)).sum().item()
-        apart += divergence(of_answers, answers, "sum").item()
-    number = len(data.labels)
+        right += found(of_labels, labels).sum().item()
+        agreed += found(of_answers, named).sum().item()
+        apart += divergence(of_answers, shares, "sum").item()
+        number += len(labels)
     return {
         "top1": round(100 * right / number, 2),
         "names_the_teachers_class": round(100 * agreed / number, 2),
@@ -379,21 +408,22 @@ def look_inside(model: nn.Module, data: Maps) -> dict[str, Any]:
     """What the tokens of a VT stage look like, and what it costs to take its parts out."""
     if not isinstance(model, VTResNet) or len(model.vt_stage.blocks) < 2:  # type: ignore[union-attr]
         return {}
-    chosen = np.linspace(0, len(data.labels) - 1, LOOKED_AT).astype(int)
-    stage = look(model, ((feature.float(), labels) for feature, _, labels in data.batches(chosen)))
+    order = data.in_order()
+    chosen = order[np.linspace(0, len(order) - 1, min(len(order), LOOKED_AT * data.grid**2)).astype(int)]
+    stage = look(model, ((feature.float(), labels) for feature, _, labels, _ in data.batches(chosen)))
     return {"seen": stage.seen, "ablations": ablate(stage)}
 
 
-def recorded(trunk: str = FIRST_TRUNK) -> list[dict[str, Any]]:
+def recorded(trunk: str = FIRST_TRUNK, grid: int = 1) -> list[dict[str, Any]]:
     """Return the records of a trunk in the order of the trials."""
-    rows = [row for row in read_records(FILE).values() if row["trunk"] == trunk]
+    rows = [row for row in read_records(FILE).values() if (row["trunk"], row["grid"]) == (trunk, grid)]
     return sorted(rows, key=lambda row: list(TRIALS).index(row["trial"]))
 
 
-def trial_table(rate: float = RATE, trunk: str = FIRST_TRUNK, size: int = SIZE) -> str:
-    """A row per trial of this rate, trunk and size, and seed 0: what it reached, and what its tokens are worth."""
+def trial_table(rate: float = RATE, trunk: str = FIRST_TRUNK, size: int = SIZE, grid: int = 1) -> str:
+    """A row per trial of this rate, trunk, size, grid and of seed 0: what it reached, what its tokens are worth."""
     lines = []
-    for row in recorded(trunk):
+    for row in recorded(trunk, grid):
         if (row["rate"], row["seed"], row["size"]) != (rate, 0, size):
             continue
         first, second = row.get("seen", ({}, {}))
@@ -438,6 +468,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "token_trials": trial_table,
     "token_trials_awake": partial(trial_table, BETTER_RATE),
     "token_trial_seeds": seeds_table,
+    "token_trials_of_four": partial(trial_table, BETTER_RATE, grid=2),
     "token_trials_of_another": partial(trial_table, BETTER_RATE, OTHER_TRUNK, OTHER_SIZE),
 }
 
@@ -454,24 +485,29 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=RATE, help=f"learning rate (default: {RATE:g})")
     parser.add_argument("--trunk", default="vt_resnet18", help="a trained timm model (default: %(default)s)")
     parser.add_argument("--size", type=int, default=SIZE, help=f"side of the photos in pixels (default: {SIZE})")
+    parser.add_argument(
+        "--grid", type=int, default=1, metavar="N", help="ask about N x N photos side by side (default: 1)"
+    )
     parser.add_argument("--write", action="store_true", help="record in benchmarks/results/accuracy/token_trials.json")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
-    trunk = without_folders(args.trunk)
+    trunk, several = name_of(args.trunk), f"{args.grid} x {args.grid} photos of " if args.grid > 1 else ""
+    photos = f"{several}{args.size} px"
     training, validation = (
-        read_maps(args.data, split, args.size, args.trunk, args.teacher, args.cache) for split in ("train", "val")
+        read_maps(args.data, split, args.size, args.trunk, args.teacher, args.cache, args.grid)
+        for split in ("train", "val")
     )
     for seed in args.seeds:
         for name in args.trials:
             network, loss = train(TRIALS[name], training, args.epochs, seed, args.rate)
-            facts = {"trial": name, "what": TRIALS[name].what, "trunk": trunk, "size": args.size}
+            facts = {"trial": name, "what": TRIALS[name].what, "trunk": trunk, "size": args.size, "grid": args.grid}
             facts |= {"epochs": args.epochs, "rate": args.rate, "seed": seed}
             row = {**facts, "loss": round(loss, 4), **validate(network, validation)}
             print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
             row |= {"parameters": sum(p.numel() for p in network.stage.parameters())}
             row |= look_inside(network.stage, validation)
             if args.write:
-                keep_record(FILE, f"{name}, {trunk}, {args.size} px, rate {args.rate:g}, seed {seed}", row)
+                keep_record(FILE, f"{name}, {trunk}, {photos}, rate {args.rate:g}, seed {seed}", row)
     return 0
 
 

@@ -46,7 +46,7 @@ class Stage:
     """A classifier, and what its VT modules were given for some photos, so that they run again without the trunk."""
 
     model: VTResNet
-    labels: Tensor  # (N,)
+    labels: Tensor  # (N,), or (N, k) where an image shows k things
     inputs: list[tuple[Tensor, Tensor | None]]  # per module, the map (N, C, H, W) and the tokens of the module before
     tokens: Tensor  # (N, L, D), of the last module
     seen: list[dict[str, Any]] = field(default_factory=list)  # a row per module, from `describe`
@@ -292,6 +292,19 @@ def _reads(tokenizer: nn.Module, feature_BCHW: Tensor, previous_BLD: Tensor) -> 
     return not torch.equal(tokenizer(feature_BCHW, previous_BLD), tokenizer(feature_BCHW, previous_BLD.roll(1, 1) + 1))
 
 
+def found(logits_NK: Tensor, labels: Tensor) -> Tensor:
+    """(N,) share of an image's classes that are among as many of the most probable: 1 or 0 where it has one label.
+
+    Args:
+        logits_NK: what the network answers.
+        labels: (N,), or (N, k) where an image shows k things, some perhaps of the same class.
+    """
+    of_image_NK = torch.zeros_like(logits_NK, dtype=torch.bool).scatter(1, labels.view(len(labels), -1), True)
+    number_N1 = of_image_NK.sum(dim=1, keepdim=True)
+    rank_NK = logits_NK.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return ((rank_NK < number_N1) & of_image_NK).sum(dim=1) / number_N1[:, 0]
+
+
 def paired(right_N: Tensor, whole_N: Tensor) -> dict[str, float]:
     """Return the difference in top-1 over the same photos, and its standard error, in points."""
     difference = 100 * (right_N.double() - whole_N.double())
@@ -302,11 +315,11 @@ def paired(right_N: Tensor, whole_N: Tensor) -> dict[str, float]:
 @torch.inference_mode()
 def ablate(stage: Stage) -> list[dict[str, Any]]:
     """Top-1 without each part, the whole network first: the difference to it, and its standard error, in points."""
-    whole = stage.logits(0).argmax(dim=1) == stage.labels
+    whole = found(stage.logits(0), stage.labels)
     rows = [{"module": None, "part": None, "what": "nothing", "top1": _percent(whole)}]
 
     def add(module: int | None, part: str, what: str, logits: Tensor) -> None:
-        right = logits.argmax(dim=1) == stage.labels
+        right = found(logits, stage.labels)
         rows.append({"module": module, "part": part, "what": what, "top1": _percent(right), **paired(right, whole)})
 
     for module in range(len(stage.blocks)):
@@ -314,9 +327,7 @@ def ablate(stage: Stage) -> list[dict[str, Any]]:
             handle = hook()
             add(module + 1, part, what, stage.logits(module))
             handle.remove()
-    by_token = sorted(
-        stage.logits_of_one_token(), key=lambda logits: -(logits.argmax(dim=1) == stage.labels).sum().item()
-    )
+    by_token = sorted(stage.logits_of_one_token(), key=lambda logits: -found(logits, stage.labels).sum().item())
     if len(by_token) > 1 and stage.model.global_pool:
         for what, index in (("best", 0), ("median", len(by_token) // 2), ("worst", -1)):
             add(None, "head", f"reads one token, the {what} of {len(by_token)}", by_token[index])

@@ -22,6 +22,7 @@ from benchmarks.common.records import RESULTS, read_records, read_rows
 from benchmarks.throughput.passes import PEERS
 from benchmarks.throughput.runner import rows_of
 from benchmarks.token_trials import TRIALS
+from benchmarks.token_trials import recorded as recorded_trials
 from vt_timm.cost import count_macs
 from vt_timm.pipelines.segmentation import SCALES
 from vt_timm.recipes import SEGMENTATION, find_recipe
@@ -163,9 +164,8 @@ def test_a_temperature_makes_the_percentages_of_both_classifiers_true():
         assert found["calibration_error_at_temperature"] < 2 < found["calibration_error"]
 
 
-def trials(rate=0.001):
-    found = read_records("accuracy/token_trials.json").values()
-    return {row["trial"]: row for row in found if (row["rate"], row["seed"], row["size"]) == (rate, 0, 128)}
+def trials(rate=0.001, grid=1):
+    return {row["trial"]: row for row in recorded_trials(grid=grid) if (row["rate"], row["seed"]) == (rate, 0)}
 
 
 def cost_of_the_mean(trial, module):
@@ -189,9 +189,8 @@ def test_sixteen_tokens_of_the_second_module_do_hardly_more_than_their_mean_in_t
     )
 
 
-def seeds_of(trial, what, rate=0.003):
-    found = read_records("accuracy/token_trials.json").values()
-    return [row[what] for row in found if (row["trial"], row["rate"], row["size"]) == (trial, rate, 128)]
+def seeds_of(trial, what, rate=0.003, grid=1):
+    return [row[what] for row in recorded_trials(grid=grid) if (row["trial"], row["rate"]) == (trial, rate)]
 
 
 def test_an_awake_projector_beats_resnets_stage_and_the_default_start_on_the_same_maps():

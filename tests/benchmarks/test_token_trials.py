@@ -1,9 +1,11 @@
 """Each trial changes what it says, and nothing that is learned is left out of its training."""
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.token_trials import ANSWERS, CHANNELS, TRIALS, Maps, TwoHeads, train
+from benchmarks.tokens import found
 from tests.support.samples import fill
 
 # The other trials are of other parts (controls), other weights (filters) or another start or loss (below).
@@ -75,3 +77,28 @@ def test_training_moves_every_parameter(name):
     network, loss = train(TRIALS[name], Maps(maps, answers, torch.arange(8).numpy()), epochs=4, seed=3)
     assert 0 < loss < 20
     assert [key for key, value in network.named_parameters() if torch.equal(value, before[key])] == []
+
+
+def test_photos_side_by_side_are_one_map_and_all_their_classes():
+    rng = np.random.default_rng(0)
+    maps = rng.standard_normal((12, 3, 2, 5)).astype(np.float16)
+    answers = rng.standard_normal((12, ANSWERS)).astype(np.float16)
+    labels = np.arange(12) % 10
+    order = rng.permutation(12)[:11]  # three are left over
+    ((seen, shares, of_photos, named),) = Maps(maps, answers, labels, grid=2).batches(order)
+    assert seen.shape == (2, 3, 4, 10)
+    for i in range(2):
+        four = order[4 * i : 4 * i + 4]
+        rows = [np.concatenate([maps[four[a]], maps[four[a + 1]]], axis=2) for a in (0, 2)]
+        np.testing.assert_array_equal(seen[i].numpy(), np.concatenate(rows, axis=1))
+        exponentials = np.exp(answers[four].astype(np.float64))
+        expected = (exponentials / exponentials.sum(axis=1, keepdims=True)).mean(axis=0)
+        np.testing.assert_allclose(shares[i].numpy(), expected, rtol=1e-3)
+        assert of_photos[i].tolist() == labels[four].tolist()
+        assert named[i].tolist() == answers[four].argmax(axis=1).tolist()
+
+
+def test_found_is_the_share_of_the_classes_among_as_many_answers():
+    logits = torch.tensor([[3.0, 2, 1, 0], [3, 2, 1, 0], [0, 0, 5, 4]])
+    assert found(logits, torch.tensor([[0, 2], [1, 1], [3, 2]])).tolist() == [0.5, 0, 1]
+    assert found(logits, torch.tensor([0, 1, 2])).tolist() == [1, 0, 1]
