@@ -2,11 +2,12 @@
 
     python -m benchmarks.token_trials --data DATA/imagenette2-224 --cache CACHE --write
 
-The trunk, any trained network of timm's up to stride 16 (`--trunk`), stays as it is; its maps are computed once, of a
-random crop of every training photo at 128 px (`--size`). On them each stage 5 is trained from the start, for two
-questions at once: the label, and the answers of an ImageNet teacher over its thousand classes. Ten labels a network
-answers that only pools; a thousand answers ask for more. What counts is the validation photos: top-1, how often the
-student names the teacher's class, and the divergence of its answers from the teacher's.
+The trunk (`--trunk`), a trained network of timm's whose maps begin at stride 2, stays as it is. Its maps at stride 16
+are computed once, of a random crop of every training photo at 128 px (`--size`); several may be laid side by side
+(`--grid`). On them each stage 5 is trained from the start, for two questions at once: the label, and the answers of
+an ImageNet teacher over its thousand classes. Ten labels a network answers that only pools; a thousand answers ask
+for more. What counts is the validation photos: top-1, how often the student names the teacher's class, and the
+divergence of its answers from the teacher's.
 
 Short trials from a trunk that does not move show what is not worth a training; they do not show what a training gives.
 """
@@ -37,7 +38,7 @@ from vt_timm.tokenizers import LOGIT_SCALE, SpatialAttention
 from vt_timm.vt_resnet import VTResNet
 
 from .common.records import keep_record, read_records, table
-from .tokens import ablate, average, found, look
+from .tokens import ablate, average, look, share_found
 
 FILE = "accuracy/token_trials.json"
 HEAD = ["stage 5", "top-1", "names the teacher's class", "divergence"]
@@ -297,6 +298,7 @@ def side_by_side(maps_NCHW: Tensor, grid: int) -> Tensor:
 
 
 def name_of(trunk: str) -> str:
+    """Return what records and files call a trunk: its folder's name, or its own."""
     return without_folders(trunk).rpartition(":")[2]
 
 
@@ -388,13 +390,13 @@ def train(trial: Trial, data: Maps, epochs: int, seed: int, rate: float = RATE) 
 def validate(network: TwoHeads, data: Maps) -> dict[str, float]:
     """Return top-1 and agreement with the teacher in percent, and the divergence from its answers.
 
-    Of several photos side by side, the classes among as many answers as they have classes count (`tokens.found`).
+    Of several photos side by side, the classes among as many answers as they have classes count (`tokens.share_found`).
     """
     right = agreed = apart = number = 0.0
     for feature, shares, labels, named in data.batches(data.in_order()):
         of_labels, of_answers = network(feature.float())
-        right += found(of_labels, labels).sum().item()
-        agreed += found(of_answers, named).sum().item()
+        right += share_found(of_labels, labels).sum().item()
+        agreed += share_found(of_answers, named).sum().item()
         apart += divergence(of_answers, shares, "sum").item()
         number += len(labels)
     return {
@@ -415,7 +417,7 @@ def look_inside(model: nn.Module, data: Maps) -> dict[str, Any]:
 
 
 def recorded(trunk: str = FIRST_TRUNK, grid: int = 1) -> list[dict[str, Any]]:
-    """Return the records of a trunk in the order of the trials."""
+    """Return the records of a trunk, of one photo or several side by side, in the order of the trials."""
     rows = [row for row in read_records(FILE).values() if (row["trunk"], row["grid"]) == (trunk, grid)]
     return sorted(rows, key=lambda row: list(TRIALS).index(row["trial"]))
 
@@ -466,7 +468,7 @@ def _percent(share: float | None) -> str | None:
 
 TABLES: dict[str, Callable[[], str]] = {
     "token_trials": trial_table,
-    "token_trials_awake": partial(trial_table, BETTER_RATE),
+    "token_trials_better_rate": partial(trial_table, BETTER_RATE),
     "token_trial_seeds": seeds_table,
     "token_trials_of_four": partial(trial_table, BETTER_RATE, grid=2),
     "token_trials_of_another": partial(trial_table, BETTER_RATE, OTHER_TRUNK, OTHER_SIZE),
@@ -477,13 +479,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="Imagenette, with train/ and val/")
     parser.add_argument("--teacher", default="tf_efficientnet_lite0.in1k", help="a timm model of ImageNet's classes")
-    parser.add_argument("--cache", type=Path, required=True, help="folder for the maps, 700 MB")
+    parser.add_argument(
+        "--cache", type=Path, required=True, help="folder for the maps, up to 600 MB for a trunk and size"
+    )
     names = ", ".join(TRIALS)
     parser.add_argument("--trials", nargs="+", default=list(TRIALS), choices=TRIALS, metavar="NAME", help=names)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rate", type=float, default=RATE, help=f"learning rate (default: {RATE:g})")
-    parser.add_argument("--trunk", default="vt_resnet18", help="a trained timm model (default: %(default)s)")
+    parser.add_argument(
+        "--trunk",
+        default="vt_resnet18",
+        help="a trained timm model (default: %(default)s)",
+    )
     parser.add_argument("--size", type=int, default=SIZE, help=f"side of the photos in pixels (default: {SIZE})")
     parser.add_argument(
         "--grid", type=int, default=1, metavar="N", help="ask about N x N photos side by side (default: 1)"
@@ -491,7 +499,8 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="record in benchmarks/results/accuracy/token_trials.json")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
-    trunk, several = name_of(args.trunk), f"{args.grid} x {args.grid} photos of " if args.grid > 1 else ""
+    trunk = name_of(args.trunk)
+    several = f"{args.grid} x {args.grid} photos of " if args.grid > 1 else ""
     photos = f"{several}{args.size} px"
     training, validation = (
         read_maps(args.data, split, args.size, args.trunk, args.teacher, args.cache, args.grid)

@@ -292,7 +292,7 @@ def _reads(tokenizer: nn.Module, feature_BCHW: Tensor, previous_BLD: Tensor) -> 
     return not torch.equal(tokenizer(feature_BCHW, previous_BLD), tokenizer(feature_BCHW, previous_BLD.roll(1, 1) + 1))
 
 
-def found(logits_NK: Tensor, labels: Tensor) -> Tensor:
+def share_found(logits_NK: Tensor, labels: Tensor) -> Tensor:
     """(N,) share of an image's classes that are among as many of the most probable: 1 or 0 where it has one label.
 
     Args:
@@ -315,11 +315,11 @@ def paired(right_N: Tensor, whole_N: Tensor) -> dict[str, float]:
 @torch.inference_mode()
 def ablate(stage: Stage) -> list[dict[str, Any]]:
     """Top-1 without each part, the whole network first: the difference to it, and its standard error, in points."""
-    whole = found(stage.logits(0), stage.labels)
+    whole = share_found(stage.logits(0), stage.labels)
     rows = [{"module": None, "part": None, "what": "nothing", "top1": _percent(whole)}]
 
     def add(module: int | None, part: str, what: str, logits: Tensor) -> None:
-        right = found(logits, stage.labels)
+        right = share_found(logits, stage.labels)
         rows.append({"module": module, "part": part, "what": what, "top1": _percent(right), **paired(right, whole)})
 
     for module in range(len(stage.blocks)):
@@ -327,7 +327,7 @@ def ablate(stage: Stage) -> list[dict[str, Any]]:
             handle = hook()
             add(module + 1, part, what, stage.logits(module))
             handle.remove()
-    by_token = sorted(stage.logits_of_one_token(), key=lambda logits: -found(logits, stage.labels).sum().item())
+    by_token = sorted(stage.logits_of_one_token(), key=lambda logits: -share_found(logits, stage.labels).sum().item())
     if len(by_token) > 1 and stage.model.global_pool:
         for what, index in (("best", 0), ("median", len(by_token) // 2), ("worst", -1)):
             add(None, "head", f"reads one token, the {what} of {len(by_token)}", by_token[index])

@@ -16,8 +16,8 @@ from benchmarks.pretrained import evaluate
 from benchmarks.segmentation.runs import keep_segmenter_run
 from vt_timm.cli.training import add_publish_options
 from vt_timm.errors import UserError, first_line
-from vt_timm.publishing.publish import Publication, draft, open_run, report
-from vt_timm.runs.run import Run, RunError
+from vt_timm.publishing.publish import draft, open_run, report
+from vt_timm.runs.run import Publication, Run, RunError
 from vt_timm.weights.published import hub_name
 
 from . import card

@@ -9,9 +9,6 @@ import torch
 # Tests never leave this machine, and say so to the Hub client before it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
-
 
 @pytest.fixture(autouse=True)
 def _seed():

@@ -318,7 +318,7 @@ def test_what_goes_wrong_is_said_in_a_line_and_leaves_nothing(arguments, said, t
 def test_a_tolerance_that_cannot_be_is_refused_before_the_export(value, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(capsys, "export", MICRO, "-o", tmp_path / "a.onnx", "--tolerance", value)
-    assert f"argument --tolerance: invalid share value: '{value}'" in capsys.readouterr().err
+    assert f"argument --tolerance: invalid number of at least 0 value: '{value}'" in capsys.readouterr().err
 
 
 def test_a_full_disk(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from benchmarks.accuracy import runs
 from benchmarks.common import records
 from hub import card, publish
 from tests.support.samples import NAME, REPOSITORY, logits
-from vt_timm.cards import card as publishing_card
+from vt_timm.cards import card as model_card
 from vt_timm.cli import main
 from vt_timm.pipelines.sources import load as load_pipeline
 from vt_timm.publishing.publish import open_run
@@ -395,7 +395,7 @@ def test_a_segmenters_name_and_card_say_where_its_backbone_is_from(segmenter_run
     ],
 )
 def test_a_card_says_what_its_training_began_with(checkpoint, start):
-    assert publishing_card._start({"initial_checkpoint": checkpoint}) == start
+    assert model_card._start({"initial_checkpoint": checkpoint}) == start
 
 
 def test_the_card_of_a_segmenter_names_the_one_it_went_on_from(segmenter_run, tmp_path):
@@ -451,7 +451,7 @@ def test_front_matter_passes_the_clients_own_checks(run, segmenter_run, tmp_path
 def test_a_data_set_is_known_wherever_it_lies(data):
     config = json.loads((card.HUB / "vt_resnet_micro.muon_imagenette" / "config.json").read_text())
     metrics = {"top1": 1.0, "top5": 2.0, "images": "some", "origin": "one run"}
-    text = publishing_card.classifier_card(
+    text = model_card.classifier_card(
         config, runs.arguments_of("vt_resnet_micro.muon_imagenette"), metrics, "a/b", "c", data
     )
     assert "- frgfm/imagenette" in text and "Imagenette v2, 10 classes" in text
@@ -464,7 +464,7 @@ def test_a_teacher_that_has_seen_the_validation_images_is_said(teacher, data, sa
     config = json.loads((card.HUB / "vt_resnet_micro.muon_imagenette" / "config.json").read_text())
     settings = {**runs.arguments_of("vt_resnet_micro.muon_imagenette"), "kd_model_name": teacher}
     metrics = {"top1": 1.0, "top5": 2.0, "images": "some", "origin": "one run"}
-    text = publishing_card.classifier_card(config, settings, metrics, "a/b", "c", data)
+    text = model_card.classifier_card(config, settings, metrics, "a/b", "c", data)
     assert ("a teacher trained on ImageNet has seen them" in text) == said
 
 

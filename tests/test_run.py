@@ -149,7 +149,7 @@ HAS_TWO = "the data has 2 classes (bright, dark, ...) and vt_resnet_micro"
         (["--data-dir", "/nowhere"], "--data-dir /nowhere: there is no such folder"),
         ([], "no data: name the folder"),
         (["--data-dir", str(Path(__file__).parent)], "cannot read the data of split train: Found 0 images"),
-        (["--dataset", "hfds/"], "--dataset hfds/: name the data set behind the slash, as in hfds/ORG/NAME"),
+        (["--dataset", "hfds/"], "--dataset hfds/: name the data set behind the slash, as in hfds/NAME"),
         (["--data-dir", "PHOTOS", "--device", "cuda:3"], "--device cuda:3: there is no CUDA device here"),
         (["--data-dir", "PHOTOS", "--num-classes", "10"], f"{HAS_TWO} 10: pass --num-classes 2"),
         ([*TWO, "--model", "vt_resnet_mini"], "Unknown model (vt_resnet_mini); did you mean vt_resnet_micro"),

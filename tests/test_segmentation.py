@@ -227,7 +227,10 @@ def test_a_training_ends_with_what_it_reached_and_what_to_type_next(rank, monkey
             ["--config", "ccp", "--data-dir", "x", "--set", "clip_grad=no"],
             "clip_grad=False must be a number of at least 0",
         ),
-        (["--config", "ccp", "--data-dir", "x", "--set", "clip_grad=0"], "null clips none"),
+        (
+            ["--config", "ccp", "--data-dir", "x", "--set", "clip_grad=0"],
+            "clip_grad=0 would leave nothing; null sets no limit",
+        ),
         (["--config", "ccp", "--data-dir", "x", "--set", "sync_bn=2"], "sync_bn=2 must be true or false"),
         (
             ["--config", __file__.replace("test_segmentation.py", "support/train_arguments.txt")],

@@ -1,4 +1,4 @@
-"""Files, folders and their names: written whole or not at all, read as UTF-8, told apart."""
+"""Files and folders: written whole, read as text, told apart, and named without this machine's folders."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import CommandError, UserError, first_line
-from .names import BEST
+from .run_files import BEST
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import numpy as np
 import timm.data
 from PIL import Image
 
+from vt_timm.files import without_folders
 from vt_timm.pipelines.segmentation import SCALES, segment
 from vt_timm.segmentation.labels import BACKGROUND
 from vt_timm.segmentation.model import Segmenter, load_segmenter
@@ -31,7 +32,7 @@ FILE = "segmentation/nobody.json"
 def photos(data: Path, split: str) -> Iterator[Path]:
     """Yield the photos of a split that show nobody."""
     for line in LIST.read_text().split():
-        if line.startswith(split):
+        if line.startswith(f"{split}/"):
             yield data / line
 
 
@@ -79,6 +80,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="copy the training photos that show nobody to a folder")
     parser.add_argument("--write", action="store_true", help="record in benchmarks/results/segmentation/nobody.json")
     args = parser.parse_args()
+    if not (args.folder or args.segmenter):
+        parser.error("name a SEGMENTER to measure, or a --folder for the training photos")
     if args.folder:
         args.folder.mkdir(parents=True, exist_ok=True)
         for path in photos(args.data, "train"):
@@ -87,7 +90,7 @@ def main() -> int:
         result = summarise(background(load_segmenter(args.segmenter), args.data))
         print(result)
         if args.write:
-            name = args.name or Path(args.segmenter).name
+            name = args.name or without_folders(args.segmenter)
             keep_record(FILE, name, {"segmenter": name, **result})
     return 0
 

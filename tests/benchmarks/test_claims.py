@@ -165,7 +165,11 @@ def test_a_temperature_makes_the_percentages_of_both_classifiers_true():
 
 
 def trials(rate=0.001, grid=1):
-    return {row["trial"]: row for row in recorded_trials(grid=grid) if (row["rate"], row["seed"]) == (rate, 0)}
+    return {
+        row["trial"]: row
+        for row in recorded_trials(grid=grid)
+        if (row["rate"], row["seed"], row["size"]) == (rate, 0, 128)
+    }
 
 
 def cost_of_the_mean(trial, module):
@@ -190,7 +194,11 @@ def test_sixteen_tokens_of_the_second_module_do_hardly_more_than_their_mean_in_t
 
 
 def seeds_of(trial, what, rate=0.003, grid=1):
-    return [row[what] for row in recorded_trials(grid=grid) if (row["trial"], row["rate"]) == (trial, rate)]
+    return [
+        row[what]
+        for row in recorded_trials(grid=grid)
+        if (row["trial"], row["rate"], row["size"]) == (trial, rate, 128)
+    ]
 
 
 def test_an_awake_projector_beats_resnets_stage_and_the_default_start_on_the_same_maps():

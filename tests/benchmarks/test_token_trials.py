@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks.token_trials import ANSWERS, CHANNELS, TRIALS, Maps, TwoHeads, train
-from benchmarks.tokens import found
+from benchmarks.tokens import share_found
 from tests.support.samples import fill
 
 # The other trials are of other parts (controls), other weights (filters) or another start or loss (below).
@@ -100,5 +100,5 @@ def test_photos_side_by_side_are_one_map_and_all_their_classes():
 
 def test_found_is_the_share_of_the_classes_among_as_many_answers():
     logits = torch.tensor([[3.0, 2, 1, 0], [3, 2, 1, 0], [0, 0, 5, 4]])
-    assert found(logits, torch.tensor([[0, 2], [1, 1], [3, 2]])).tolist() == [0.5, 0, 1]
-    assert found(logits, torch.tensor([0, 1, 2])).tolist() == [1, 0, 1]
+    assert share_found(logits, torch.tensor([[0, 2], [1, 1], [3, 2]])).tolist() == [0.5, 0, 1]
+    assert share_found(logits, torch.tensor([0, 1, 2])).tolist() == [1, 0, 1]

@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..cost import count_macs, count_parameters
 from ..files import without_folders
-from ..names import BEST
+from ..run_files import BEST
 from ..weights.download import WEIGHTS
 from ..weights.published import unsure_below
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CommandError, did_you_mean
-from ..names import BEST, SETTINGS
-from .shared import command, positive, share
+from ..run_files import BEST, SETTINGS
+from .shared import command, not_negative, positive
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -52,7 +52,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="what a segmenter's masks mean: a recipe or a YAML file of settings (default: those of its run)",
     )  # fmt: skip
     parser.add_argument(
-        "--tolerance", type=share, metavar="SHARE",
+        "--tolerance", type=not_negative, metavar="SHARE",
         help="largest difference of the logits, as a share of their size, and largest share of a segmenter's pixels "
         "with another label (default: by precision)",
     )  # fmt: skip

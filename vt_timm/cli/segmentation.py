@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import CommandError
 from ..files import identity, whole_file, writing
-from ..names import BEST
+from ..run_files import BEST
 from .shared import Photos, add_model, command, load_model, make_folder, names_in, positive, print_json, targets, write
 
 INDEXED = 256  # number of colours in a palette

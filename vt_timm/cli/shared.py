@@ -59,15 +59,17 @@ def positive(text: str) -> int:
     return value
 
 
-def share(text: str) -> float:
+positive.__name__ = "positive number"  # argparse prints it: "invalid positive number value: '0'"
+
+
+def not_negative(text: str) -> float:
     value = float(text)
     if not 0 <= value < math.inf:
         raise ValueError
     return value
 
 
-share.__name__ = "share"
-positive.__name__ = "positive number"  # argparse prints it: "invalid positive number value: '0'"
+not_negative.__name__ = "number of at least 0"
 
 
 def place(text: str) -> Path:

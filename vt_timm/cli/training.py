@@ -4,7 +4,7 @@ import argparse
 import functools
 
 from ..errors import CommandError, did_you_mean
-from ..names import BEST, CHECKPOINTS
+from ..run_files import BEST, CHECKPOINTS
 from ..timm_scripts import SCRIPTS
 from .shared import command, place
 
@@ -93,7 +93,8 @@ def add_publish_options(parser: argparse.ArgumentParser) -> None:
 
 def publish_run(args: argparse.Namespace) -> int:
     """Write the folder of a run, checked, and upload it if told."""
-    from ..publishing.publish import Publication, open_run, publish, report
+    from ..publishing.publish import open_run, publish, report
+    from ..runs.run import Publication
 
     if args.class_folders and not args.class_folders.exists():
         raise CommandError(f"{args.class_folders}: no such file or folder")

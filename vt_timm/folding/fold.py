@@ -1,7 +1,7 @@
 """The VT modules with everything constant multiplied out: the same function in fewer, larger products.
 
 A runtime pays for every node, and sixteen tokens are little work for one. What does not depend on the image is folded
-into the weights before a model is exported; the equations stay those of the paper.
+into the weights for inference; the equations stay those of the paper.
 
 Shape suffixes: B batch, L tokens, D channels of a token, C channels of the feature map, P pixels, h heads,
 d = D/h or C/h channels of a head.

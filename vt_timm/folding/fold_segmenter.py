@@ -1,4 +1,4 @@
-"""Segmenters as they are exported: VT-FPN with its norms multiplied out, and paddings that do not depend on the size.
+"""Segmenters for inference: VT-FPN with its norms multiplied out, and paddings that do not depend on the size.
 
 Shape suffixes: B batch, C channels of the pyramid, H W height and width of a level, L tokens of a level, S tokens of
 all levels, D channels of a token.

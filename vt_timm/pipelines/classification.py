@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from timm.data import CustomDatasetInfo, ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 from torch import Tensor, nn
-from torchvision.transforms.v2 import Compose
+from torchvision.transforms import Compose
 from torchvision.transforms.v2 import functional as transforms
 
 from ..images import MODES
@@ -78,7 +78,8 @@ class ClassificationPipeline(Pipeline):
         super().__init__(module, name)
         config = resolve_data_config({}, model=module, use_test_size=True)
         self.config = {**config, "mean": self._per_channel(config["mean"]), "std": self._per_channel(config["std"])}
-        *self.geometry, self.to_tensor, self.normalize = create_transform(**self.config).transforms
+        *geometry, self.to_tensor, self.normalize = create_transform(**self.config).transforms
+        self.geometry = Compose(geometry)
         self.class_names = class_names(module)
         self.unsure_below = unsure_below(getattr(module, "pretrained_cfg", {}))
 
@@ -87,7 +88,7 @@ class ClassificationPipeline(Pipeline):
         return tuple(values) if same else (sum(values) / len(values),) * self.channels
 
     def view(self, photo: Image.Image) -> Image.Image:
-        return Compose(self.geometry)(photo)
+        return self.geometry(photo)
 
     def display(self, photo: Image.Image) -> Image.Image:
         channels, height, width = self.config["input_size"]

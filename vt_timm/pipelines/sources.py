@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import CommandError, UserError, did_you_mean, first_line
-from ..names import BEST, CHECKPOINT, SETTINGS
+from ..run_files import BEST, CHECKPOINT, SETTINGS
 from ..runs.train_run import is_run, load_run
 from ..segmentation.model import Segmenter, load_segmenter
 from ..weights.download import CONFIG, check_reachable, fetch
@@ -78,9 +78,11 @@ class Source:
             raise CommandError(f"cannot load {self.name}: {reason}{hint}") from error
 
 
-def wrap(module: nn.Module, name: str = "") -> Pipeline:
+def pipeline_of(module: nn.Module, name: str = "") -> Pipeline:
     """Return the pipeline around a trained network."""
-    return (SegmentationPipeline if isinstance(module, Segmenter) else ClassificationPipeline)(module, name)  # type: ignore[arg-type]
+    if isinstance(module, Segmenter):
+        return SegmentationPipeline(module, name)
+    return ClassificationPipeline(module, name)
 
 
 def resolve(name: str) -> Source:

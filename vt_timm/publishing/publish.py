@@ -18,15 +18,14 @@ import yaml
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.repocard import metadata_load
-from huggingface_hub.utils import validate_repo_id
 
 from ..cards.card import TAG
 from ..errors import first_line
 from ..files import folder_beside, move, writing
-from ..names import ARGUMENTS, BEST, METRICS, SETTINGS
 from ..pipelines.pipeline import Pipeline
-from ..pipelines.sources import load, wrap
-from ..runs.run import Run, RunError
+from ..pipelines.sources import load, pipeline_of
+from ..run_files import ARGUMENTS, METRICS, SETTINGS
+from ..runs.run import Publication, Run, RunError
 from ..runs.segmenter_run import SegmenterRun
 from ..runs.train_run import TrainRun
 from ..weights.download import CARD, CONFIG, WEIGHTS
@@ -34,57 +33,6 @@ from ..weights.download import CARD, CONFIG, WEIGHTS
 FILES = (CONFIG, WEIGHTS, CARD)
 OLD_CARD = "README.old.md"
 OF_A_RUN = (ARGUMENTS, SETTINGS, METRICS)
-
-
-@dataclass(frozen=True)
-class Publication:
-    """The choices of a person who publishes a run.
-
-    Args:
-        name: MODEL.TAG of a classifier, any name of a segmenter.
-        repository: ORG/NAME on the Hub.
-        checkpoint: which weights of a run of train.py, "best" or "last".
-        class_folders: folder whose subfolders are the classes, where the run of train.py names none.
-        test_size: image size in pixels at which a classifier is evaluated, if it differs from the training's.
-        half: True to store 16-bit floats.
-        licence: licence of the weights.
-        ships: True for a folder that comes with vt_timm.
-
-    Raises:
-        RunError: for a name that the Hub does not take.
-    """
-
-    name: str
-    repository: str
-    checkpoint: str = BEST
-    class_folders: Path | None = None
-    test_size: int | None = None
-    half: bool = False
-    licence: str = "apache-2.0"
-    ships: bool = False
-
-    def __post_init__(self) -> None:
-        try:
-            validate_repo_id(self.repository)
-        except ValueError:
-            fits = False
-        else:
-            fits = "/" in self.repository and self.repository.isascii()
-        if not fits:
-            raise RunError(
-                f"{self.repository}: the Hub takes ORG/NAME, of at most 96 letters, digits, '-', '_' and '.', none of "
-                "these three twice in a row or at an end: give another NAME, or another --push"
-            )
-
-    @property
-    def dtype(self) -> str:
-        """The kind of the numbers that are stored, as a card calls it."""
-        return "16-bit floats" if self.half else "32-bit floats"
-
-    @property
-    def source(self) -> str:
-        """The name by which the model is loaded."""
-        return self.name if self.ships else f"hf-hub:{self.repository}"
 
 
 def open_run(folder: Path) -> Run:
@@ -162,7 +110,7 @@ def draft(run: Run, how: Publication, folder: Path) -> Iterator[Draft]:
             folder.parent.mkdir(parents=True, exist_ok=True)
             files = stack.enter_context(folder_beside(folder))
             network = run.save(files, how)
-        if not _same_answers(wrap(network, how.name), files):
+        if not _same_answers(pipeline_of(network, how.name), files):
             raise RunError(f"{how.name}, loaded back, gives other predictions than the run: nothing was written")
         yield Draft(run, how, files, folder)
 

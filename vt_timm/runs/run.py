@@ -1,23 +1,73 @@
-"""A finished training, whatever it trained."""
+"""A finished training, whatever it trained, and the choices of who publishes it."""
 
 import csv
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import yaml
+from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
 from ..errors import UserError, did_you_mean, first_line
 from ..files import read_text
-from ..names import ARGUMENTS, SETTINGS, SUMMARY
-
-if TYPE_CHECKING:
-    from ..publishing.publish import Publication
+from ..run_files import ARGUMENTS, BEST, SETTINGS, SUMMARY
 
 
 class RunError(UserError):
     """A run that cannot be used, with what it lacks in one line."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """The choices of a person who publishes a run.
+
+    Args:
+        name: MODEL.TAG of a classifier, any name of a segmenter.
+        repository: ORG/NAME on the Hub.
+        checkpoint: which weights of a run of train.py, "best" or "last".
+        class_folders: folder whose subfolders are the classes, where the run of train.py names none.
+        test_size: image size in pixels at which a classifier is evaluated, if it differs from the training's.
+        half: True to store 16-bit floats.
+        licence: licence of the weights.
+        ships: True for a folder that comes with vt_timm.
+
+    Raises:
+        RunError: for a name that the Hub does not take.
+    """
+
+    name: str
+    repository: str
+    checkpoint: str = BEST
+    class_folders: Path | None = None
+    test_size: int | None = None
+    half: bool = False
+    licence: str = "apache-2.0"
+    ships: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            validate_repo_id(self.repository)
+        except ValueError:
+            fits = False
+        else:
+            fits = "/" in self.repository and self.repository.isascii()
+        if not fits:
+            raise RunError(
+                f"{self.repository}: the Hub takes ORG/NAME, of at most 96 letters, digits, '-', '_' and '.', none of "
+                "these three twice in a row or at an end: give another NAME, or another --push"
+            )
+
+    @property
+    def dtype(self) -> str:
+        """The kind of the numbers that are stored, as a card calls it."""
+        return "16-bit floats" if self.half else "32-bit floats"
+
+    @property
+    def source(self) -> str:
+        """The name by which the model is loaded."""
+        return self.name if self.ships else f"hf-hub:{self.repository}"
 
 
 class Run(ABC):
@@ -56,7 +106,7 @@ class Run(ABC):
         """The name that the run is published by where the user says no other."""
 
     @abstractmethod
-    def save(self, folder: Path, how: "Publication") -> nn.Module:
+    def save(self, folder: Path, how: Publication) -> nn.Module:
         """Write config.json and model.safetensors, and return the network as stored.
 
         Raises:
@@ -64,11 +114,11 @@ class Run(ABC):
         """
 
     @abstractmethod
-    def metrics(self, config: dict[str, Any], how: "Publication") -> dict[str, Any]:
+    def metrics(self, config: dict[str, Any], how: Publication) -> dict[str, Any]:
         """Return what the run measured of the weights of a folder, whose config is given, for a card."""
 
     @abstractmethod
-    def card(self, config: dict[str, Any], metrics: dict[str, Any], how: "Publication") -> str:
+    def card(self, config: dict[str, Any], metrics: dict[str, Any], how: Publication) -> str:
         """Return the model card.
 
         Args:

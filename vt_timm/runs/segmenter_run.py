@@ -2,19 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from ..cards.card import segmenter_card, segmenter_name
 from ..cost import count_parameters
-from ..names import BEST, METRICS, SETTINGS, SUMMARY
-from ..segmentation.model import load_segmenter
-from .run import Run, RunError, in_16_bits
-
-if TYPE_CHECKING:
-    from ..publishing.publish import Publication
-    from ..segmentation.model import Segmenter
+from ..run_files import BEST, METRICS, SETTINGS, SUMMARY
+from ..segmentation.model import Segmenter, load_segmenter
+from .run import Publication, Run, RunError, in_16_bits
 
 
 class SegmenterRun(Run):
@@ -31,7 +27,7 @@ class SegmenterRun(Run):
         """NECK_BACKBONE.DATA."""
         return segmenter_name(self.settings["neck"], self.settings["backbone"], self.data)
 
-    def model(self) -> "Segmenter":
+    def model(self) -> Segmenter:
         """Return the segmenter of the best evaluation.
 
         Raises:
@@ -42,14 +38,14 @@ class SegmenterRun(Run):
         except RuntimeError as error:
             raise RunError(str(error)) from error
 
-    def save(self, folder: Path, how: "Publication") -> nn.Module:
+    def save(self, folder: Path, how: Publication) -> nn.Module:
         model = self.model()
         if how.half:
             in_16_bits(model, self.folder)
         model.save_pretrained(folder)
         return model.float()
 
-    def metrics(self, config: dict[str, Any], how: "Publication") -> dict[str, Any]:
+    def metrics(self, config: dict[str, Any], how: Publication) -> dict[str, Any]:
         path = self.folder / BEST / METRICS
         try:
             measured = json.loads(path.read_text(encoding="utf-8"))
@@ -62,5 +58,5 @@ class SegmenterRun(Run):
         origin = f"one run, as the training itself measured{kind} after update {update}"
         return {**measured, "origin": origin, "dtype": how.dtype, "params": params, "license": how.licence}
 
-    def card(self, config: dict[str, Any], metrics: dict[str, Any], how: "Publication") -> str:
+    def card(self, config: dict[str, Any], metrics: dict[str, Any], how: Publication) -> str:
         return segmenter_card(config, self.settings, metrics, how.repository, self.data, how.source)

@@ -8,7 +8,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
 import torch
@@ -20,12 +20,9 @@ from torch import nn
 from ..cards.card import classifier_card
 from ..errors import did_you_mean, first_line
 from ..files import whole_file
-from ..names import ARGUMENTS, BEST, CHECKPOINT, CHECKPOINTS, SUMMARY
+from ..run_files import ARGUMENTS, BEST, CHECKPOINT, CHECKPOINTS, SUMMARY
 from ..weights.download import CONFIG
-from .run import Run, RunError, in_16_bits, read_settings
-
-if TYPE_CHECKING:
-    from ..publishing.publish import Publication
+from .run import Publication, Run, RunError, in_16_bits, read_settings
 
 DESCRIPTION = "model.json"
 
@@ -187,7 +184,7 @@ class TrainRun(Run):
             raise RunError(f"{self.folder} has no {path.name}: choose another --checkpoint")
         return path
 
-    def save(self, folder: Path, how: "Publication") -> nn.Module:
+    def save(self, folder: Path, how: Publication) -> nn.Module:
         self._check_name(how.name)
         model = self.model(how.checkpoint)
         labels = self._class_names(how.class_folders)
@@ -247,7 +244,7 @@ class TrainRun(Run):
             names = found
         return describe_classes(names)["label_descriptions"]
 
-    def metrics(self, config: dict[str, Any], how: "Publication") -> dict[str, Any]:
+    def metrics(self, config: dict[str, Any], how: Publication) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):  # train.py keeps its arguments in there
             checkpoint = torch.load(self._path(how.checkpoint), map_location="meta", weights_only=True, mmap=True)
         epoch = int(checkpoint["epoch"])
@@ -261,7 +258,7 @@ class TrainRun(Run):
             "origin": f"one run, as train.py itself measured after epoch {epoch} at {size} x {size} pixels",
         }
 
-    def card(self, config: dict[str, Any], metrics: dict[str, Any], how: "Publication") -> str:
+    def card(self, config: dict[str, Any], metrics: dict[str, Any], how: Publication) -> str:
         metrics = {**metrics, "checkpoint": how.checkpoint, "dtype": how.dtype}
         return classifier_card(config, self.settings, metrics, how.repository, how.source, self.data, how.licence)
 

@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..cards.card import segmenter_card, segmenter_name
 from ..cost import count_parameters
 from ..errors import UserError, first_line
 from ..files import put_in_place, restore, whole_file, whole_folder
-from ..names import BEST, LAST, METRICS, SETTINGS, SUMMARY
+from ..run_files import BEST, LAST, METRICS, SETTINGS, SUMMARY
 from ..weights.download import CARD, CONFIG
 from .model import Segmenter
 from .settings import Settings
@@ -54,8 +55,6 @@ def save_best(output: Path, model: Segmenter, metrics: dict[str, Any], settings:
 
 
 def _card(model: Segmenter, config: dict[str, Any], metrics: dict[str, Any], settings: Settings) -> str:
-    from ..cards.card import segmenter_card, segmenter_name
-
     data = Path(settings.data_dir).name
     measured = {
         **metrics,

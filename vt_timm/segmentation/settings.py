@@ -179,17 +179,12 @@ class Settings:
             self._check_number(name, int, 0)
         for name in ("lr", "momentum", "weight_decay", "dice", "color_jitter"):
             self._check_number(name, (int, float), 0)
-        for name, least in {
-            "clip_grad": 0,
-            "ema_decay": 0,
-            "max_long_side": 1,
-            "backbone_lr": 0,
-            "ignore_label": 0,
-        }.items():
+        for name in ("clip_grad", "ema_decay", "max_long_side", "backbone_lr", "ignore_label"):
             if getattr(self, name) is not None:
-                self._check_number(name, int if name == "ignore_label" else (int, float), least)
-        if self.clip_grad == 0:
-            raise SettingsError("clip_grad=0 would leave nothing of a gradient; null clips none")
+                self._check_number(name, int if name == "ignore_label" else (int, float), 0)
+        for name in ("clip_grad", "max_long_side"):
+            if getattr(self, name) == 0:
+                raise SettingsError(f"{name}=0 would leave nothing; null sets no limit")
         if self.ema_decay is not None and self.ema_decay >= 1:
             raise SettingsError(f"ema_decay={self.ema_decay} must be below 1")
         if not _is_number(self.background_share) or self.background_share >= 1:

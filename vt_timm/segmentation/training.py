@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..errors import first_line, say
-from ..names import SETTINGS
+from ..run_files import SETTINGS
 from .checkpoints import Progress, append_row, check_new, load_state, save_best, save_state
 from .data import SegmentationDataset, evaluation_transform, training_transform
 from .evaluation import SCORES, evaluate

@@ -23,7 +23,7 @@ from torch import nn
 from ..distillation import create_teacher
 from ..errors import UserError, did_you_mean, first_line, say
 from ..files import find_circle, read_text
-from ..names import ARGUMENTS, CHECKPOINTS, LAST
+from ..run_files import ARGUMENTS, CHECKPOINTS, LAST
 from ..runs.train_run import read_description, write_description
 from ..token_overlap import add_token_overlap
 from ..weights.download import check_reachable
@@ -331,8 +331,8 @@ def check_checkpoints(args: Any) -> None:
 def read_dataset(create_dataset: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Return a data set of timm's, or raise one line that says which split cannot be read."""
     name = str(args[0] if args else kwargs.get("name", ""))
-    if name.endswith("/"):
-        raise ScriptError(f"--dataset {name}: name the data set behind the slash, as in {name}ORG/NAME")
+    if "/" in name and not name.partition("/")[2]:
+        raise ScriptError(f"--dataset {name}: name the data set behind the slash, as in {name}NAME")
     try:
         return create_dataset(*args, **kwargs)
     except UserError:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..names import BEST, CHECKPOINTS, LAST, SUMMARY
+from ..run_files import BEST, CHECKPOINTS, LAST, SUMMARY
 from ..runs.run import read_evaluations
 
 MEASURED = ("top1", "top5", "loss")  # what train.py measures of the validation photos

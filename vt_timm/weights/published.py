@@ -19,12 +19,12 @@ from timm.models import DefaultCfg, PretrainedCfg, clean_state_dict
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
-from ..names import BEST
+from ..run_files import BEST
 from .download import CARD, CONFIG, WEIGHTS, DownloadError, fetch
 
 PACKAGE = Path(__file__).parents[1]
 HUB = PACKAGE / "hub" if (PACKAGE / "hub").is_dir() else PACKAGE.parent / "hub"  # installed wheel, or a checkout
-UNSURE = "unsure_below"  # the note of a classifier's config that says so
+UNSURE = "unsure_below"  # the note of a classifier's config that with the least probability of a sure answer
 ORGANISATION = os.environ.get("VT_TIMM_HUB_ORGANISATION", "vt-timm")  # the owner of the repositories on the Hub
 
 
