@@ -197,6 +197,26 @@ def test_a_run_goes_on_from_a_trained_segmenter_and_its_classes_of_the_same_name
         assert "going on from the segmenter first" in (small / f"second{i}" / "best" / "README.md").read_text()
 
 
+def test_the_weights_that_are_kept_are_drawn_to_the_start(small):
+    training.run(settings(small, **FPN), small / "first", resume=False)
+    start = load_segmenter(small / "first" / "best")
+    going_on = {**FPN, "initial_checkpoint": str(small / "first"), "ema_decay": 0.5, "updates": 3}
+    kept = {}
+    for share in (0.0, 0.25):
+        output = small / f"share{share}"
+        training.run(settings(small, **going_on, start_share=share, evaluate_every=3), output, resume=False)
+        kept[share] = load_segmenter(output / "best").state_dict()
+    moved = 0
+    for name, before in start.state_dict().items():
+        after, mixed = kept[0.0][name], kept[0.25][name]
+        if before.is_floating_point():
+            torch.testing.assert_close(mixed, 0.25 * before + 0.75 * after)
+            moved += not torch.equal(before, after)
+        else:
+            assert torch.equal(mixed, after)
+    assert moved > 5
+
+
 def test_a_run_cannot_go_on_from_what_does_not_fit(small):
     training.run(settings(small, updates=1, evaluate_every=1), small / "first", resume=False)
     for changes, said in (
@@ -204,6 +224,8 @@ def test_a_run_cannot_go_on_from_what_does_not_fit(small):
         ({"neck_options": {"channels": 24, "token_dim": 32, "num_heads": 4}}, "another backbone or neck"),
         ({"initial_checkpoint": str(small / "nowhere")}, "nowhere"),
         ({"initial_checkpoint": 3}, "must name a trained segmenter"),
+        ({"initial_checkpoint": "", "start_share": 0.5}, "start_share needs a start"),
+        ({"start_share": 1}, "start_share=1 must be a number from 0, below 1"),
     ):
         with pytest.raises(SettingsError, match=said) as caught:
             training.run(

@@ -158,6 +158,13 @@ def test_the_first_modules_tokens_matter_in_vt_resnet18():
     assert round(found["tokens := their mean"]) == -12 and found["no update"] < -20
 
 
+def test_a_leg_that_ended_at_192_px_left_the_weights_where_they_were():
+    runs = all_runs()
+    reached = runs["vt_resnet18.large_imagenette"]["val_top1"]
+    assert abs(reached - accuracy_of("vt_resnet18.robust_imagenette")["top1"]) < 0.1
+    assert runs["vt_resnet18.mixup_imagenette"]["train_top1"] > 99.5
+
+
 def test_a_temperature_makes_the_percentages_of_both_classifiers_true():
     for found in read_records("accuracy/calibration.json").values():
         assert found["mean_confidence"] < found["top1"] - 5  # they say less than they know

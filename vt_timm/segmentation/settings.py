@@ -82,7 +82,9 @@ class Settings:
     `background_share` is their share of the samples.
 
     Start: `pretrained_backbone` takes the backbone's weights from timm, `initial_checkpoint` all weights from a trained
-    segmenter of the same backbone and neck, for the classes of the same name also those that classify.
+    segmenter of the same backbone and neck, for the classes of the same name also those that classify; `start_share`
+    is the share that these keep in the weights that are evaluated and kept: the mean of before and after keeps more of
+    what the training's photos do not show (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022).
 
     Training: `color_jitter` is the strength of a random change of brightness, contrast and saturation, as timm's; `opt`
     is any optimizer of timm's; `backbone_lr` the backbone's own learning rate; `freeze_backbone` keeps
@@ -99,6 +101,7 @@ class Settings:
     backbone: str = "resnet50"
     pretrained_backbone: bool = False
     initial_checkpoint: str = ""
+    start_share: float = 0.0
     neck_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     backbone_options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -189,6 +192,10 @@ class Settings:
             raise SettingsError(f"ema_decay={self.ema_decay} must be below 1")
         if not _is_number(self.background_share) or self.background_share >= 1:
             raise SettingsError(f"background_share={self.background_share!r} must be a number from 0, below 1")
+        if not _is_number(self.start_share) or self.start_share >= 1:
+            raise SettingsError(f"start_share={self.start_share!r} must be a number from 0, below 1")
+        if self.start_share and not self.initial_checkpoint:
+            raise SettingsError("start_share needs a start: name a trained segmenter by initial_checkpoint")
         for name, (fits, example) in FORMS.items():
             value = getattr(self, name)
             if not (fits(value) or (value is None and name in MAY_BE_NULL)):

@@ -56,6 +56,7 @@ class Training:
         self.samples = Backgrounds(self.train_set, settings) if settings.background_photos else self.train_set
         self.settings = settings = fit_batch(settings, len(self.train_set), self.world)
         model = _model(settings, self.train_set, self.val_set)
+        self.start = copy.deepcopy(model.state_dict()) if settings.start_share else {}
         check_sizes(model, settings, self.val_set, self.world)
         if settings.sync_bn and self.world > 1:
             model = synchronised(model, self.accelerator.device)
@@ -117,10 +118,22 @@ class Training:
         updates = self.progress.updates
         return updates % self.settings.evaluate_every == 0 or updates == self.settings.updates
 
+    def kept_model(self) -> nn.Module:
+        """Return what is evaluated and kept: the model, or its average if there is one, drawn to its start if asked."""
+        model = self.ema.module if self.ema is not None else self.bare_model()
+        if not self.start:
+            return model
+        state, share = model.state_dict(), self.settings.start_share
+        start = {name: tensor.to(state[name].device) for name, tensor in self.start.items()}
+        mixed = {k: torch.lerp(v, start[k], share) if v.is_floating_point() else v for k, v in state.items()}
+        model = copy.deepcopy(model)
+        model.load_state_dict(mixed)
+        return model
+
     def evaluate_and_save(self) -> None:
-        """Score the model (its average if one is kept), keep it if it is the best, and save the whole state."""
+        """Score the model, keep it if it is the best, and save the whole state."""
         progress, accelerator = self.progress, self.accelerator
-        scored = self.ema.module if self.ema is not None else self.bare_model()
+        scored = self.kept_model()
         metrics = evaluate(scored.eval(), self.val_set, accelerator.device, self.rank, self.world)
         mean_loss = torch.tensor(sum(self.losses) / len(self.losses), device=accelerator.device)
         self.losses.clear()
