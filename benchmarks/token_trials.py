@@ -307,7 +307,8 @@ def read_maps(data: Path, split: str, size: int, trunk: str, teacher: str, cache
     files = [cache / f"{name_of(trunk)}_{split}_{size}_{what}.npy" for what in ("maps", "answers", "labels")]
     if not files[2].is_file():  # written last
         compute_maps(data / split, split == "train", size, (trunk, teacher), files)
-    return Maps(*(np.load(file, mmap_mode="r") for file in files), grid)
+    maps, answers, labels = (np.load(file, mmap_mode="r") for file in files)
+    return Maps(maps, answers, labels, grid)
 
 
 @torch.inference_mode()

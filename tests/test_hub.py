@@ -242,7 +242,7 @@ def test_what_does_not_give_the_same_outputs_is_not_put_in_place(run, tmp_path, 
     def save_and_spoil(*arguments):
         model = save(*arguments)
         with torch.no_grad():
-            model.module.fc.bias += 1
+            model.fc.bias += 1
         return model
 
     monkeypatch.setattr(TrainRun, "save", save_and_spoil)

@@ -7,6 +7,7 @@ from vt_timm.segmentation.evaluation import SCORES
 
 from ..common.records import read_records, read_rows, table
 from .analysis import recipe
+from .nobody import nobody_table
 from .runs import RUNS
 
 NECK_NAMES = {"fpn": "FPN", "laterals": "laterals alone", "vt_fpn": "VT-FPN"}
@@ -124,4 +125,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "segmentation_variants": variants,
     "segmentation_scales": scales,
     "segmentation_levels": levels,
+    "nobody": nobody_table,
 }

@@ -234,6 +234,29 @@ def test_resnets_stage_has_the_more_macs_on_the_maps_of_the_trials():
     assert count_macs(stage.eval(), (256, 8, 8)) < 0.6 * resnet
 
 
+def test_of_four_photos_sixteen_tokens_find_more_than_one_and_resnets_stage_more_still():
+    found = trials(0.003, grid=2)
+    top1 = {name: row["top1"] for name, row in found.items()}
+    pooled = max(seeds_of("pooled", "top1", rate, grid=2)[0] for rate in (0.003, 0.01))
+    assert 0.5 < top1["awake"] - top1["awake_one"] < 1.1 and round(top1["awake"] - pooled) == 6
+    ours, resnets = seeds_of("awake", "top1", grid=2), seeds_of("resnet", "top1", grid=2)
+    assert len(ours) == len(resnets) == 2 and round(statistics.mean(resnets) - statistics.mean(ours)) == 2
+    assert min(resnets) > max(*ours, top1["vt"]) + 1
+    divergence = [*seeds_of("awake", "divergence", grid=2), *seeds_of("vt", "divergence", grid=2)]
+    assert max(divergence) < min(seeds_of("resnet", "divergence", grid=2))
+    worth = {(row["module"], row["part"], row["what"]): row["difference"] for row in found["awake"]["ablations"]}
+    assert round(worth[1, "tokenizer", "tokens := their mean"]) == -4
+    assert -22 < worth[1, "transformer", "removed"] < -18
+    assert all(cost_of_the_mean(found[name], 2) < 0.5 for name in ("awake", "vt"))
+
+
+def test_where_nobody_is_the_shipped_segmenter_sees_hardly_any_clothes():
+    before, now = read_records("segmentation/nobody.json").values()
+    assert "before" in before["segmenter"] and now["segmenter"] in published_segmenters()
+    assert round(8 * (100 - before["background"]) / 100) == 1 and now["background"] > 98
+    assert before["photos"] == now["photos"] == 100 and min(now["by_class"].values()) > 95
+
+
 def test_no_head_of_the_trials_answers_better_or_needs_sixteen_tokens():
     found = trials(0.003)
     heads = [found[name] for name in ("awake_read", "awake_uneven_read", "awake_compete_read", "awake_largest")]
@@ -340,6 +363,9 @@ def test_fpn_is_ahead_of_vt_fpn_whose_laterals_come_last():
     added = {n: miou[n] - row["miou_without_tokens"] for n, row in rows.items() if row["neck"] == "vt_fpn"}
     slow, fast = (added.pop(f"long_{name}vt_fpn_seed42") for name in ("", "lr2e-3_"))
     assert 0.8 < slow < 1 and 1.9 < fast < 2.1
+    assert 0 < added.pop("things_vt_fpn_seed43") < 2
+    now, before = miou["things_vt_fpn_seed43"], miou["long_vt_fpn_seed42"]
+    assert 1.5 < now - before < 2
     assert max(added.values()) < 2.5 and min(value for name, value in added.items() if name.startswith("full")) > 0
     assert max(value for name, value in added.items() if name.startswith("half")) < 0.5
     assert all(added[f"half_{option}_vt_fpn_seed42"] < 0 for option in changed)

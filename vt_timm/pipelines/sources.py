@@ -1,5 +1,6 @@
 """From any name that a user has for a trained model to the model."""
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ..run_files import BEST, CHECKPOINT, SETTINGS
 from ..runs.train_run import is_run, load_run
 from ..segmentation.model import Segmenter, load_segmenter
 from ..weights.download import CONFIG, check_reachable, fetch
-from ..weights.published import describes_segmenter, published_segmenters
+from ..weights.published import published_segmenters
 from .classification import ClassificationPipeline
 from .onnx_file import OnnxFile
 from .pipeline import Pipeline
@@ -106,14 +107,14 @@ def resolve(name: str) -> Source:
         return Source(name, "classifier", name)
     if repository == name:
         _check_not_mistyped(path)
-    if describes_segmenter(fetch(repository, CONFIG).parent):
+    if _describes_segmenter(fetch(repository, CONFIG).parent):
         return Source(name, "segmenter", repository)
     return Source(name, "classifier", f"hf-hub:{repository}")
 
 
 def _on_disk(name: str, path: Path) -> Source:
     path = path / BEST if (path / BEST / CONFIG).is_file() else path
-    if describes_segmenter(path):
+    if _describes_segmenter(path):
         return Source(name, "segmenter", str(path))
     if is_run(path):
         return Source(name, "run", str(path))
@@ -159,6 +160,13 @@ def load_network(name: str, kind: str) -> Any:
         UserError: as `load`, and for a model that is not of that kind, "classifier" or "segmenter".
     """
     return load(name).expect(kind).module
+
+
+def _describes_segmenter(folder: Path) -> bool:
+    try:
+        return "neck" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
 
 
 def _check_not_mistyped(path: Path) -> None:

@@ -20,7 +20,7 @@ from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from ..run_files import BEST
-from .download import CARD, CONFIG, WEIGHTS, DownloadError, fetch
+from .download import CARD, WEIGHTS, DownloadError, fetch
 
 PACKAGE = Path(__file__).parents[1]
 HUB = PACKAGE / "hub" if (PACKAGE / "hub").is_dir() else PACKAGE.parent / "hub"  # installed wheel, or a checkout
@@ -57,15 +57,8 @@ def published_cfgs() -> dict[str, dict[str, Any]]:
 def published_segmenters() -> dict[str, Path]:
     """Return the folders of the segmenters that ship, by name."""
     folders = sorted(path.parent for path in HUB.glob(f"*/{WEIGHTS}"))
-    return {folder.name: folder for folder in folders if describes_segmenter(folder)}
-
-
-def describes_segmenter(folder: Path) -> bool:
-    """True if a folder's config is that of a segmenter."""
-    try:
-        return "neck" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    classifiers = published_cfgs()
+    return {folder.name: folder for folder in folders if folder.name not in classifiers}
 
 
 def licence_on_card(name: str) -> str | None:
