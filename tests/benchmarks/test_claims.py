@@ -244,7 +244,11 @@ def test_of_four_photos_sixteen_tokens_find_more_than_one_and_resnets_stage_more
     assert min(resnets) > max(*ours, top1["vt"]) + 1
     divergence = [*seeds_of("awake", "divergence", grid=2), *seeds_of("vt", "divergence", grid=2)]
     assert max(divergence) < min(seeds_of("resnet", "divergence", grid=2))
-    worth = {(row["module"], row["part"], row["what"]): row["difference"] for row in found["awake"]["ablations"]}
+    worth = {
+        (row["module"], row["part"], row["what"]): row["difference"]
+        for row in found["awake"]["ablations"]
+        if row["part"]
+    }
     assert round(worth[1, "tokenizer", "tokens := their mean"]) == -4
     assert -22 < worth[1, "transformer", "removed"] < -18
     assert all(cost_of_the_mean(found[name], 2) < 0.5 for name in ("awake", "vt"))
@@ -363,7 +367,7 @@ def test_fpn_is_ahead_of_vt_fpn_whose_laterals_come_last():
     added = {n: miou[n] - row["miou_without_tokens"] for n, row in rows.items() if row["neck"] == "vt_fpn"}
     slow, fast = (added.pop(f"long_{name}vt_fpn_seed42") for name in ("", "lr2e-3_"))
     assert 0.8 < slow < 1 and 1.9 < fast < 2.1
-    assert 0 < added.pop("things_vt_fpn_seed43") < 2
+    assert 1 < added.pop("things_vt_fpn_seed43") < 1.5
     now, before = miou["things_vt_fpn_seed43"], miou["long_vt_fpn_seed42"]
     assert 1.5 < now - before < 2
     assert max(added.values()) < 2.5 and min(value for name, value in added.items() if name.startswith("full")) > 0
@@ -376,7 +380,7 @@ def test_tokens_of_the_shipped_segmenter_differ_and_larger_views_help():
     assert found["segmenter"] in published_segmenters()
     assert all(row["alike"] < 0.5 and 1 / 3 < row["update"] < 0.5 for row in found["levels"])
     one, larger, command = ([row["miou"], row["pixel_accuracy"]] for row in found["scores"])
-    assert larger[0] > one[0] + 1.5 and larger[1] > one[1] and command[0] >= one[0] and command[1] >= one[1]
+    assert larger[0] > one[0] + 1.4 and larger[1] > one[1] and command[0] >= one[0] and command[1] >= one[1]
     assert tuple(found["scores"][2]["scales"]) == SCALES
     ours = published_segmenters()[found["segmenter"]]
     recipe = find_recipe("ccp", SEGMENTATION).read_text()
