@@ -61,15 +61,14 @@ def summarise(shares: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def nobody_table() -> str:
-    """A row per segmenter: background on photos that show nobody, by class."""
-    rows = list(read_records(FILE).values())
-    classes = list(rows[0]["by_class"])
-    cells = [
-        [row["segmenter"], f"{row['background']:.1f} +- {row['standard_error']:.1f}", row["under_nine_tenths"],
-         *(f"{row['by_class'][name]:.1f}" for name in classes)]
-        for row in rows
-    ]  # fmt: skip
-    return table(["segmenter", "background, %", "photos under 90 %", *classes], cells)
+    """A column per segmenter: background on photos that show nobody, of all and by class."""
+    columns = list(read_records(FILE).values())
+    rows = [
+        ["all", *(f"{column['background']:.1f} +- {column['standard_error']:.1f}" for column in columns)],
+        *([name, *(f"{column['by_class'][name]:.1f}" for column in columns)] for name in columns[0]["by_class"]),
+        ["photos of which less than 90 % is", *(column["under_nine_tenths"] for column in columns)],
+    ]
+    return table(["background, %", *(column["segmenter"] for column in columns)], rows)
 
 
 def main() -> int:

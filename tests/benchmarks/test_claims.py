@@ -258,6 +258,7 @@ def test_where_nobody_is_the_shipped_segmenter_sees_hardly_any_clothes():
     before, now = read_records("segmentation/nobody.json").values()
     assert "before" in before["segmenter"] and now["segmenter"] in published_segmenters()
     assert round(8 * (100 - before["background"]) / 100) == 1 and now["background"] > 98
+    assert all(round((100 - before["by_class"][name]) / 25) == 1 for name in ("tench", "French horn"))
     assert before["photos"] == now["photos"] == 100 and min(now["by_class"].values()) > 95
 
 
