@@ -26,6 +26,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
     settings["data_dir"] = Path(settings["data_dir"]).name
     settings["backbone"] = without_folders(settings["backbone"])
     settings["initial_checkpoint"] = without_folders(settings.get("initial_checkpoint", ""))
+    settings["background_photos"] = [without_folders(folder) for folder in settings.get("background_photos", ())]
     return settings
 
 

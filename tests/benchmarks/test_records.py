@@ -158,3 +158,9 @@ def test_a_curve_has_every_evaluation(tmp_path):
     lines = ["update,train_loss,lr,miou,pixel_accuracy", "2,0.70001,0.1,10.004,50", "4,0.5,0.01,20.25,60"]
     (tmp_path / "summary.csv").write_text("\n".join(lines))
     assert runs.curve(tmp_path) == [(2, 0.7, 10.0), (4, 0.5, 20.25)]
+
+
+def test_no_record_has_a_folder_of_a_machine():
+    files = [path for path in RESULTS.rglob("*") if path.suffix in (".json", ".csv")]
+    of_a_machine = re.compile(r"(?<![\w.])/(tmp|home|root|work|mnt|Users)/")
+    assert len(files) > 10 and [path.name for path in files if of_a_machine.search(path.read_text())] == []
