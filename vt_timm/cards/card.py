@@ -184,8 +184,9 @@ def segmenter_card(
         + (f" (backbone {s['backbone_lr']})" if s.get("backbone_lr") else "")
         + f", seed {s['seed']}"
         + (", weights averaged (EMA)" if s.get("ema_decay") else "")
-        + (f", with {s['background_share']:.0%} photos of background" if s.get("background_photos") else "")
-        + (f", {s['start_share']:.0%} of the weights those it went on from" if s.get("start_share") else ""),
+        + (f", Dice loss {s['dice']}" if s.get("dice") else "")
+        + (f", {100 * s['background_share']:.0f} % photos of background" if s.get("background_photos") else "")
+        + (f", {100 * s['start_share']:.0f} % of the weights those it went on from" if s.get("start_share") else ""),
         recipe=f"`vt_timm/recipes/segmentation/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own settings",
         short_side=_size(config.get("short_side")),
         num_classes=config["num_classes"],
