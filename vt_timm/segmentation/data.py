@@ -75,12 +75,17 @@ class SegmentationDataset(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, mask = self.pair(index)
+        return self.transform(image, mask) if self.transform else (image, mask)
+
+    def pair(self, index: int) -> tuple[Tensor, Tensor]:
+        """Read an image and its mask as they are before any transform."""
         image_path, mask_path = self.pairs[index]
         image, mask = self.image(image_path), tv_tensors.Mask(self.mask(index))
         if mask.shape[-2:] != image.shape[-2:]:
             sizes = [f"{t.shape[-1]} x {t.shape[-2]}" for t in (mask, image)]
             raise DataError(f"{mask_path}: the mask has {sizes[0]} pixels and its image {image_path.name} {sizes[1]}")
-        return self.transform(image, mask) if self.transform else (image, mask)
+        return image, mask
 
     def image(self, path: Path) -> tv_tensors.Image:
         """Read a photo, (channels, H, W), as it is before any transform."""

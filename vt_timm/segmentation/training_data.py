@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.data import Sampler as TorchSampler
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from ..errors import say
 from ..images import ImageError, find_images
@@ -86,8 +87,10 @@ class Backgrounds(Dataset):
 
     Args:
         dataset: the training photos with their masks.
-        settings: names the folders in `background_photos`, and in `background_share` the share of the samples that
-            they make up. A photo of them is drawn anew for each sample, by torch's random numbers.
+        settings: names the folders in `background_photos`, in `background_share` the share of the samples that they
+            make up, and in `background_swap` the share of the training photos whose background one of them takes the
+            place of ("simple copy-paste", Ghiasi et al., 2021). A photo is drawn anew for each sample, by torch's
+            random numbers.
 
     Raises:
         SettingsError: for classes among which no background is.
@@ -103,6 +106,7 @@ class Backgrounds(Dataset):
             self.photos = find_images(settings.background_photos)
         except ImageError as error:
             raise DataError(f"background_photos: {error}") from error
+        self.swap = settings.background_swap
         self.samples = round(len(dataset) / (1 - settings.background_share))
         say(f"background: {len(self.photos)} photos, {settings.background_share:.0%} of the samples")
 
@@ -110,11 +114,24 @@ class Backgrounds(Dataset):
         return self.samples
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if index < len(self.dataset):
-            return self.dataset[index]
-        image = self.dataset.image(self.photos[int(torch.randint(len(self.photos), ()))])
-        mask = tv_tensors.Mask(torch.full(image.shape[-2:], self.label))
+        if index >= len(self.dataset):
+            image: Tensor = self._photo()
+            mask: Tensor = tv_tensors.Mask(torch.full(image.shape[-2:], self.label))
+        else:
+            image, mask = self.dataset.pair(index)
+            if self.swap and torch.rand(()) < self.swap:
+                image = tv_tensors.wrap(torch.where(mask == self.label, self._covering(image), image), like=image)
         return self.dataset.transform(image, mask) if self.dataset.transform else (image, mask)
+
+    def _photo(self) -> tv_tensors.Image:
+        return self.dataset.image(self.photos[int(torch.randint(len(self.photos), ()))])
+
+    def _covering(self, image: Tensor) -> Tensor:
+        """Return a photo as large as the image: of its shape where it is not, a random part."""
+        photo, size = self._photo(), image.shape[-2:]
+        factor = max(side / own for side, own in zip(size, photo.shape[-2:], strict=True))
+        larger = [max(round(factor * own), side) for side, own in zip(size, photo.shape[-2:], strict=True)]
+        return v2.RandomCrop(size)(v2.functional.resize(photo, larger, antialias=True))
 
 
 class UpdateSampler(TorchSampler[list[tuple[int, int]]]):
