@@ -21,7 +21,7 @@ from vt_timm.segmentation.labels import IGNORE
 from vt_timm.segmentation.loss import segmentation_loss
 from vt_timm.segmentation.model import load_segmenter
 from vt_timm.segmentation.settings import Settings, SettingsError
-from vt_timm.segmentation.training_data import fit_batch
+from vt_timm.segmentation.training_data import Backgrounds, fit_batch, open_splits
 from vt_timm.vt_fpn import NECKS
 
 from .support.samples import fill, settings
@@ -167,6 +167,32 @@ def test_photos_without_masks_are_background(small):
     assert len({round(value.item(), 2) for value in colours[things].mean(dim=1)}) == 2  # of both photos
     for (images, masks), (again, same) in zip(*epoch, strict=True):  # as a run that goes on would see them
         assert torch.equal(images, again) and torch.equal(masks, same)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_another_photo_takes_the_place_of_the_background(share, small):
+    """Of the photo that stands for the background every pixel tells from where it is: none is stretched or left out."""
+    (small / "classes.txt").write_text("background\nsquare\n")
+    (small / "things").mkdir()
+    place = np.indices((90, 40)).transpose(1, 2, 0)  # higher than all of the training photos, and narrower
+    Image.fromarray(np.dstack([place, np.full((90, 40), 7)]).astype(np.uint8)).save(small / "things" / "a.png")
+    options = dict(background_photos=[str(small / "things")], background_share=0, background_swap=share)
+    of_settings = settings(small, **options)
+    dataset, _ = open_splits(of_settings)
+    samples, swapped = Backgrounds(dataset, of_settings), 0
+    for index in [*range(len(dataset))] * 8:
+        (image, mask), (plain, same) = samples[index], dataset[index]
+        assert image.shape == plain.shape and image.dtype == plain.dtype and torch.equal(mask, same)
+        assert torch.equal(image[:, mask == 1], plain[:, mask == 1])
+        if not torch.equal(image, plain):
+            swapped += 1
+            rows, columns, sevens = image.float()
+            rows[mask == 1] = columns[mask == 1] = float("nan")
+            for steps, size in ((rows.diff(dim=0), 40), (columns.diff(dim=1), 40)):
+                steps = steps[~steps.isnan()]
+                assert steps.mean() == pytest.approx(size / mask.shape[1], rel=0.05)  # it is as wide as the mask
+            assert (sevens[mask == 0] == 7).all()
+    assert swapped == share * 48 if share != 0.5 else 12 < swapped < 36
 
 
 def test_classes_merge_and_the_model_is_called_by_them(small):
@@ -321,6 +347,8 @@ def test_norms_that_cannot_be_synchronised_are_refused_before_training(small, mo
         (dict(short_sides=[]), "short_sides=.*: write it as"),
         (dict(background_photos="things"), r"background_photos='things': write it as background_photos='\[FOLDER"),
         (dict(background_share=1), "background_share=1 must be a number from 0, below 1"),
+        (dict(background_swap=1.5), "background_swap=1.5 must be a number from 0 to 1"),
+        (dict(background_swap=0.5), "background_swap needs photos: name their folders by background_photos"),
         (dict(background_photos=["."]), "background_photos needs a class 'background'; the classes are ground, square"),
         (
             dict(background_photos=["nowhere"], classes={"background": ["ground"], "square": ["square"]}),
