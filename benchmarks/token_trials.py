@@ -74,6 +74,24 @@ class Normalised(SpatialAttention):
         return super().forward(self.bn(logits_BLHW))
 
 
+class UnitPixels(SpatialAttention):
+    """`softmax_HW(mean |X| logits / |X|)`: pixels ask with their direction alone, as if all were of the mean length.
+
+    At the border of a map some are several times as long as elsewhere, and would win any softmax.
+    """
+
+    def __init__(self, tokenizer: nn.Module) -> None:
+        super().__init__()
+        tokenizer.register_forward_pre_hook(self.measure)
+
+    def measure(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        length_B1HW = args[0].norm(dim=1, keepdim=True)
+        self.share_B1HW = average(length_B1HW, (2, 3)) / length_B1HW.clamp(min=1e-6)
+
+    def forward(self, logits_BLHW: Tensor) -> Tensor:
+        return super().forward(logits_BLHW * self.share_B1HW)
+
+
 class OwnFilters(nn.Module):
     """`W_R = T_in W_T->R + W_A`: the filters that the tokens before ask for (eq. 2), and some of the module's own."""
 
@@ -94,11 +112,13 @@ class Trial:
         what: what it is, for the table.
         build: makes the network from the number of channels of the trunk's maps, which it takes.
         overlap: weight of `token_overlap` in the loss.
+        cut: how many rows and columns of a map are left out in training, on sides that differ from update to update.
     """
 
     what: str
     build: Callable[..., nn.Module]
     overlap: float = 0.0
+    cut: int = 0
 
 
 def vt(change: Callable[[Any], None] = lambda _: None, **options: Any) -> Callable[..., nn.Module]:
@@ -130,6 +150,11 @@ def compete(stage: Any) -> None:
 def normalise_logits(stage: Any) -> None:
     for block in stage.blocks:
         block.tokenizer.attention = Normalised(NUM_TOKENS)
+
+
+def ask_by_direction(stage: Any) -> None:
+    for block in stage.blocks:
+        block.tokenizer.attention = UnitPixels(block.tokenizer)
 
 
 def own_filters(stage: Any) -> None:
@@ -211,6 +236,8 @@ TRIALS = {
     "vt": Trial("VT as it is by default", vt()),
     "one_token": Trial("VT with one token", vt(num_tokens=1)),
     "normalised": Trial("VT, normalised logits", vt(normalise_logits)),
+    "unit": Trial("VT, logits of pixels of one length", vt(ask_by_direction)),
+    "shifted": Trial("VT, maps cut by a row and a column at random", vt(), cut=1),
     "own": Trial("VT, own filters beside those of eq. 2", vt(own_filters)),
     "awake": Trial("VT, projector awake from the start", vt(wake_projector)),
     "gain": Trial("VT, the gain of the awake alone", vt(raise_gain)),
@@ -371,6 +398,9 @@ def train(trial: Trial, data: Maps, epochs: int, seed: int, rate: float = RATE) 
         for epoch in range(epochs):
             for feature, shares, labels, _ in data.batches(generator.permutation(len(data.labels))):
                 feature = feature.float().flip(-1) if epoch % 2 else feature.float()
+                top, left = generator.integers(trial.cut + 1, size=2) if trial.cut else (0, 0)
+                bottom, right = (side - trial.cut + at for side, at in zip(feature.shape[2:], (top, left), strict=True))
+                feature = feature[..., top:bottom, left:right]
                 maps.clear()
                 of_labels, of_answers = network(feature)
                 wanted = F.one_hot(labels, CLASSES).float().mean(dim=1)

@@ -1,15 +1,17 @@
 """Each trial changes what it says, and nothing that is learned is left out of its training."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.token_trials import ANSWERS, CHANNELS, TRIALS, Maps, TwoHeads, train
+from benchmarks.token_trials import ANSWERS, CHANNELS, TOKEN_DIM, TRIALS, Maps, TwoHeads, train, validate
 from benchmarks.tokens import share_found
 from tests.support.samples import fill
 
 # The other trials are of other parts (controls), other weights (filters) or another start or loss (below).
-CHANGED = ("normalised", "own", "uneven", "centred", "dropped", "compete", "largest", "linear")
+CHANGED = ("normalised", "unit", "own", "uneven", "centred", "dropped", "compete", "largest", "linear")
 
 
 def stage_of(name):
@@ -48,6 +50,41 @@ def test_an_awake_projector_updates_a_fresh_map_and_the_default_start_leaves_it(
     for name, times in (("gain", 1), ("queries", 4), ("awake", 4)):
         torch.manual_seed(1)
         torch.testing.assert_close(stage_of(name).blocks[0].projector.query, times * plain)
+
+
+def test_a_pixel_asks_with_its_direction_and_gives_what_it_is():
+    """Weights as if pixels were of one length, by hand for one token of the first module; what is pooled is as long."""
+    tokenizer = stage_of("unit").blocks[0].tokenizer
+    seen = []
+    tokenizer.attention.register_forward_hook(lambda _m, _args, out: seen.append(out))
+    x = torch.randn(1, TOKEN_DIM, 3, 4)
+    x[..., 0, 0] *= 50
+    tokens = tokenizer(x)
+    pixels = x[0].flatten(1).T.tolist()
+    lengths = [math.hypot(*pixel) for pixel in pixels]
+    filters = tokenizer.filters.weight[5].flatten().tolist()
+    mean = sum(lengths) / 12
+    logits = [
+        mean / n * sum(map(math.prod, zip(p, filters, strict=True))) for p, n in zip(pixels, lengths, strict=True)
+    ]
+    weights = [math.exp(logit) / sum(map(math.exp, logits)) for logit in logits]
+    torch.testing.assert_close(seen[0][0, 5].flatten(), torch.tensor(weights), rtol=1e-3, atol=1e-5)
+    pooled = torch.tensor(weights) @ torch.tensor(pixels)
+    torch.testing.assert_close(tokens[0, 5], pooled, rtol=1e-3, atol=1e-3)
+
+
+def test_maps_are_cut_on_sides_that_differ_in_training_alone(monkeypatch):
+    maps = np.arange(16 * 16).reshape(16, 1, 4, 4).repeat(CHANNELS, axis=1).astype(np.float16)
+    data = Maps(maps, np.zeros((16, ANSWERS), np.float16), np.arange(16) % 10)
+    seen = []
+    forward = TwoHeads.forward
+    monkeypatch.setattr(TwoHeads, "forward", lambda self, x: seen.append(x) or forward(self, x))
+    network, _ = train(TRIALS["shifted"], data, epochs=24, seed=0)
+    assert {x.shape for x in seen} == {(16, CHANNELS, 3, 3)}
+    corners = {int(x[0, 0, 0, 0]) % 16 for x in seen[::2]}  # every other epoch is mirrored
+    assert corners == {0, 1, 4, 5}
+    validate(network, data)
+    assert seen[-1].shape == (16, CHANNELS, 4, 4)
 
 
 def test_a_head_reads_each_channel_of_each_token_with_its_own_weight():
