@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.training import GLOBAL_BATCH, batches, build, train_in_one, train_in_two
+from vt_timm.cli import main
 from vt_timm.segmentation.data import SegmentationDataset, evaluation_transform
 from vt_timm.segmentation.evaluation import evaluate
 
@@ -64,6 +66,12 @@ def test_segmentation_metrics_of_two_processes_with_different_numbers_of_images(
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone
 
 
+def _train(rank, arguments, port):
+    """What torchrun makes of two processes, without its own start."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    assert main(arguments) == 0
+
+
 def test_torchrun_trains_a_segmenter_in_two_processes_and_resumes(tmp_path):
     """The command of README, at a small size: the two know of each other, share one run folder, and go on from it."""
     for split, number in (("train", 5), ("val", 3)):
@@ -73,7 +81,6 @@ def test_torchrun_trains_a_segmenter_in_two_processes_and_resumes(tmp_path):
             Image.effect_noise((40, 48), 50).convert("RGB").save(tmp_path / split / "images" / f"{i}.png")
             Image.new("L", (40, 48), i % 2).save(tmp_path / split / "labels" / f"{i}.png")
     (tmp_path / "classes.txt").write_text("even\nodd\n")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "vt_timm"]
     arguments = ["train-segmenter", "--config", "ccp", "--data-dir", str(tmp_path), "-o", str(tmp_path / "run")]
     small = [
         "backbone=vt_resnet_micro",
@@ -82,13 +89,17 @@ def test_torchrun_trains_a_segmenter_in_two_processes_and_resumes(tmp_path):
         "batch_size=2",
         "workers=0",
         "evaluate_every=1",
+        "warmup_updates=0",
     ]
-    for updates in (1, 2):
-        settings = ["--set", *small, f"updates={updates}", "warmup_updates=0"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [*torchrun, *arguments, "--resume", *settings]
-        result = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert result.returncode == 0, result.stderr
+    once, twice = ([*arguments, "--resume", "--set", *small, f"updates={updates}"] for updates in (1, 2))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    mp.set_forkserver_preload([__name__])
+    mp.start_processes(_train, args=(once, port), nprocs=2, start_method="forkserver")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "vt_timm"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*torchrun, *twice], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
     with (tmp_path / "run" / "summary.csv").open() as file:
         assert [row["update"] for row in csv.DictReader(file)] == ["1", "2"]
     assert (tmp_path / "run" / "last" / "random_states_1.pkl").is_file()

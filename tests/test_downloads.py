@@ -316,21 +316,22 @@ def test_a_tag_without_its_file_comes_from_the_hub(hub, tmp_path):
     (package / "hub" / SHIPPED.name).mkdir(parents=True)
     shutil.copy(SHIPPED / CONFIG, package / "hub" / SHIPPED.name)
     env = environment(hub, tmp_path, PYTHONPATH=str(tmp_path / "site"), VT_TIMM_HUB_ORGANISATION="somebody")
-    listing = "from vt_timm.cli import main; main(['models', '--json'])"
+    code = f"""
+import contextlib, io, json, timm, torch, vt_timm
+from vt_timm.cli import main
 
-    def weights():
-        models = {m["model"]: m["weights"] for m in json.loads(run_python(listing, env, cwd=tmp_path))}
-        return models[SHIPPED.name]
+def weights():
+    with contextlib.redirect_stdout(io.StringIO()) as listing:
+        main(["models", "--json"])
+    return {{m["model"]: m["weights"] for m in json.loads(listing.getvalue())}}["{SHIPPED.name}"]
 
-    assert weights() == f"remote: {NAME}"
-    code = """
-import timm, torch, vt_timm
 x = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+found = [weights()]
 for name in ("vt_resnet_micro", "vt_resnet_micro.muon_imagenette", "hf-hub:somebody/vt_resnet_micro.muon_imagenette"):
     model = timm.create_model(name, pretrained=True).eval()
     with torch.inference_mode():
-        print(model(x).tolist())
+        found.append(model(x).tolist())
+print(json.dumps([*found, weights()]))
 """
     expected = logits(timm.create_model(f"local-dir:{SHIPPED}", pretrained=True)).tolist()
-    assert [json.loads(line) for line in run_python(code, env, cwd=tmp_path).splitlines()] == [expected] * 3
-    assert weights() == f"cached: {NAME}"
+    assert json.loads(run_python(code, env, cwd=tmp_path)) == [f"remote: {NAME}", *[expected] * 3, f"cached: {NAME}"]
