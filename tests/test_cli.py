@@ -164,7 +164,8 @@ def test_no_photo_is_written_over(tmp_path, photo):
         (["classify", "PHOTO", "--model", "local-dir:nowhere"], "cannot load local-dir:nowhere"),
         (["classify", "PHOTO", *MICRO, "--device", "toaster"], "the device 'toaster' is not to be had here"),
         (["attention", "PHOTO", "-o", "nowhere/a.png", *MICRO], "the folder nowhere does not exist"),
-        (["attention", "PHOTO", "-o", "EMPTY/a.xyz", *MICRO], "xyz"),
+        (["attention", "PHOTO", "-o", "EMPTY/a.xyz", *MICRO], "a.xyz: pictures are "),
+        (["segment", "PHOTO", "-o", "EMPTY/a.npy"], "a.npy: pictures are "),
         (
             ["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--module", "3"],
             "vt_resnet_micro has VT modules 1 to 2",

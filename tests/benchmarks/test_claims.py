@@ -194,6 +194,8 @@ def test_sixteen_tokens_of_the_second_module_do_hardly_more_than_their_mean_in_t
     )
     assert trials()["one_token"]["top1"] >= whole["vt"]["top1"]
     assert [5 < cost_of_the_mean(whole[name], 1) < 9.5 for name in ("compete", "two_centred")] == [True, True]
+    by_default = whole["vt"]["top1"]
+    assert all(abs(whole[name]["top1"] - by_default) < 0.5 for name in ("unit", "shifted", "mixed"))
     assert round(cost_of_the_mean(whole["overlap"], 1)) == 19 and whole["overlap"]["top1"] < whole["vt"]["top1"]
     assert (
         whole["compete"]["top1"] < whole["vt"]["top1"] and whole["two_centred"]["top1"] < whole["two_filters"]["top1"]
