@@ -95,6 +95,14 @@ def test_every_scale_looks_at_the_same_place():
 
 
 def test_shares_name_what_is_worn_first_and_the_background_last():
+    names = ["background", "hair", "skin", "top", "jacket", "face"]
+    labels = torch.arange(6).repeat_interleave(torch.tensor([40, 20, 30, 1, 2, 7]))[None]
+    model = ByBrightness()
+    model.class_names = names
+    answer = SegmentationPipeline(model)._described(Image.new("RGB", (100, 1)), labels)
+    assert list(answer.shares) == ["jacket", "top", "face", "skin", "hair", "background"]
+    assert answer.caption == "jacket, top"
+
     model = ByBrightness()
     model.class_names, model.short_side = ["background", "square"], 96
     photo = Image.new("RGB", (160, 96))
@@ -221,8 +229,8 @@ def test_each_class_has_its_own_colour_and_no_other_ones(name):
 @pytest.mark.parametrize(
     ("pixels", "legend"),
     [
-        ((0, 997, 3), ["skin  > 99 %", "top  < 1 %"]),
-        ((600, 399, 1), ["skin  40 %", "top  < 1 %", "background  60 %"]),
+        ((0, 997, 3), ["top  < 1 %", "skin  > 99 %"]),
+        ((600, 399, 1), ["top  < 1 %", "skin  40 %", "background  60 %"]),
         ((0, 1000, 0), ["skin  100 %"]),
     ],
 )

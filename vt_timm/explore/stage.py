@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from ..pipelines.pipeline import Pipeline
+from ..segmentation.labels import place_among_named
 from . import layers, words
 from .samples import Sample
 from .session import Session, open_photo
@@ -70,7 +71,10 @@ def stage(session: Session, model: Pipeline) -> str:
         levels=words.levels(len(session.maps.get(words.TAKEN, ())), model.place),
         columns=COLUMNS_IF_WIDE if size[0] > WIDE * size[1] else COLUMNS,
         classes=classes,
-        legend=[(name, *named[name]) for name in words.ordered(sorted(named, key=lambda name: -shares.get(name, 0)))],
+        legend=[
+            (name, *named[name])
+            for name in sorted(named, key=lambda name: (place_among_named(name), -shares.get(name, 0)))
+        ],
         labels=labels,
     )
 

@@ -1,10 +1,11 @@
 """What the page says, in words for a visitor who has not heard of the paper."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 
 from ..attention_maps import ATTENTION
+from ..segmentation.labels import BACKGROUND, place_among_named
 from ..weights.published import published_segmenters
 from .session import Session
 
@@ -29,7 +30,6 @@ NAMED, LEAST = 3, 0.005  # how many classes an answer names at most, and the lea
 WHOLE = 0.98  # a model that sees at least this share of a photo is not said to crop it
 NAMES_LISTED = 20  # the classes of a model are listed up to this number
 LEVELS = {2: ["fine", "coarse"], 3: ["fine", "medium", "coarse"], 4: ["finest", "fine", "coarse", "coarsest"]}
-LAST = ("face", "skin", "hair", "background")  # of what a segmenter sees, nobody asks for these first
 SHORT = {"vt_resnet18": "What is on the photo", "vt_resnet_micro": "The same, small and quick"}
 SHORT |= dict.fromkeys(published_segmenters(), "Clothes")
 
@@ -37,11 +37,6 @@ SHORT |= dict.fromkeys(published_segmenters(), "Clothes")
 def models(names: Sequence[str]) -> list[tuple[str, str]]:
     """Return the list of models: those that ship by what they do, and others by their name."""
     return [(f"{SHORT[name]} ({name})" if name in SHORT else name, name) for name in names]
-
-
-def ordered(names: Iterable[str]) -> list[str]:
-    """Return a segmenter's classes in the order in which they are named: what is worn first, the background last."""
-    return sorted(names, key=lambda name: LAST.index(name) if name in LAST else -1)
 
 
 def headline(session: Session) -> list[tuple[str, str]]:
@@ -53,9 +48,9 @@ def headline(session: Session) -> list[tuple[str, str]]:
         if found.unsure:
             return [("Nothing I know well", "")] + [(f"at best {name}", percent(shares[name])) for name in first[:1]]
     else:
-        first = [name for name in ordered(shares) if name not in LAST]
+        first = [name for name in shares if not place_among_named(name)]
         if not first:
-            return [("No clothes" if "background" in found.class_names else "Nothing", "")]
+            return [("No clothes" if BACKGROUND in found.class_names else "Nothing", "")]
     return [(name, percent(shares[name])) for name in first or list(found.shares)[:1]]
 
 

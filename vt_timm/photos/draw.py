@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..files import whole_file
+from ..segmentation.labels import place_among_named
 from .colours import palette
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def draw_segmentation(
     colours = palette(class_names) / 255
     share = 100 * counts / counts.sum()
     present = [label for label in counts.argsort(descending=True).tolist() if counts[label]]  # all that is painted
-    present.sort(key=lambda label: label == 0)  # the background last
+    present.sort(key=lambda label: place_among_named(class_names[label]))
     patches = [
         Patch(
             facecolor=colours[label], edgecolor="grey", label=f"{class_names[label]}  {_rounded(share[label].item())} %"

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from ..photos.colours import palette
 from ..segmentation.data import MIN_SIDE
-from ..segmentation.labels import BACKGROUND
+from ..segmentation.labels import place_among_named
 from ..segmentation.model import Segmenter
 from .answers import Answer
 from .onnx_file import OnnxFile
@@ -151,10 +151,10 @@ class SegmentationPipeline(Pipeline):
         return next(self.answers([photo]))
 
     def _described(self, photo: Image.Image, labels: Tensor) -> Segmentation:
-        """Return the answer: what covers most first, and the background, of which most photos have most, last."""
+        """Return the answer: what is worn first, and the background last; of these, what covers most."""
         counts = labels.flatten().bincount(minlength=len(self.class_names))
         seen = [i for i in counts.argsort(descending=True).tolist() if counts[i] > SHARE_SHOWN * labels.numel()]
-        seen.sort(key=lambda label: self.class_names[label] == BACKGROUND)
+        seen.sort(key=lambda label: place_among_named(self.class_names[label]))
         shares = {self.class_names[i]: counts[i].item() / labels.numel() for i in seen}
         return Segmentation(photo, self.class_names, shares, labels=labels)
 
