@@ -50,6 +50,7 @@ class BySize(nn.Module):
     """Answers by the height of what it sees, everywhere the same."""
 
     logits: ClassVar = {32: [0.0, 4.0, 0.0], 64: [10.0, 0.0, 0.0], 96: [0.0, 4.0, 0.0]}
+    logits |= {48: [0.0, 0.0, 1.6], 80: [0.0, 0.0, 1.6]}  # a probability of 0.71
     normalization: ClassVar = dict(mean=(0.0,) * 3, std=(1.0,) * 3)
 
     def __init__(self):
@@ -68,10 +69,15 @@ class BySize(nn.Module):
         ([0.5], 1),
         ([0.5, 1], 0),
         ([0.5, 1, 1.5], 1),  # the means of the probabilities are 0.34 and 0.64, of the logits 3.3 and 2.7
+        ([0.75, 1.25], 2),
+        (
+            [0.75, 1, 1.25],
+            0,
+        ),  # one is sure; the means of the probabilities are 0.43 and 0.47, of their powers 0.33 and 0.17
         ([1, 1.5, 1.9], 0),  # the last two are one view, of 96 x 192 pixels: no larger is allowed, and it counts once
     ],
 )
-def test_several_scales_average_the_probabilities(scales, label):
+def test_several_scales_average_the_probabilities_powers(scales, label):
     labels = segment(BySize(), Image.new("RGB", (200, 100)), 64, max_long_side=192, scales=scales)
     assert labels.shape == (100, 200) and labels.unique().tolist() == [label]
 

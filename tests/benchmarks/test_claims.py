@@ -156,6 +156,10 @@ def test_the_first_modules_tokens_matter_in_vt_resnet18():
         r["what"]: r["difference"] for r in read_records("tokens.json")["vt_resnet18"]["ablations"] if r["module"] == 1
     }
     assert round(found["tokens := their mean"]) == -12 and found["no update"] < -20
+    assert abs(found["update := its mean over the pixels"]) < 0.5
+    first = read_records("tokens.json")["vt_resnet18"]["seen"][0]
+    assert first["update_equal"] > 0.95 and 0.78 < first["border_worst"] < 0.84
+    assert first["border_worst"] > 2 * first["border_chance"]
 
 
 def test_a_leg_that_ended_at_192_px_left_the_weights_where_they_were():
@@ -315,6 +319,9 @@ def test_import_costs_less_than_a_hundredth_of_timms():
 
 
 def test_vt_fpn_is_faster_and_smaller_than_fpn():
+    rows = [row for row in read_rows(RESULTS / "complexity.csv") if row["quantity"] == "MACs of the neck (G)"]
+    macs = {row["row"]: float(row["ours"]) for row in rows if row["table"] == 9}
+    assert all(6 * macs[f"{r}, VT-FPN"] < macs[f"{r}, FPN"] for r in ("R50", "R101"))
     found = record("fpn")
     assert found["neck"]["times_faster_median"] > 2 and found["neck"]["share_of_fpns_memory"] < 0.5
     assert found["whole_network"]["times_faster_median"] > 1.1

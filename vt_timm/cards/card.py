@@ -128,6 +128,8 @@ def _training(settings: dict[str, Any], own_size: int) -> str:
         f"{s['epochs']} epochs, images of {sizes} px, {s['opt']}, {_learning_rate(s)}, batch size {s['batch_size']}, "
         f"seed {s['seed']}"
         + (f", mixup {s['mixup']}" if s.get("mixup") else "")
+        + (f", {100 * s['gaussian_blur_prob']:.0f} % of the photos blurred" if s.get("gaussian_blur_prob") else "")
+        + (f", {100 * s['grayscale_prob']:.0f} % grey" if s.get("grayscale_prob") else "")
         + (", weights averaged (EMA)" if s.get("model_ema") else "")
         + (f", distilled from the {what} of {without_folders(teacher).removeprefix('local-dir:')}" if teacher else "")
     )
@@ -178,7 +180,7 @@ def segmenter_card(
         neck=NECK_NAMES.get(config["neck"], f"the neck `{config['neck']}`"),
         backbone=config["backbone"] + started,
         classes=_classes(config["class_names"], config["num_classes"]),
-        choice="The checkpoint is the best of the run's evaluations on these images, which flatters it.",
+        choice=_choice_of_segmenter(metrics),
         training=f"{s['updates']} updates of {s['batch_size']} images per process, crops of {s['crop_size']} px, "
         f"{s.get('opt', 'sgd')}, lr {s['lr']}"
         + (f" (backbone {s['backbone_lr']})" if s.get("backbone_lr") else "")
@@ -193,6 +195,14 @@ def segmenter_card(
         num_classes=config["num_classes"],
         **{key: metrics[key] for key in ("images", "origin", "params", "dtype")},
     )
+
+
+def _choice_of_segmenter(metrics: dict[str, Any]) -> str:
+    """Say if the choice among a run's evaluations flatters the results."""
+    best = max(metrics.get("evaluations", ()), key=lambda row: row["miou"], default=metrics)
+    if best.get("update") != metrics.get("update"):
+        return "Another evaluation of the run had a higher mIoU on these images."
+    return "The checkpoint is the best of the run's evaluations on these images, which flatters it."
 
 
 def segmenter_name(neck: str, backbone: str, data: str) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MAX_LONG_SIDE, MIN_WINDOW = 1024, 64  # pixels
 SCALES = (0.5, 0.66, 1.0, 1.4)  # for any photo: a person near the camera shows in a small view, shoes in a large one
+SURE = 4  # power of a view's probabilities: what one view is sure of counts for more than what two suspect
 STRIP = 64  # rows of a photo that are labelled at a time
 SHARE_SHOWN = 0.001  # a class that covers a smaller share of a photo is not named
 
@@ -203,8 +204,8 @@ def segment(
     """Label every pixel of a photo, (height, width), whatever its size.
 
     The network sees the photo at the size that `resized` gives it, and its logits are brought back to the photo's own
-    size; with several `scales` it sees it several times, and the mean of the probabilities counts. Or, with `window`,
-    it sees the photo at its own size through a window that moves over it.
+    size; with several `scales` it sees it several times, and the mean of the probabilities counts, each to the power of
+    `SURE`. Or, with `window`, it sees the photo at its own size through a window that moves over it.
 
     Args:
         model: a segmenter.
@@ -251,12 +252,16 @@ def _logits(model: Segmenter, view: Image.Image) -> Tensor:
 
 
 def _mean_of_views(model: Segmenter, views: Sequence[Image.Image]) -> Tensor:
-    """Return the logits of a view, or the mean of the probabilities of several, (1, K, H, W) of the largest output."""
+    """Return the logits of a view, or of several the mean of the probabilities' powers, (1, K, H, W) of the largest.
+
+    In a view in which a face is larger than any in training, it may be taken for clothes; smaller ones are sure of it.
+    """
     outputs = [_logits(model, view) for view in {view.size: view for view in views}.values()]
     if len(outputs) == 1:
         return outputs[0]
     size = max((output.shape[-2:] for output in outputs), key=math.prod)
-    return torch.stack([F.interpolate(output.softmax(dim=1), size, mode="bilinear") for output in outputs]).mean(dim=0)
+    votes = [F.interpolate(output.softmax(dim=1) ** SURE, size, mode="bilinear") for output in outputs]
+    return torch.stack(votes).mean(dim=0)
 
 
 def _at_size(logits_1KHW: Tensor, height: int, width: int) -> Tensor:
