@@ -71,7 +71,7 @@ class Comparison(NamedTuple):
 
 
 def compare(table: int) -> list[Comparison]:
-    """Every number of one of the paper's Tables 1 to 10 with ours."""
+    """Compare every number of one of the paper's Tables 1 to 10 with ours."""
     if table == 1:
         return [c for depth in TABLE_1 for c in _compare_reduction(depth)]
     if table in FPN_TABLES:
@@ -117,7 +117,7 @@ def _compare_segmenter(table: int, row: FPNRow) -> list[Comparison]:
 
 
 def _our_top1(table: int, row: Row) -> float | None:
-    """Our top-1 on ImageNet-1k, from a record of that model, options and recipe; None until there is one."""
+    """Return our top-1 on ImageNet-1k, from a record of that model, options and recipe; None until there is one."""
     if table == 8 and "(ours)" not in row.label:
         return None
     recipe = "advanced_in1k" if table == 8 else "basic_in1k"
@@ -129,7 +129,7 @@ def _our_top1(table: int, row: Row) -> float | None:
 
 
 def _ablated(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of Tables 3 to 7, defaults filled in."""
+    """Return the options of Tables 3 to 7, defaults filled in."""
     parameters = inspect.signature(vt_timm.VTResNet).parameters
     return {name: options.get(name, parameters[name].default) for name in ABLATED}
 
@@ -159,7 +159,7 @@ class Change(NamedTuple):
 
 
 def ablation_changes() -> list[Change]:
-    """The changes of Tables 3 to 7; those over 30 % from the paper's are marked."""
+    """Return the changes of Tables 3 to 7; those over 30 % from the paper's are marked."""
     changes = []
     for table, pairs in ABLATIONS.items():
         rows = [list(group) for _, group in itertools.groupby(compare(table), key=lambda c: c.row)]
@@ -189,7 +189,7 @@ paper's by what the projectors' W_Q save when they are applied to the keys."""
 
 
 def markdown_page() -> str:
-    """All tables, as Markdown."""
+    """Return all tables, as Markdown."""
     parts = ["# The paper's Tables 1 to 10 beside ours", INTRODUCTION]
     notes = {8: NOTE_ON_TABLE_8, 10: NOTE_ON_TABLES_9_AND_10}
     for table, title in TITLES.items():

@@ -56,7 +56,7 @@ MEASURES = {"top-1": "top1", "mIoU": "miou", "pixel accuracy": "pixel_accuracy"}
 
 
 def processor_seconds_of(run: Callable[[], object]) -> float:
-    """The processor's time that a call takes in this thread alone, in seconds."""
+    """Return the processor's time that a call takes in this thread alone, in seconds."""
     start = time.thread_time()
     run()
     return time.thread_time() - start
@@ -76,7 +76,7 @@ def model_of(name: str, size: int) -> tuple[Pipeline, str]:
 
 
 def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One row per model, precision and size: exported, timed in turn with all the others of its pair, then scored."""
+    """Yield a row per model, precision and size: exported, timed in turn with all others of its pair, then scored."""
     found = facts()
     said = {key: found[key] for key in ("command", "commit", "date", "machine")} | {"runtime": RUNTIMES[args.format]()}
     with tempfile.TemporaryDirectory() as temporary:
@@ -108,7 +108,7 @@ def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any
 
 
 def _shapes(model: Pipeline, args: argparse.Namespace) -> list[tuple[int, int]]:
-    """Height and width of the images that are timed; a segmenter is scored with the photos at its own size."""
+    """Return height and width of the images that are timed; a segmenter is scored with the photos at its own size."""
     return PHOTOS if model.any_size else [(args.size, args.size)]
 
 

@@ -26,7 +26,7 @@ KINDS = ("fpn", "vt_fpn")
 
 
 def features() -> list[Tensor]:
-    """Maps of a ResNet-50, as random numbers: what a neck costs does not depend on them."""
+    """Return maps of a ResNet-50, as random numbers: what a neck costs does not depend on them."""
     generator = torch.Generator().manual_seed(0)
     return [
         torch.randn(1, c, SIZE[0] // s, SIZE[1] // s, generator=generator)
@@ -54,7 +54,7 @@ def measure_time(whole: bool, pairs: int) -> dict:
 
 
 def memory_of(kind: str, whole: bool) -> int:
-    """Peak resident bytes of one pass; to be called once, in a process of its own."""
+    """Return the peak resident bytes of one pass; to be called once, in a process of its own."""
     module, given = build(kind, whole)
     with torch.inference_mode():
         module([f[..., :2, :2] for f in given] if isinstance(given, list) else given[..., :64, :64])  # loads libraries

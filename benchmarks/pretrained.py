@@ -24,7 +24,7 @@ from .common.records import line_of_facts
 
 
 def evaluate(name: str, folder: str, batch_size: int = 64, workers: int = 1) -> dict:
-    """Top-1 and top-5 in percent over every image of an ImageFolder, the last partial batch counted by its size."""
+    """Score every image of an ImageFolder, top-1 and top-5 in percent, the last partial batch counted by its size."""
     model = timm.create_model(name, pretrained=True).eval()
     config = resolve_data_config({}, model=model, use_test_size=True)
     loader = create_loader(
@@ -51,7 +51,7 @@ def evaluate(name: str, folder: str, batch_size: int = 64, workers: int = 1) -> 
 
 
 def top1_top5(model: torch.nn.Module, loader: Any) -> tuple[float, float, int]:
-    """Top-1 and top-5 in percent, and the number of images."""
+    """Return top-1 and top-5 in percent, and the number of images."""
     top1, top5 = AverageMeter(), AverageMeter()
     with torch.inference_mode():
         for images, targets in tqdm(loader, disable=None):

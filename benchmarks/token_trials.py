@@ -122,7 +122,7 @@ class Trial:
 
 
 def vt(change: Callable[[Any], None] = lambda _: None, **options: Any) -> Callable[..., nn.Module]:
-    """A VT-ResNet that begins at stage 5, with a change made to its stage."""
+    """Return a builder of a VT-ResNet that begins at stage 5, with a change made to its stage."""
 
     def build(channels: int = CHANNELS) -> VTResNet:
         model = VTResNet(channels=(64, 128, channels), **{"token_dim": TOKEN_DIM, "num_classes": CLASSES, **options})
@@ -136,7 +136,7 @@ def vt(change: Callable[[Any], None] = lambda _: None, **options: Any) -> Callab
 
 
 def resnet(channels: int = CHANNELS) -> nn.Module:
-    """Stage 5 of a ResNet-18, and its head."""
+    """Build stage 5 of a ResNet-18, and its head."""
     blocks = BasicBlock(channels, 512, 2, downsample_conv(channels, 512, 1, 2)), BasicBlock(512, 512)
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, CLASSES))
     return nn.ModuleDict({"blocks": nn.Sequential(*blocks), "head": head})
@@ -313,7 +313,7 @@ class Maps:
             yield side_by_side(maps, self.grid), shares, labels.view(-1, k), answers.argmax(dim=1).view(-1, k)
 
     def in_order(self) -> np.ndarray:
-        """The order to validate in: a folder's own, or one in which photos that lie together are of any class."""
+        """Return the order to validate in: a folder's own, or one where photos that lie together are of any class."""
         number = len(self.labels)
         return np.arange(number) if self.grid == 1 else np.random.default_rng(0).permutation(number)
 
@@ -340,7 +340,7 @@ def read_maps(data: Path, split: str, size: int, trunk: str, teacher: str, cache
 
 @torch.inference_mode()
 def compute_maps(folder: Path, train: bool, size: int, names: tuple[str, str], files: list[Path]) -> None:
-    """Photos in the order of the folder: random crops and flips to train on, whole and square to validate on."""
+    """Compute maps of photos in folder order: random crops and flips to train on, whole and square to validate on."""
     torch.manual_seed(0)
     cut = [v2.RandomResizedCrop(size, SCALE), v2.RandomHorizontalFlip()] if train else [v2.Resize((size, size))]
     tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
@@ -372,7 +372,7 @@ def normalised(images: Tensor, network: Any) -> Tensor:
 
 
 def divergence(logits: Tensor, shares: Tensor, reduction: str) -> Tensor:
-    """`KL(shares || softmax(logits))`."""
+    """Return `KL(shares || softmax(logits))`."""
     return F.kl_div(logits.log_softmax(dim=1), shares, reduction=reduction)
 
 
@@ -438,7 +438,7 @@ def validate(network: TwoHeads, data: Maps) -> dict[str, float]:
 
 
 def look_inside(model: nn.Module, data: Maps) -> dict[str, Any]:
-    """What the tokens of a VT stage look like, and what it costs to take its parts out."""
+    """Return what the tokens of a VT stage look like, and what it costs to take its parts out."""
     if not isinstance(model, VTResNet) or len(model.vt_stage.blocks) < 2:  # type: ignore[union-attr]
         return {}
     order = data.in_order()
@@ -454,7 +454,7 @@ def recorded(trunk: str = FIRST_TRUNK, grid: int = 1) -> list[dict[str, Any]]:
 
 
 def trial_table(rate: float = RATE, trunk: str = FIRST_TRUNK, size: int = SIZE, grid: int = 1) -> str:
-    """A row per trial of this rate, trunk, size, grid and of seed 0: what it reached, what its tokens are worth."""
+    """Tabulate trials of this rate, trunk, size, grid and of seed 0: what each reached, what its tokens are worth."""
     lines = []
     for row in recorded(trunk, grid):
         if (row["rate"], row["seed"], row["size"]) != (rate, 0, size):
@@ -471,7 +471,7 @@ def trial_table(rate: float = RATE, trunk: str = FIRST_TRUNK, size: int = SIZE, 
 
 
 def seeds_table() -> str:
-    """A row per trial and rate that ran at several of either: the mean over seeds, and their standard deviation."""
+    """Tabulate each trial and rate that ran at several of either: the mean over seeds, and their standard deviation."""
     found: dict[str, dict[float, list[dict[str, Any]]]] = {}
     for row in (row for row in recorded() if row["size"] == SIZE):
         found.setdefault(row["what"], {}).setdefault(row["rate"], []).append(row)

@@ -56,7 +56,7 @@ class Stage:
         return self.model.vt_stage.blocks  # type: ignore[union-attr]
 
     def logits(self, module: int) -> Tensor:
-        """(N, K) what the network answers, run from a module on."""
+        """Return what the network answers, (N, K), run from a module on."""
         feature_NCHW, previous_NLD = self.inputs[module]
         logits = []
         for at in range(0, len(self.labels), BATCH):
@@ -68,7 +68,7 @@ class Stage:
         return torch.cat(logits)
 
     def logits_of_one_token(self) -> list[Tensor]:
-        """Per token (N, K) what the head answers when it reads that token alone."""
+        """Return per token what the head answers when it reads that token alone, (N, K)."""
         return [self.model.forward_head(token_ND[:, None]) for token_ND in self.tokens.unbind(dim=1)]
 
 
@@ -129,7 +129,7 @@ def _maps(tokenizer: nn.Module) -> nn.Module:
 
 
 def describe(part: dict[str, Any]) -> dict[str, Tensor]:
-    """What one module's maps, tokens and update look like, each with one value per photo (B, ...).
+    """Return what one module's maps, tokens and update look like, each with one value per photo (B, ...).
 
     Args:
         part: "input", the map (B, C, H, W) and the tokens before; "maps" (B, L, H, W); "tokenizer" and "transformer",
@@ -163,7 +163,7 @@ def describe(part: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def summarise(found: dict[str, Tensor]) -> dict[str, Any]:
-    """The means over photos; of the border, the token whose map peaks there most often."""
+    """Return the means over photos; of the border, the token whose map peaks there most often."""
     border_L = found.pop("border").float().mean(dim=0)
     means = {key: round(value.mean().item(), 4) for key, value in found.items()}
     row = {key: None if math.isnan(value) else value for key, value in means.items()}
@@ -171,19 +171,19 @@ def summarise(found: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def entropy(weights: Tensor, dim: int) -> Tensor:
-    """Entropy along a dimension, as a share of that of flat weights."""
+    """Return the entropy along a dimension, as a share of that of flat weights."""
     return torch.special.entr(weights).sum(dim) / math.log(weights.shape[dim])
 
 
 def alike(maps_BLHW: Tensor) -> Tensor:
-    """(B,) share of the L (L - 1) / 2 pairs of tokens whose maps correlate above `ALIKE` over the pixels."""
+    """Return the share (B,) of the L (L - 1) / 2 pairs of tokens whose maps correlate above `ALIKE` over the pixels."""
     maps_BLP = maps_BLHW.flatten(2)
     unit_BLP = nn.functional.normalize(maps_BLP - maps_BLP.mean(dim=2, keepdim=True), dim=2)
     return _pairs(unit_BLP @ unit_BLP.transpose(1, 2)).gt(ALIKE).float().mean(dim=1)
 
 
 def cosine(tokens_BLD: Tensor) -> Tensor:
-    """(B,) mean cosine between two different tokens of a photo."""
+    """Return the mean cosine (B,) between two different tokens of a photo."""
     unit_BLD = nn.functional.normalize(tokens_BLD, dim=2)
     return _pairs(unit_BLD @ unit_BLD.transpose(1, 2)).mean(dim=1)
 
@@ -195,7 +195,7 @@ def _pairs(matrix_BLL: Tensor) -> Tensor:
 
 
 def spread(tokens_BLD: Tensor) -> Tensor:
-    """(B,) share of the tokens' squared norm that their mean has not: 0 where a photo's tokens are all equal."""
+    """Return the share (B,) of tokens' squared norm that their mean lacks: 0 where a photo's tokens are all equal."""
     return _square(tokens_BLD - tokens_BLD.mean(dim=1, keepdim=True)) / _square(tokens_BLD)
 
 
@@ -210,7 +210,7 @@ def _border(height: int, width: int) -> Tensor:
 
 
 def on_border(maps_BLHW: Tensor) -> Tensor:
-    """(B, L) True where a token's map has its peak in the outermost rows and columns."""
+    """Return (B, L), True where a token's map has its peak in the outermost rows and columns."""
     return _border(*maps_BLHW.shape[2:]).flatten()[maps_BLHW.flatten(2).argmax(dim=2)]
 
 
@@ -258,7 +258,7 @@ def _before(module: nn.Module, replace: Callable[[tuple[Any, ...]], tuple[Any, .
 
 
 def _fed(feed: Callable[[Tensor], Tensor], args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a tokenizer is called with: the map, and other tokens of the module before."""
+    """Return what a tokenizer is called with: the map, and other tokens of the module before."""
     return args[0], feed(args[1])
 
 
@@ -267,7 +267,7 @@ def average(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
 
 
 def _shuffled(generator: torch.Generator) -> Callable[[Any, Tensor], Tensor]:
-    """Every map of every photo in an order of its own."""
+    """Return a function that puts every map of every photo in an order of its own."""
 
     def shuffle(_: Any, maps_BLHW: Tensor) -> Tensor:
         maps_BLP = maps_BLHW.flatten(2)
@@ -278,7 +278,7 @@ def _shuffled(generator: torch.Generator) -> Callable[[Any, Tensor], Tensor]:
 
 
 def _mean_tokens(stage: Stage, module: int) -> Tensor:
-    """(L, D) what a module's tokenizer gives on the mean over the photos."""
+    """Return what a module's tokenizer gives on the mean over the photos, (L, D)."""
     feature_NCHW, previous_NLD = stage.inputs[module]
     total, N = torch.zeros(()), len(feature_NCHW)
     for at in range(0, N, BATCH):
@@ -293,7 +293,7 @@ def _reads(tokenizer: nn.Module, feature_BCHW: Tensor, previous_BLD: Tensor) -> 
 
 
 def share_found(logits_NK: Tensor, labels: Tensor) -> Tensor:
-    """(N,) share of an image's classes that are among as many of the most probable: 1 or 0 where it has one label.
+    """Return the share (N,) of an image's classes among as many of the most probable: 1 or 0 where it has one label.
 
     Args:
         logits_NK: what the network answers.
@@ -314,7 +314,7 @@ def paired(right_N: Tensor, whole_N: Tensor) -> dict[str, float]:
 
 @torch.inference_mode()
 def ablate(stage: Stage) -> list[dict[str, Any]]:
-    """Top-1 without each part, the whole network first: the difference to it, and its standard error, in points."""
+    """Score without each part, the whole network first: top-1, difference to it and its standard error, in points."""
     whole = share_found(stage.logits(0), stage.labels)
     rows = [{"module": None, "part": None, "what": "nothing", "top1": _percent(whole)}]
 
@@ -339,7 +339,7 @@ def _percent(right: Tensor) -> float:
 
 
 def measure(name: str, folder: str, photos: int, size: int | None = None) -> dict[str, Any]:
-    """Both tables of a trained classifier.
+    """Measure both tables of a trained classifier.
 
     Raises:
         UserError: for a model without VT modules, or a folder with other classes than the model's.
@@ -388,7 +388,7 @@ SEEN = {
 
 
 def ablation_table(records: list[dict[str, Any]]) -> str:
-    """A row per ablation, a column per model: top-1, and in brackets the paired difference and its standard error."""
+    """Tabulate ablations, a column per model: top-1, and in brackets the paired difference and its standard error."""
     cells: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for record in records:
         for row in record["ablations"]:
@@ -402,7 +402,7 @@ def ablation_table(records: list[dict[str, Any]]) -> str:
 
 
 def seen_table(records: list[dict[str, Any]]) -> str:
-    """A row per figure, a column per module of each model."""
+    """Tabulate figures, a column per module of each model."""
     head = ["seen"] + [f"{_column(record)}, module {row['module']}" for record in records for row in record["seen"]]
     columns = [row for record in records for row in record["seen"]]
     lines = [[words, *(_cell(key, row.get(key)) for row in columns)] for key, words in SEEN.items()]

@@ -74,7 +74,7 @@ def largest_difference(one: Path, other: Path, use_ema: bool) -> float:
 
 
 def resume(args: argparse.Namespace) -> None:
-    """A run killed in mid-epoch and resumed against one that was left alone: the same metrics, the same weights?"""
+    """Compare a run killed in mid-epoch and resumed with one left alone: the same metrics, the same weights?"""
     with tempfile.TemporaryDirectory() as output:
         left_alone, killed = Path(output) / "left_alone", Path(output) / "killed"
         run(command(args.data, output, "left_alone"), Path(output) / "left_alone.log")
@@ -105,13 +105,13 @@ def build(dtype: torch.dtype) -> tuple[ClassificationTask, nn.Module]:
 
 
 def batches(images: Tensor) -> list[Tensor]:
-    """Indices of every global batch of one epoch, in a fixed random order; a partial last one is left out."""
+    """Return indices of every global batch of one epoch, in a fixed random order; a partial last one is left out."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))
     return [batch for batch in order.split(GLOBAL_BATCH) if len(batch) == GLOBAL_BATCH]
 
 
 def train_in_one(images: Tensor, labels: Tensor, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """The weights after one epoch of one process that takes the halves of each batch in turn."""
+    """Return the weights after one epoch of one process that takes the halves of each batch in turn."""
     task, model = build(dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9)
     for batch in batches(images):
@@ -127,7 +127,7 @@ def train_in_one(images: Tensor, labels: Tensor, dtype: torch.dtype = torch.floa
 
 
 def train_in_two(images: Tensor, labels: Tensor, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """The weights of the first of two processes after the same epoch."""
+    """Return the weights of the first of two processes after the same epoch."""
     with tempfile.TemporaryDirectory() as folder:
         # The processes meet at a file: no port to collide with another run's.
         mp.spawn(_train_half, args=(folder, images, labels, dtype), nprocs=2)  # type: ignore[no-untyped-call]
@@ -152,7 +152,7 @@ def _train_half(rank: int, folder: str, images: Tensor, labels: Tensor, dtype: t
 
 
 def load_split(data: str, split: str) -> tuple[Tensor, Tensor]:
-    """A whole split as tensors, centre-cropped: the comparison is about the processes, not the augmentation."""
+    """Load a whole split as tensors, centre-cropped: the comparison is about the processes, not the augmentation."""
     dataset = create_dataset("", root=data, split=split)
     loader = create_loader(
         dataset, (3, SIZE, SIZE), batch_size=128, use_prefetcher=False, num_workers=1, crop_pct=1.0
@@ -171,7 +171,7 @@ def top1(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> float:
 
 
 def two_processes(args: argparse.Namespace) -> None:
-    """Two processes against one at the same global batch: the same weights after an epoch?"""
+    """Compare two processes with one at the same global batch: the same weights after an epoch?"""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     train, validation = load_split(args.data, "train"), load_split(args.data, "validation")

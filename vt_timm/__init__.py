@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """The names of `__all__` that were not imported at once; `cli.main` asks for a model before a command runs."""
+    """Return a name of `__all__` that was not imported at once; `cli.main` asks for a model before a command runs."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     for module in (_LATER[name],) if name in _LATER else _AT_ONCE:

@@ -62,7 +62,7 @@ def record_attention(model: nn.Module, of: str = "tokenizer") -> Iterator[list[T
 
 @contextmanager
 def _uncompiled(model: nn.Module) -> Iterator[None]:
-    """A compiled model runs as it was written while its attention is recorded: hooks set later are not compiled in."""
+    """Run a compiled model as it was written while its attention is recorded: hooks set later are not compiled in."""
     compiled = any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in model.modules())
     if not compiled:
         yield
@@ -74,7 +74,7 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
 
 
 def _projector_hooks(projector: Any, record: Any) -> list[Any]:
-    """The projector's softmax gives (B*h, L, P); only the projector itself knows B, H and W."""
+    """Hook the projector's softmax, which gives (B*h, L, P), and the projector, which alone knows B, H and W."""
     latest: list[Tensor] = []
 
     def keep(_module: nn.Module, _args: Any, attention_NLP: Tensor) -> None:

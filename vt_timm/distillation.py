@@ -172,7 +172,7 @@ def distillation_task(
     img_size: int | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """timm's `LogitDistillationTask` with the paper's weights and a teacher at its own size.
+    """Create timm's `LogitDistillationTask` with the paper's weights and a teacher at its own size.
 
     Args:
         student: the model to train.

@@ -212,7 +212,7 @@ def _upright(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow clips wide grey values at 255 when it converts them; here 16 bits are divided by 256."""
+    """Divide grey values of 16 bits by 256; Pillow clips wide ones at 255 when it converts them."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode not in ("I", "F"):

@@ -51,13 +51,13 @@ def token_embedding(feature_dim: int, token_dim: int, device=None, dtype=None) -
 
 
 def pool_pixels(attention_BLHW: Tensor, feature_BCHW: Tensor) -> Tensor:
-    """`A^T X`: each token is the attention-weighted mean of the pixels, (B, L, C)."""
+    """Return `A^T X`: each token is the attention-weighted mean of the pixels, (B, L, C)."""
     # (B, L, P) x (B, P, C) -> (B, L, C)
     return attention_BLHW.flatten(2) @ feature_BCHW.flatten(2).transpose(1, 2)
 
 
 def attention_logits(filters_BLC: Tensor, feature_BCHW: Tensor) -> Tensor:
-    """`X W` for filters that differ from image to image, as (B, L, H, W)."""
+    """Return `X W` for filters that differ from image to image, as (B, L, H, W)."""
     _, _, H, W = feature_BCHW.shape
     # (B, L, C) x (B, C, P) -> (B, L, P)
     return (filters_BLC @ feature_BCHW.flatten(2)).unflatten(2, (H, W))
@@ -108,7 +108,7 @@ class FilterTokenizer(nn.Module):
             nn.init.constant_(self.norm.weight, LOGIT_SCALE)
 
     def forward(self, feature_BCHW: Tensor, previous_BLD: Tensor | None = None) -> Tensor:
-        """`previous_BLD` is unused: a filter tokenizer looks for the same things in every image."""
+        """Leave `previous_BLD` unused: a filter tokenizer looks for the same things in every image."""
         attention_BLHW = self.attention(self.norm(self.filters(feature_BCHW)))
         return self.embed(pool_pixels(attention_BLHW, feature_BCHW))
 
@@ -209,7 +209,7 @@ class PoolingTokenizer(nn.Module):
         self.embed = token_embedding(feature_dim, token_dim, device=device, dtype=dtype)
 
     def forward(self, feature_BCHW: Tensor, previous_BLD: Tensor | None = None) -> Tensor:
-        """`previous_BLD` is unused: the grid is the same in every image."""
+        """Leave `previous_BLD` unused: the grid is the same in every image."""
         return self.embed(pool_pixels(self.attention(feature_BCHW), feature_BCHW))
 
 
@@ -251,7 +251,7 @@ class ClusteringTokenizer(nn.Module):
         self.embed = token_embedding(feature_dim, token_dim, device=device, dtype=dtype)
 
     def forward(self, feature_BCHW: Tensor, previous_BLD: Tensor | None = None) -> Tensor:
-        """`previous_BLD` is unused: the clusters come from the image alone."""
+        """Leave `previous_BLD` unused: the clusters come from the image alone."""
         if not torch.jit.is_tracing():  # a trace keeps no assertion, and warns of each
             _assert(
                 feature_BCHW.shape[2] * feature_BCHW.shape[3] >= self.num_tokens,

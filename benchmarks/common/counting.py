@@ -23,12 +23,12 @@ class Cost(NamedTuple):
 
 
 def count(name: str, size: int = 224, **options: Any) -> Cost:
-    """MACs and parameters of a timm model for an image of size x size pixels."""
+    """Count MACs and parameters of a timm model for an image of size x size pixels."""
     return _count(name, size, json.dumps(options))[0]
 
 
 def count_stage5(name: str, size: int = 224) -> Cost:
-    """MACs and parameters of a ResNet's last stage alone, or of the VT stage in its place."""
+    """Count MACs and parameters of a ResNet's last stage alone, or of the VT stage in its place."""
     return _count(name, size, "{}")[1]
 
 
@@ -63,7 +63,7 @@ class SegmenterCost(NamedTuple):
 
 @functools.cache
 def count_segmenter(row: FPNRow) -> SegmenterCost:
-    """A segmenter of Tables 9 and 10.
+    """Count the MACs of a segmenter of Tables 9 and 10.
 
     Detectron2's ResNet halves the map in the first 1x1 convolution of a stage, timm's in the 3x3, which is dearer.
     """

@@ -38,7 +38,7 @@ def clock_of(device: str) -> Callable[[Run], float]:
 def in_turn(
     ways: Mapping[str, Run], rounds: int, warm_up: int = 1, clock: Callable[[Run], float] = seconds_of
 ) -> dict[str, list[float]]:
-    """Seconds of every round of each way; they take turns, so that what slows the machine down slows all of them."""
+    """Time every round of each way; they take turns, so that what slows the machine down slows all of them."""
     for _ in range(warm_up):
         for run in ways.values():
             clock(run)
@@ -50,12 +50,12 @@ def in_turn(
 
 
 def ratios(peer: list[float], ours: list[float]) -> list[float]:
-    """How many times faster ours was, round by round."""
+    """Return how many times faster ours was, round by round."""
     return [a / b for a, b in zip(peer, ours, strict=True)]
 
 
 def middle_half(values: list[float], digits: int) -> list[float]:
-    """First and third quartile."""
+    """Return the first and third quartile."""
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
     return [round(low, digits), round(high, digits)]
 
@@ -67,7 +67,7 @@ def with_middle_half(name: str, values: list[float]) -> dict[str, float]:
 
 
 def peak_of(run: Run) -> int:
-    """Bytes by which one call raises the resident size of this process over what it was (Linux with glibc only)."""
+    """Return by how many bytes a call raises this process's resident size over what it was (Linux with glibc only)."""
     ctypes.CDLL(None).malloc_trim(0)  # what was freed before goes back to the system, or the call would reuse it unseen
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _resident_bytes()
@@ -76,8 +76,8 @@ def peak_of(run: Run) -> int:
 
 
 def allocated_peak_of(run: Run) -> int:
-    """Bytes by which one call raises what torch holds on the CPU, at its peak: the same every time, unlike `peak_of`,
-    but without what libraries keep for themselves and without what malloc cannot give back.
+    """Return by how many bytes a call raises what torch holds on the CPU, at its peak: the same every time, unlike
+    `peak_of`, but without what libraries keep for themselves and without what malloc cannot give back.
     """
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
@@ -88,7 +88,7 @@ def allocated_peak_of(run: Run) -> int:
 
 
 def in_its_own_process(measure: Callable[..., int], *arguments: object) -> int:
-    """What a function of a module returns in a fresh process, such as bytes by `peak_of`."""
+    """Return what a function of a module returns in a fresh process, such as bytes by `peak_of`."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, arguments)
 

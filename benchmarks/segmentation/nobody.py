@@ -61,7 +61,7 @@ def summarise(shares: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def nobody_table() -> str:
-    """A column per segmenter: background on photos that show nobody, of all and by class."""
+    """Tabulate a column per segmenter: background on photos that show nobody, of all and by class."""
     columns = list(read_records(FILE).values())
     rows = [
         ["all", *(f"{column['background']:.1f} +- {column['standard_error']:.1f}" for column in columns)],

@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _check_command(argv: Sequence[str], known: argparse.ArgumentParser) -> None:
-    """A mistyped command gets the closest one, where argparse would list them all."""
+    """Refuse a mistyped command and name the closest one, where argparse would list them all."""
     (commands,) = (a for a in known._actions if isinstance(a, argparse._SubParsersAction))
     name = next((argument for argument in argv if not argument.startswith("-")), None)
     if name is not None and name not in commands.choices:

@@ -62,7 +62,7 @@ def draw_attention(
     opacity: str = "weight",
     columns: int | None = None,
 ) -> "Figure":
-    """One panel per token, its attention over the photo, no wider than a slide (Figure 7).
+    """Draw one panel per token, its attention over the photo, no wider than a slide (Figure 7).
 
     Args:
         photos: what the model saw, at the size to draw.
@@ -115,7 +115,7 @@ def draw_attention(
 
 
 def overlay(photo: Image.Image, map_HW: Tensor, colours: str = "jet", opacity: str = "weight") -> Image.Image:
-    """One attention map over a photo as a plain picture, scaled to its own range, upsampled bicubically."""
+    """Draw one attention map over a photo as a plain picture, scaled to its own range, upsampled bicubically."""
     layer = map_layer(map_HW, photo.size, colours, opacity)
     return Image.alpha_composite(photo.convert("RGBA"), layer).convert("RGB")
 
@@ -199,7 +199,7 @@ def _rounded(percent: float) -> str:
 
 @_plainly
 def draw_classification(photo: Image.Image, top: list[tuple[str, float]]) -> "Figure":
-    """The photo, and beside it a bar for the probability of each of the most probable classes.
+    """Draw the photo, and beside it a bar for the probability of each of the most probable classes.
 
     Args:
         photo: as it was read.

@@ -107,7 +107,7 @@ class ClassificationPipeline(Pipeline):
         return {"kind": self.kind, **{key: self.config[key] for key in keys}}
 
     def example(self) -> Tensor:
-        """As it sees photos, at its own size, since the tracer takes what it meets for the rule."""
+        """Return images as it sees photos, at its own size, since the tracer takes what it meets for the rule."""
         if self.channels not in MODES:
             return smooth_noise(2, self.channels, *self.config["input_size"][-2:])
         pixels = (64 * smooth_noise(2, self.channels, 320, 320) + 128).clamp(0, 255).byte()

@@ -102,7 +102,7 @@ class SegmentationPipeline(Pipeline):
         }
 
     def example(self) -> Tensor:
-        """Odd, so that the tracer meets no size that needs no padding and takes it for the rule."""
+        """Return images of odd sides, lest the tracer meet a size that needs no padding and take it for the rule."""
         return smooth_noise(2, self.channels, 333, 301)
 
     def folded(self, rows: bool = False) -> nn.Module:

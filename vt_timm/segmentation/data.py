@@ -96,7 +96,7 @@ class SegmentationDataset(Dataset):
         return tv_tensors.Image(pixels.permute(2, 0, 1))
 
     def mask(self, index: int) -> Tensor:
-        """The labels of an image, (H, W), as they are before any transform."""
+        """Return the labels of an image, (H, W), as they are before any transform."""
         path = self.pairs[index][1]
         try:
             return torch.from_numpy(self.labels(_values(path, in_colour=self.labels.colours is not None)))
@@ -108,7 +108,7 @@ class SegmentationDataset(Dataset):
 
 
 def _values(path: Path, in_colour: bool) -> np.ndarray:
-    """The pixels of a mask as they are stored: (H, W), or (H, W, channels)."""
+    """Return the pixels of a mask as they are stored: (H, W), or (H, W, channels)."""
     if path.suffix.lower() == ARRAY:
         return np.load(path, allow_pickle=False)
     with Image.open(path) as mask:
@@ -117,7 +117,7 @@ def _values(path: Path, in_colour: bool) -> np.ndarray:
 
 
 def _pairs(images: Path, masks: Path, mask_suffix: str) -> Iterator[tuple[Path, Path]]:
-    """Each image with the mask of its name, whatever the type of file; a .png first where there are several."""
+    """Yield each image with the mask of its name, whatever the type of file; a .png first where there are several."""
     by_stem: dict[str, list[Path]] = {}
     for path in masks.iterdir():
         if is_picture(path):
@@ -135,7 +135,7 @@ def _pairs(images: Path, masks: Path, mask_suffix: str) -> Iterator[tuple[Path, 
 
 
 def class_shares(dataset: SegmentationDataset) -> dict[str, float]:
-    """Each class's share of the pixels, and that of "(ignored)" ones, in `ENOUGH_MASKS` masks or more spread evenly."""
+    """Count each class's share of pixels, and of "(ignored)" ones, in `ENOUGH_MASKS` masks or more spread evenly."""
     step = max(1, len(dataset) // ENOUGH_MASKS)
     counts = torch.zeros(IGNORE + 1, dtype=torch.long)
     for index in range(0, len(dataset), step):
@@ -205,7 +205,7 @@ def evaluation_transform(
     mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
     std: Sequence[float] = IMAGENET_DEFAULT_STD,
 ) -> v2.Compose:
-    """The image at a size of its own, the mask as it is: predictions are scored at the mask's size.
+    """Bring the image to a size of its own and leave the mask as it is: predictions are scored at the mask's size.
 
     Args:
         size: short side in pixels, or height and width, or None for the image's own.

@@ -116,7 +116,7 @@ class Labels:
         return list(self.names if self.groups is None else self.groups)
 
     def table(self) -> np.ndarray:
-        """(65536,) our label of every value of a mask; IGNORE for none, UNKNOWN for a value that has no meaning."""
+        """Return our label (65536,) of every value of a mask; IGNORE for none, UNKNOWN for a value without meaning."""
         group_of = list(range(len(self.names)))
         if self.groups is not None:
             chosen = {name: i for i, names in enumerate(self.groups.values()) for name in names}
@@ -136,7 +136,7 @@ class Labels:
         return table
 
     def __call__(self, mask: np.ndarray) -> np.ndarray:
-        """The labels of a mask, int64 (H, W).
+        """Return the labels of a mask, int64 (H, W).
 
         Args:
             mask: (H, W) of whole numbers, (H, W, 2) of values with transparency, or (H, W, 3 or more) of colours. A
@@ -181,7 +181,7 @@ class Labels:
 
 
 def _one_channel(mask: np.ndarray) -> np.ndarray:
-    """(H, W) of a mask of values, also of a grey one that was saved in colour or with transparency."""
+    """Return (H, W) of a mask of values, also of a grey one that was saved in colour or with transparency."""
     if mask.ndim == 2:
         return mask
     if mask.shape[2] in (1, 2) or (mask[..., :3] == mask[..., :1]).all():
@@ -193,7 +193,7 @@ def _one_channel(mask: np.ndarray) -> np.ndarray:
 
 
 def _whole_numbers(values: np.ndarray) -> np.ndarray:
-    """The values as int64, if they are labels at all: files of 32 bits and of floats can hold anything."""
+    """Return the values as int64, if they are labels at all: files of 32 bits and of floats can hold anything."""
     wrong = values[~((values >= 0) & (values < VALUES) & (values == np.floor(values)))]
     if wrong.size:
         raise LabelError(f"{wrong[0]} is not a label: labels are whole numbers from 0 to {VALUES - 1}")
@@ -201,7 +201,7 @@ def _whole_numbers(values: np.ndarray) -> np.ndarray:
 
 
 def _packed(colours: np.ndarray) -> Any:
-    """(..., 3 or more) of 8 bits -> (...) one number per colour."""
+    """Pack colours (..., 3 or more) of 8 bits -> (...), one number per colour."""
     red, green, blue = (colours[..., i].astype(np.int64) for i in range(3))
     return (red << 16) | (green << 8) | blue
 
@@ -250,7 +250,7 @@ class Layout:
         return root / self.images.format(split=split), root / self.masks.format(split=split)
 
     def classes(self, root: Path) -> list[str]:
-        """The names of the classes.
+        """Return the names of the classes.
 
         Raises:
             DataError: if they are in a file that is missing, is not UTF-8, or is empty.

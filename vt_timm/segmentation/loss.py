@@ -12,7 +12,7 @@ from .labels import IGNORE
 def segmentation_loss(
     logits_BKHW: Tensor, masks_BHW: Tensor, class_weights_K: Tensor | None = None, dice_weight: float = 0.0
 ) -> Tensor:
-    """`cross_entropy + dice_weight * (1 - mean_k 2 |P_k M_k| / (|P_k| + |M_k|))`, over the pixels that have a label.
+    """Return `cross_entropy + dice_weight * (1 - mean_k 2 |P_k M_k| / (|P_k| + |M_k|))` over the pixels with a label.
 
     P_k is the predicted probability of class k and M_k its mask; the mean is over the classes that occur in the batch.
 

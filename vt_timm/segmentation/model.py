@@ -215,12 +215,12 @@ class Segmenter(
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """The backbone's values; where images have another number of channels, their mean once per channel."""
+    """Return the backbone's values; where images have another number of channels, their mean once per channel."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[int]]:
-    """The backbone with its first four maps from stride 4 on, and their strides."""
+    """Return the backbone with its first four maps from stride 4 on, and their strides."""
     options = {**_any_size(name), **options}
     try:
         info: Any = timm.create_model(name, features_only=True, device="meta", **_stride_option(name)).feature_info
@@ -240,7 +240,7 @@ def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[in
 
 
 def _any_size(name: str) -> dict[str, Any]:
-    """The option that lets a network take any size where it wants one by default, as Swin does; else no option."""
+    """Return the option that lets a network take any size where it wants one by default, as Swin does; else none."""
     wants_one = timm.is_model(name) and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
     return {"strict_img_size": False} if wants_one and _takes(name, "strict_img_size") else {}
 
@@ -255,7 +255,7 @@ def _takes(name: str, option: str) -> bool:
 
 
 def _stride_option(name: str) -> dict[str, Any]:
-    """A VT-ResNet's deepest map is wanted as it is, not averaged to the stride of a ResNet's."""
+    """Ask for a VT-ResNet's deepest map as it is, not averaged to the stride of a ResNet's."""
     return {"output_stride": 16} if name.startswith("vt_resnet") else {}
 
 

@@ -117,7 +117,7 @@ def _check_settings(script: ModuleType) -> None:
 
 
 def _resume_where_it_stopped(args: Any) -> None:
-    """`--resume auto`: from the last finished epoch of this experiment, from the start if there is none."""
+    """Let `--resume auto` go on from the last finished epoch of this experiment, from the start if there is none."""
     if args.resume != "auto":
         return
     if not args.experiment:

@@ -123,7 +123,7 @@ def _run_main(script: ModuleType, name: str) -> None:
 
 
 def _with_recipe_path(arguments: list[str]) -> list[str]:
-    """`--config NAME` where NAME is not a file becomes the path of our recipe of that name."""
+    """Make `--config NAME`, where NAME is not a file, the path of our recipe of that name."""
     arguments = list(arguments)
     for i, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
@@ -147,7 +147,7 @@ def _load(name: str, path: Path) -> ModuleType:
 
 
 def _choose_device(script: ModuleType) -> None:
-    """timm's scripts want CUDA unless told; on a machine without it they get the device that there is, and say so."""
+    """Give timm's scripts, which want CUDA unless told, the device that there is where CUDA is not, and say so."""
     parser = script.parser
     if not any(action.dest == "device" for action in parser._actions) or torch.cuda.is_available():
         return
@@ -162,7 +162,7 @@ def _choose_device(script: ModuleType) -> None:
 
 
 def _use_training_run(script: ModuleType) -> None:
-    """`--model RUN` and `--checkpoint RUN/model_best.pth.tar` mean the run's model, with photos as it was evaluated."""
+    """Let `--model RUN` and `--checkpoint RUN/model_best.pth.tar` mean the run's model, with photos as evaluated."""
     args, _ = script.parser.parse_known_args()
     named = [Path(place) for place in (getattr(args, "checkpoint", ""), args.model) if place and is_run(Path(place))]
     if not named:
@@ -212,7 +212,7 @@ def _with_the_runs_classes(names: list[str] | None, create_dataset: Callable[...
 
 
 def find_script(name: str, given: str | None = None) -> Path:
-    """The file of one of timm's scripts.
+    """Return the file of one of timm's scripts.
 
     Args:
         name: one of `SCRIPTS`.
@@ -237,7 +237,7 @@ def find_script(name: str, given: str | None = None) -> Path:
 
 
 def script_version(script: Path) -> str | None:
-    """The version of timm that a script came with, None where it does not lie in a checkout or our cache."""
+    """Return the version of timm that a script came with, None where it does not lie in a checkout or our cache."""
     version = script.parent / "timm" / "version.py"
     if version.is_file():
         found = re.search(r"__version__ = '(.+)'", version.read_text())
@@ -246,13 +246,13 @@ def script_version(script: Path) -> str | None:
 
 
 def _cache() -> Path | None:
-    """The folder of our downloads, None for a user without a home, as some containers have."""
+    """Return the folder of our downloads, None for a user without a home, as some containers have."""
     folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return None if folder.startswith("~") else Path(folder) / "vt_timm"
 
 
 def _cached(name: str) -> Path | None:
-    """A download whose content still has the hash in its name."""
+    """Return a download whose content still has the hash in its name."""
     folder = _cache()
     for path in folder.glob(f"timm-{timm.__version__}/{name}.*.py") if folder else ():
         if git_hash(path.read_bytes()) == path.name.split(".")[1]:

@@ -57,7 +57,7 @@ class NotReachedError(DownloadError):
 
 
 def fetch(source: str, filename: str = WEIGHTS, cache_dir: str | Path | None = None, **options: Any) -> Path:
-    """config.json or weights of a model repository, from the cache if it is current or the Hub cannot be reached.
+    """Fetch config.json or weights of a model repository, from the cache if it is current or the Hub cannot be reached.
 
     Args:
         source: "ORG/NAME" or "ORG/NAME@REVISION".
