@@ -18,11 +18,13 @@ from timm.data import create_dataset, create_transform, resolve_data_config
 from timm.utils import accuracy
 
 import vt_timm
+from vt_timm import attention_maps, distillation, images, vt_resnet
 from vt_timm.cli.shared import ahead
 from vt_timm.errors import UserError
 from vt_timm.folding.fold import fold_norms
 from vt_timm.pipelines import answers, classification, pipeline, segmentation, sources
 from vt_timm.pipelines.classification import ClassificationPipeline
+from vt_timm.segmentation import model as segmenters
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,20 @@ def pixels():
 
 
 @pytest.mark.parametrize(
-    "module", [answers, classification, segmentation, pipeline, sources], ids=lambda module: module.__name__
+    "module",
+    [
+        answers,
+        attention_maps,
+        classification,
+        distillation,
+        images,
+        pipeline,
+        segmentation,
+        segmenters,
+        sources,
+        vt_resnet,
+    ],
+    ids=lambda module: module.__name__,
 )
 def test_examples_of_the_docstrings(module, tmp_path, monkeypatch):
     photos = tmp_path / "PHOTOS" / "church"

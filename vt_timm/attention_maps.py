@@ -18,8 +18,12 @@ ATTENTION = ("tokenizer", "projector")
 def record_attention(model: nn.Module, of: str = "tokenizer") -> Iterator[list[Tensor]]:
     """Record every VT module's attention while the model runs.
 
-        with vt_timm.record_attention(model) as maps:
-            model(images)
+    >>> import torch, vt_timm
+    >>> model = vt_timm.vt_resnet_micro().eval()
+    >>> with vt_timm.record_attention(model) as maps:
+    ...     logits = model(torch.randn(2, 3, 64, 64))
+    >>> [tuple(attention.shape) for attention in maps]
+    [(2, 16, 4, 4), (2, 16, 4, 4)]
 
     Args:
         model: a VT-ResNet or a VT-FPN segmenter.

@@ -123,6 +123,11 @@ def create_teacher(
 ) -> Teacher:
     """Create a pretrained teacher by any name that timm takes: a model and tag, `local-dir:FOLDER`, `hf-hub:ORG/NAME`.
 
+    >>> import torch, vt_timm
+    >>> teacher = vt_timm.create_teacher("vt_resnet_micro", img_size=64)
+    >>> tuple(teacher(torch.randn(2, 3, 96, 96)).shape) == (2, teacher.num_classes)
+    True
+
     Args:
         source: the name.
         num_classes: the student's classes; the teacher must have as many of its own, since timm would give it a new,
@@ -173,6 +178,12 @@ def distillation_task(
     **kwargs: Any,
 ) -> nn.Module:
     """Create timm's `LogitDistillationTask` with the paper's weights and a teacher at its own size.
+
+    >>> import torch, vt_timm
+    >>> student, teacher = (vt_timm.vt_resnet_micro(num_classes=10) for _ in range(2))
+    >>> task = vt_timm.distillation_task(student, teacher, img_size=64)
+    >>> sorted(task(torch.randn(2, 3, 64, 64), torch.tensor([3, 7])))
+    ['kd_loss', 'loss', 'output', 'task_loss']
 
     Args:
         student: the model to train.

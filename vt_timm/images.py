@@ -96,6 +96,10 @@ def _pictures_below(root: Path) -> Iterator[Path]:
 def sample_photo(name: str = "photo") -> Path:
     """Return a photo that an installed library ships.
 
+    >>> import vt_timm
+    >>> vt_timm.sample_photo().name, vt_timm.sample_photo("person").name
+    ('china.jpg', 'grace_hopper.jpg')
+
     Args:
         name: which of `SAMPLES`.
 

@@ -37,6 +37,11 @@ MIN_SIZE = 32  # pixels: twice the stride of the VT stage's map, which then has 
 class VTResNet(nn.Module):
     """ResNet stem and three stages, then VT modules on the map at stride 16; classifies the mean token (section 4).
 
+    >>> import torch, vt_timm
+    >>> model = vt_timm.VTResNet(layers=(1, 1, 1, 2), token_dim=256, num_tokens=8, num_classes=10)
+    >>> tuple(model(torch.randn(2, 3, 64, 64)).shape)
+    (2, 10)
+
     Args:
         block: residual block of stages 1-3, "basic" or "bottleneck".
         layers: blocks of stages 1-3, then the number of VT modules.
@@ -370,7 +375,13 @@ def prepare_features(kwargs: dict[str, Any]) -> None:
 
 @register_model
 def vt_resnet18(pretrained: bool = False, **kwargs: Any) -> VTResNet:
-    """Create VT-R18 of Table 11. `pretrained_backbone` starts stem and stages 1-3 from a ResNet (`load_backbone`)."""
+    """Create VT-R18 of Table 11. `pretrained_backbone` starts stem and stages 1-3 from a ResNet (`load_backbone`).
+
+    >>> import vt_timm
+    >>> model = vt_timm.vt_resnet18(device="meta")  # has shapes, and no weights
+    >>> print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M")
+    10.9 M
+    """
     args = dict(block="basic", layers=(2, 2, 2, 2), vt_channels=512)
     return _create_vt_resnet("vt_resnet18", pretrained, **dict(args, **kwargs))
 

@@ -80,7 +80,13 @@ class Answer(Drawing):
         """Return it as plain data, as `--json` of the commands prints it."""
 
     def to_json(self) -> str:
-        """Return `to_dict` as JSON."""
+        """Return `to_dict` as JSON.
+
+        >>> import json, vt_timm
+        >>> answer = vt_timm.load("vt_resnet18")(vt_timm.sample_photo())
+        >>> json.loads(answer.to_json())["top"][0]["class"]
+        'church'
+        """
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
 
     @abstractmethod
@@ -111,6 +117,12 @@ class Look(Drawing):
 
     def draw(self, module: int = 1, tokens: list[int] | None = None) -> "Figure":
         """Draw one panel per token (Figure 7).
+
+        >>> import vt_timm
+        >>> look = vt_timm.load("vt_resnet18").attention(vt_timm.sample_photo())
+        >>> figure = look.draw(module=2, tokens=[1, 5, 9])
+        >>> [axis.get_title() for axis in figure.axes[1:4]]
+        ['token 1', 'token 5', 'token 9']
 
         Args:
             module: which VT module, counted from 1.

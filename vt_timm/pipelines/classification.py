@@ -65,7 +65,13 @@ class Classification(Answer):
         return "\n".join(lines + [f"  unsure: below {100 * self.unsure_below:.0f} %"] * self.unsure)
 
     def draw(self) -> "Figure":
-        """Draw the photo, and a bar for each of the most probable classes."""
+        """Draw the photo, and a bar for each of the most probable classes.
+
+        >>> import vt_timm
+        >>> figure = vt_timm.load("vt_resnet18")(vt_timm.sample_photo()).draw()
+        >>> len(figure.axes)
+        2
+        """
         from ..photos.draw import draw_classification
 
         return draw_classification(self.photo, [(one["class"], one["probability"]) for one in self.top])

@@ -96,7 +96,13 @@ class Pipeline(ABC):
 
     @abstractmethod
     def answers(self, photos: Iterable[Photo], *args: Any, **options: Any) -> Iterator[Answer]:
-        """Yield the answer for one photo after the other, as soon as it is known."""
+        """Yield the answer for one photo after the other, as soon as it is known.
+
+        >>> import vt_timm
+        >>> for answer in vt_timm.load("vt_resnet18").answers([vt_timm.sample_photo()]):
+        ...     print(answer.label)
+        church
+        """
 
     @property
     def channels(self) -> int:

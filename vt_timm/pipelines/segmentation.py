@@ -59,7 +59,14 @@ class Segmentation(Answer):
         return "\n".join(f"  {100 * share:5.1f} %  {name}" for name, share in self.shares.items())
 
     def draw(self, side_by_side: bool = True) -> "Figure":
-        """Draw the photo in the colours of its classes with a legend, beside the plain photo or alone."""
+        """Draw the photo in the colours of its classes with a legend, beside the plain photo or alone.
+
+        >>> import vt_timm
+        >>> model = vt_timm.load("vt_fpn_tf_efficientnet_lite0.ccp")
+        >>> figure = model(vt_timm.sample_photo("person"), scales=[0.5]).draw(side_by_side=False)
+        >>> bool(figure.axes)
+        True
+        """
         from ..photos.draw import draw_segmentation
 
         return draw_segmentation(self.photo, self.labels, self.class_names, side_by_side)

@@ -90,6 +90,11 @@ class Segmenter(
     `save_pretrained(FOLDER)` writes config.json and model.safetensors, `from_pretrained(FOLDER or ORG/NAME)` reads
     them, `push_to_hub(ORG/NAME)` publishes them. `create_segmenter` also fills the backbone with pretrained weights.
 
+    >>> import torch, vt_timm
+    >>> model = vt_timm.Segmenter("vt_fpn", "vt_resnet_micro", num_classes=3, neck_options={"channels": 32})
+    >>> tuple(model(torch.randn(2, 3, 64, 96)).shape)
+    (2, 3, 64, 96)
+
     Args:
         neck: "fpn", "vt_fpn" or "laterals".
         backbone: any timm model with `features_only` whose maps reach four levels from stride 4 on.
@@ -271,7 +276,10 @@ def create_segmenter(
 ) -> Segmenter:
     """Build the panoptic-FPN baseline or VT-FPN on a timm backbone.
 
-        model = vt_timm.create_segmenter("vt_fpn", backbone="resnet50", num_classes=59)
+    >>> import torch, vt_timm
+    >>> model = vt_timm.create_segmenter("vt_fpn", backbone="vt_resnet_micro", num_classes=59)
+    >>> tuple(model(torch.randn(2, 3, 64, 64)).shape)
+    (2, 59, 64, 64)
 
     Args:
         neck: "fpn", "vt_fpn" or "laterals".
