@@ -398,6 +398,19 @@ def test_a_card_says_what_its_training_began_with(checkpoint, start):
     assert model_card._start({"initial_checkpoint": checkpoint}) == start
 
 
+@pytest.mark.parametrize(
+    ("mious", "kept", "said"),
+    [
+        ((50, 54, 53), 400, "is the best of the run's evaluations on these images, which flatters it"),
+        ((50, 54, 53), 401, "Another evaluation of the run had a higher mIoU"),
+        ((), 401, "is the best of the run's"),
+    ],
+)
+def test_a_card_says_if_another_evaluation_was_better(mious, kept, said):
+    evaluations = [{"update": 200 * (i + 1) - 199 * (i == 2), "miou": miou} for i, miou in enumerate(mious)]
+    assert said in model_card._choice_of_segmenter({"miou": 53.3, "update": kept, "evaluations": evaluations})
+
+
 def test_the_card_of_a_segmenter_names_the_one_it_went_on_from(segmenter_run, tmp_path):
     folder, _ = segmenter_run
     settings = yaml.safe_load((folder / "settings.yaml").read_text())
