@@ -470,10 +470,10 @@ def trial_table(rate: float = RATE, trunk: str = FIRST_TRUNK, size: int = SIZE, 
                   "update equal at every pixel", "update := mean"], lines)  # fmt: skip
 
 
-def seeds_table() -> str:
+def seeds_table(trunk: str = FIRST_TRUNK, size: int = SIZE) -> str:
     """Tabulate each trial and rate that ran at several of either: the mean over seeds, and their standard deviation."""
     found: dict[str, dict[float, list[dict[str, Any]]]] = {}
-    for row in (row for row in recorded() if row["size"] == SIZE):
+    for row in (row for row in recorded(trunk) if row["size"] == size):
         found.setdefault(row["what"], {}).setdefault(row["rate"], []).append(row)
     lines = []
     for what, by_rate in found.items():
@@ -502,6 +502,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "token_trials_better_rate": partial(trial_table, BETTER_RATE),
     "token_trial_seeds": seeds_table,
     "token_trials_of_four": partial(trial_table, BETTER_RATE, grid=2),
+    "token_trial_seeds_of_another": partial(seeds_table, OTHER_TRUNK, OTHER_SIZE),
     "token_trials_of_another": partial(trial_table, BETTER_RATE, OTHER_TRUNK, OTHER_SIZE),
 }
 

@@ -21,7 +21,7 @@ from benchmarks.common.paper_tables import IMAGENETTE_LEADERBOARD
 from benchmarks.common.records import RESULTS, read_records, read_rows
 from benchmarks.throughput.passes import PEERS
 from benchmarks.throughput.runner import rows_of
-from benchmarks.token_trials import TRIALS
+from benchmarks.token_trials import OTHER_SIZE, OTHER_TRUNK, TRIALS
 from benchmarks.token_trials import recorded as recorded_trials
 from vt_timm.cost import count_macs
 from vt_timm.pipelines.segmentation import SCALES
@@ -231,6 +231,18 @@ def test_an_awake_projector_beats_resnets_stage_and_the_default_start_on_the_sam
     pooled = max(trials(rate)["pooled"]["top1"] for rate in rates)
     assert min(*vt, *seeds_of("resnet", "top1")) > pooled + 1
     assert trials()["two_filters"]["top1"] - trials()["awake"]["top1"] < 0.5
+
+
+def test_on_a_trunk_that_no_vt_trained_the_order_stays_and_one_token_does_as_well():
+    rows = [row for row in recorded_trials(OTHER_TRUNK) if row["size"] == OTHER_SIZE]
+    found = {name: [row for row in rows if row["trial"] == name] for name in {row["trial"] for row in rows}}
+    top1 = {name: [row["top1"] for row in of_trial] for name, of_trial in found.items()}
+    assert len(top1["awake"]) == len(top1["awake_one"]) == 2
+    assert min(top1["awake"]) > max(top1["resnet"]) + 1 and min(top1["resnet"]) > max(top1["pooled"]) + 2
+    assert abs(statistics.mean(top1["awake"]) - statistics.mean(top1["awake_one"])) < 0.3
+    assert found["resnet"][0]["parameters"] > 4 * found["awake"][0]["parameters"]
+    costs = [cost_of_the_mean(row, module) for name in ("vt", "awake") for row in found[name] for module in (1, 2)]
+    assert len(costs) >= 6 and max(costs) <= 0.5
 
 
 def test_resnets_stage_has_the_more_macs_on_the_maps_of_the_trials():
