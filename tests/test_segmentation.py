@@ -190,14 +190,24 @@ def test_bad_data_met_while_training_is_one_line(workers, small, tmp_path, capsy
     assert not any("Traceback" in line for line in error)
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_a_training_ends_with_what_it_reached_and_what_to_type_next(rank, monkeypatch, capsys):
-    best = {"miou": 41.638, "pixel_accuracy": 76.5, "update": 40, "iou": [1.0], "images": 7}
+OF_OTHERS = {"miou_without_background": 32.5, "foreground_accuracy": 70.126}
+
+
+@pytest.mark.parametrize(
+    ("rank", "more", "said"),
+    [
+        ("0", {}, ""),
+        ("0", OF_OTHERS, ", mIoU without background 32.50 %, foreground accuracy 70.13 %"),
+        ("1", {}, ""),
+    ],
+)
+def test_a_training_ends_with_what_it_reached_and_what_to_type_next(rank, more, said, monkeypatch, capsys):
+    best = {"miou": 41.638, "pixel_accuracy": 76.5, **more, "update": 40, "iou": [1.0], "images": 7}
     monkeypatch.setattr("vt_timm.segmentation.training.run", lambda *_: best)
     monkeypatch.setenv("RANK", rank)
     assert cli.main(["train-segmenter", "--config", "ccp", "--data-dir", "x", "-o", "my run"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "best: mIoU 41.64 %, pixel accuracy 76.50 % on the validation photos, after update 40",
+        f"best: mIoU 41.64 %, pixel accuracy 76.50 %{said} on the validation photos, after update 40",
         "kept: my run/best",
         "next: vt-timm segment PHOTO -o segmented.png --model 'my run'",
     ] * (rank == "0")

@@ -156,6 +156,7 @@ def _save_labels(path: Path, labels: Any, class_names: list[str]) -> None:
 def train_segmenter(args: argparse.Namespace) -> int:
     """Train a segmenter by a recipe, and say what it reached, what is kept, and what to type next."""
     from ..recipes import SEGMENTATION, find_recipe
+    from ..segmentation.evaluation import SCORES
     from ..segmentation.settings import Settings
     from ..segmentation.training import run
 
@@ -163,7 +164,7 @@ def train_segmenter(args: argparse.Namespace) -> int:
     settings = Settings.from_yaml(find_recipe(args.config, SEGMENTATION), changes)
     best = run(settings, Path(args.output), args.resume)
     if int(os.environ.get("RANK", "0")) == 0:  # torchrun sets it
-        scores = f"mIoU {best['miou']:.2f} %, pixel accuracy {best['pixel_accuracy']:.2f} %"
+        scores = ", ".join(f"{said} {best[name]:.2f} %" for name, said in SCORES.items() if name in best)
         print(f"best: {scores} on the validation photos, after update {best['update']}")
         print(f"kept: {Path(args.output) / BEST}")
         print(f"next: vt-timm segment PHOTO -o segmented.png --model {shlex.quote(args.output)}")

@@ -194,7 +194,7 @@ class Pipeline(ABC):
 
         Returns:
             Accuracies in percent: "top-1" and, of more than five classes, "top-5" of a classifier; "mIoU" and "pixel
-            accuracy" of a segmenter.
+            accuracy" of a segmenter and, with a class "background", both of the others alone.
 
         Raises:
             UserError: in one line, for classes that are not the model's, and what is missing.

@@ -16,7 +16,7 @@ from ..errors import CommandError, say
 from ..images import ImageError, find_images, read_image
 from ..runs.train_run import describe_classes
 from ..segmentation.data import SegmentationDataset, evaluation_transform
-from ..segmentation.evaluation import Confusion
+from ..segmentation.evaluation import SCORES, Confusion
 from ..segmentation.settings import Settings
 from ..segmentation.training_data import label_options_of
 
@@ -149,6 +149,6 @@ class LabelledPixels(Validation):
             for run, confusion in zip(runs, confusions, strict=True):
                 confusion.add(run(image[None]), mask)
         return [
-            {"mIoU": summary["miou"], "pixel accuracy": summary["pixel_accuracy"]}
+            {said: summary[name] for name, said in SCORES.items() if name in summary}
             for summary in (confusion.summary() for confusion in confusions)
         ]

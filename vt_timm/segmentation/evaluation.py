@@ -11,7 +11,12 @@ from .data import SegmentationDataset
 from .labels import BACKGROUND, IGNORE
 
 # In percent; the last two only where a class is called "background".
-SCORES = ("miou", "pixel_accuracy", "miou_without_background", "foreground_accuracy")
+SCORES = {
+    "miou": "mIoU",
+    "pixel_accuracy": "pixel accuracy",
+    "miou_without_background": "mIoU without background",
+    "foreground_accuracy": "foreground accuracy",
+}
 
 
 class Confusion:
