@@ -70,6 +70,31 @@ def test_picture_shows_high_attention_in_red_and_low_in_blue(tmp_path):
     assert blue > red + 60
 
 
+@pytest.mark.parametrize("columns", [None, 1, 3, 8, 17])
+@pytest.mark.parametrize("photos", [1, 3])
+def test_nothing_lies_over_anything_else(photos, columns):
+    """The title of `--columns 8` once lay over the panels."""
+    figure = draw_attention(
+        [Image.new("RGB", (64, 48))] * photos,
+        [torch.rand(16, 3, 4)] * photos,
+        title="vt_resnet18, VT module 1 of 2, tokenizer: where each of the sixteen tokens looks, drawn over the photo",
+        captions=["a photo with a long name.jpg: church 99.1 %"] * photos,
+        columns=columns,
+    )
+    figure.canvas.draw()
+    texts = [*figure.texts, figure._suptitle, *(axis.title for axis in figure.axes if axis.get_title())]
+    boxes = [text.get_window_extent() for text in {id(text): text for text in texts}.values()]
+    boxes += [axis.get_window_extent() for axis in figure.axes[: 17 * photos]]
+    assert len(boxes) == 2 + 34 * photos
+    whole = figure.bbox
+    for i, box in enumerate(boxes):
+        assert box.y0 >= whole.y0 and box.y1 <= whole.y1 and box.x0 >= whole.x0 - 1, box
+        for other in boxes[:i]:
+            width = min(box.x1, other.x1) - max(box.x0, other.x0)
+            height = min(box.y1, other.y1) - max(box.y0, other.y0)
+            assert width < 1 or height < 1, (box, other)
+
+
 def test_colours_cover_the_photo_only_where_a_token_looks():
     attention = torch.zeros(4, 4)
     attention[0, 0] = 1
