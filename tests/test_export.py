@@ -32,8 +32,6 @@ onnx = pytest.importorskip("onnx", reason="needs onnx: pip install '.[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install '.[onnx]'")
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install '.[onnx]'")
 
-pytestmark = pytest.mark.xdist_group("export")
-
 MICRO = "vt_resnet_micro"
 
 

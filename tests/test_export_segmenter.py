@@ -34,8 +34,6 @@ onnx = pytest.importorskip("onnx", reason="needs onnx: pip install '.[onnx]'")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install '.[onnx]'")
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install '.[onnx]'")
 
-pytestmark = pytest.mark.xdist_group("export_segmenter")
-
 MICRO, NAMES = "vt_resnet_micro", ["ground", "square"]
 TOKENS = {"token_dim": 32, "num_heads": 4}
 
