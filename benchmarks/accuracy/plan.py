@@ -23,11 +23,12 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no_projector": {"projector": False},
 }
 # What the paper's tables lack: the trunk and the lift without tokens, and with a single one. What VT has over them is
-# what its tokens are worth.
+# what its tokens are worth. Beside them the start at which a VT stage did best on stored maps (token_trials.py).
 ONE_TOKEN = dict(layers=(2, 2, 2, 1), num_tokens=1, relation="none", projector=False)
 CONTROLS: dict[str, dict[str, Any]] = {
     "pooled": dict(tokenizer="pool", **ONE_TOKEN),
     "one_filter": dict(tokenizer="filter", **ONE_TOKEN),
+    "awake": dict(projector_gain=0.5),
 }
 # Section 5.2: each alone on top of the basic recipe, with the values of advanced_in1k. The averaging is shortened as
 # the schedule is. RMSProp's rate is scaled to the batch; it falls to 0.7 % in five epochs after warm-up, there in 395.

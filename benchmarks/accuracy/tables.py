@@ -19,6 +19,7 @@ CONTROLLED = (
     ("trunk + lift + average pooling", "vt_resnet18", "pooled"),
     ("trunk + lift + one filter token", "vt_resnet18", "one_filter"),
     ("`vt_resnet18`", "vt_resnet18", ""),
+    ("`vt_resnet18`, projector awake from the start", "vt_resnet18", "awake"),
     ("`resnet18`", "resnet18", ""),
 )
 

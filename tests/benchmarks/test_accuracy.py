@@ -254,11 +254,14 @@ def test_a_run_with_an_average_is_one_more_of_the_default(folder):
     lines = tables.controls().splitlines()
     assert lines[2].startswith("| trunk + lift + average pooling | 71.50 | 467 | 3.4 |")
     assert lines[3].startswith("| trunk + lift + one filter token | not run to its end | 467 |")
-    assert lines[5].startswith("| `resnet18` | 74.85 | 592 | 11.2 |")
+    assert lines[5].startswith("| `vt_resnet18`, projector awake from the start | not run to its end | 582 | 9.9 |")
+    assert lines[6].startswith("| `resnet18` | 74.85 | 592 | 11.2 |")
 
 
 def test_controls_have_no_tokens_or_one():
-    for e in plan.controls({"vt_resnet18": 0.2}):
+    *without, awake = plan.controls({"vt_resnet18": 0.2})
+    assert awake.options == {"projector_gain": 0.5}
+    for e in without:
         model = timm.create_model(e.model, num_classes=10, **e.options)
         features = model.forward_features(torch.rand(1, 3, 64, 64))
         assert features.shape == (1, 1, 1024) and e.dtype == "float32" and e.lr == 0.2
