@@ -8,6 +8,7 @@ NAME --pretrained --use-train-size`, on what the model's config says: input size
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,22 @@ from .accuracy.runs import keep_accuracy
 from .common.records import line_of_facts
 
 
-def evaluate(name: str, folder: str, batch_size: int = 64, workers: int = 1) -> dict:
-    """Score every image of an ImageFolder, top-1 and top-5 in percent, the last partial batch counted by its size."""
-    model = timm.create_model(name, pretrained=True).eval()
-    config = resolve_data_config({}, model=model, use_test_size=True)
-    loader = create_loader(
+def validation_loader(folder: str, config: Mapping[str, Any], batch_size: int) -> Any:
+    """Return timm's loader of an ImageFolder, whose photos are seen as a data config says."""
+    return create_loader(
         create_dataset("", root=folder),
         batch_size=batch_size,
         use_prefetcher=False,
-        num_workers=workers,
+        num_workers=1,
         **{k: config[k] for k in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")},
     )
-    top1, top5, images = top1_top5(model, loader)
+
+
+def evaluate(name: str, folder: str) -> dict:
+    """Score every image of an ImageFolder, top-1 and top-5 in percent, the last partial batch counted by its size."""
+    model = timm.create_model(name, pretrained=True).eval()
+    config = resolve_data_config({}, model=model, use_test_size=True)
+    top1, top5, images = top1_top5(model, validation_loader(folder, config, batch_size=64))
     pretrained_cfg: dict = model.pretrained_cfg  # type: ignore[assignment]
     return {
         "model": f"{pretrained_cfg['architecture']}.{pretrained_cfg['tag']}",

@@ -34,8 +34,9 @@ from timm.task import ClassificationTask
 from torch import Tensor, nn
 
 import vt_timm  # noqa: F401  registers the models
+from vt_timm.run_files import SUMMARY
+from vt_timm.runs.run import read_evaluations
 
-from .accuracy.runs import summary_of
 from .common.records import keep_record
 
 EPOCHS = 3
@@ -80,12 +81,13 @@ def resume(args: argparse.Namespace) -> None:
         run(command(args.data, output, "left_alone"), Path(output) / "left_alone.log")
         run(command(args.data, output, "killed"), Path(output) / "killed.log", kill=True)
         run(command(args.data, output, "killed"), Path(output) / "killed.log")
+        alone, resumed = (read_evaluations(folder / SUMMARY) for folder in (left_alone, killed))
         result: dict[str, Any] = {
             "settings": SETTINGS,
             "killed_at": f"epoch {KILL_IN_EPOCH}, update {KILL_AT_UPDATE}, epochs counted from 0",
-            "left_alone": summary_of(left_alone),
-            "killed_and_resumed": summary_of(killed),
-            "same_metrics": summary_of(left_alone) == summary_of(killed),
+            "left_alone": alone,
+            "killed_and_resumed": resumed,
+            "same_metrics": alone == resumed,
             "largest_difference_of_weights": largest_difference(left_alone, killed, use_ema=False),
             "largest_difference_of_ema_weights": largest_difference(left_alone, killed, use_ema=True),
         }

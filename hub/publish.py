@@ -56,7 +56,7 @@ def measured(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Any
 
 def keep(run: Run, name: str, metrics: dict[str, Any], log: Path) -> None:
     """Keep the run under benchmarks/results."""
-    if not run.prints_log:
+    if not run.keeps_checkpoints:  # a segmenter's, whose log is its summary.csv
         keep_segmenter_run(run.folder, name, metrics)
     elif log.is_file():
         keep_run(run.folder, name, "shipped", log)

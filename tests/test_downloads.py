@@ -20,10 +20,11 @@ from vt_timm import cli
 from vt_timm.errors import UserError
 from vt_timm.export.write_file import describe
 from vt_timm.pipelines.sources import load, load_network
+from vt_timm.run_files import CONFIG, WEIGHTS
 from vt_timm.segmentation import training
 from vt_timm.segmentation.model import load_segmenter
 from vt_timm.timm_scripts.around_train import create_or_say
-from vt_timm.weights.download import CONFIG, WEIGHTS, DownloadError, fetch, is_cached
+from vt_timm.weights.download import DownloadError, fetch, is_cached
 from vt_timm.weights.published import HUB
 
 SHIPPED = HUB / "vt_resnet_micro.muon_imagenette"

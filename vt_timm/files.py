@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import CommandError, UserError, first_line
+from .errors import CommandError, UserError, did_you_mean, first_line
 from .run_files import BEST
 
 
@@ -125,6 +125,11 @@ def without_folders(name: str) -> str:
         return name
     last = path.parent.name if path.name == BEST else path.name
     return f"{prefix}{colon}{last or path.resolve().name}" if text else name
+
+
+def near(path: Path) -> str:
+    """Ask whether the file or folder beside that is called nearly so was meant; "" if there is none."""
+    return did_you_mean(str(path), map(str, path.parent.iterdir())) if path.parent.is_dir() else ""
 
 
 def identity(path: Path) -> Hashable:

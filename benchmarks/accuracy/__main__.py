@@ -27,16 +27,18 @@ from typing import Any
 import timm
 import torch
 import yaml
-from timm.data import create_dataset, create_loader, resolve_data_config
+from timm.data import resolve_data_config
 from timm.models import load_state_dict
 
 import vt_timm  # noqa: F401  registers the models
+from vt_timm.run_files import SUMMARY
+from vt_timm.runs.run import read_evaluations
 from vt_timm.weights.published import HUB
 
-from ..pretrained import top1_top5
+from ..pretrained import top1_top5, validation_loader
 from . import plan
 from .plan import Experiment, best_learning_rates
-from .runs import keep_run, run_named, summary_of, training_losses
+from .runs import keep_run, run_named, training_losses
 from .sets import prepare
 
 TABLES = {
@@ -85,7 +87,7 @@ def train(experiment: Experiment, table: str, data: str, runs: Path, jobs: int, 
 
 def finished(run: Path) -> bool:
     """True if train.py reached the last epoch and evaluated it."""
-    rows = summary_of(run)
+    rows = read_evaluations(run / SUMMARY)
     if not rows:
         return False
     epochs = yaml.safe_load((run / "args.yaml").read_text())["epochs"]
@@ -140,13 +142,7 @@ def top1_of(run: Path, args: dict[str, Any], folder: str, size: int | None = Non
     config = resolve_data_config(
         {"img_size": size or args["img_size"], "crop_pct": args["crop_pct"]}, model=model, verbose=False
     )
-    loader = create_loader(
-        create_dataset("", root=folder),
-        batch_size=128,
-        use_prefetcher=False,
-        num_workers=1,
-        **{k: config[k] for k in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")},
-    )
+    loader = validation_loader(folder, config, batch_size=128)
     with torch.autocast("cpu", torch.bfloat16, enabled=args["amp"]):
         return round(top1_top5(model.eval().to(memory_format=torch.channels_last), loader)[0], 3)
 

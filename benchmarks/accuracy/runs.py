@@ -14,6 +14,7 @@ import timm
 import yaml
 
 from vt_timm.files import without_folders
+from vt_timm.run_files import SUMMARY
 from vt_timm.runs.run import read_evaluations
 
 from ..common.records import RESULTS, line_of_facts, read_rows, replace_rows
@@ -57,12 +58,6 @@ def arguments_of(name: str) -> dict[str, Any]:
     return {**base, **own, "experiment": name, **run["settings"]}
 
 
-def summary_of(run: Path) -> list[dict[str, float]]:
-    """Read a run folder's summary.csv: one dictionary per evaluated epoch, none where there is no such file yet."""
-    path = run / "summary.csv"
-    return read_evaluations(path) if path.is_file() else []
-
-
 def training_losses(log: str) -> list[float]:
     """Return the mean training loss of each epoch, from the epoch's last line in train.py's log."""
     return [row["train_loss"] for row in _trained(log).values()]
@@ -84,7 +79,7 @@ def keep_run(run: Path, name: str, table: str, log: Path | None, **results: Any)
     if start:  # a file's own name, model.safetensors, says nothing: its folder is a run or a published model
         args["initial_checkpoint"] = "/".join(Path(start).parts[-2:])
     said = log.read_text() if log else ""
-    summary = summary_of(run)
+    summary = read_evaluations(run / SUMMARY)
     evaluated: dict[str, float] = {}
     for column, metric, digits in (("val_top1", "eval_top1", 3), ("val_loss", "eval_loss", 4)):
         if summary and metric in summary[-1]:

@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from vt_timm.vt_fpn import NECKS
+
 from ..common.records import replace_rows
 from .analysis import recipe
 from .runs import RUNS, evaluations, record
@@ -38,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder of Clothing Co-Parsing")
     parser.add_argument("--runs", type=Path, required=True, help="folder for the runs")
-    parser.add_argument("--necks", nargs="+", choices=NECK_NAMES, default=list(NECK_NAMES))
+    parser.add_argument("--necks", nargs="+", choices=NECKS, default=list(NECK_NAMES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43])
     parser.add_argument("--label", default="full", help="what to call these settings in the names of the runs")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings beside the recipe's")

@@ -30,7 +30,7 @@ def trained() -> str:
         start, scale = settings.get("initial_checkpoint", ""), "{} to {}".format(*settings["scale"])
         scores = [row[key] and f"{row[key]:.2f}" for key in ("miou", "pixel_accuracy", "miou_without_tokens")]
         setting = [names.get(start, start), scale, settings["lr"], row["updates"]]
-        cells.append([NECK_NAMES[row["neck"]], row["seed"], *setting, *scores, row["commit"]])
+        cells.append([NECK_NAMES.get(row["neck"], row["neck"]), row["seed"], *setting, *scores, row["commit"]])
     head = ["neck", "seed", "went on from", "photo, in crops", "rate", "updates"]
     return table([*head, "mIoU, %", "pixels, %", "mIoU without tokens, %", "commit"], cells)
 
@@ -47,7 +47,8 @@ def rates() -> str:
         if not _options(row):
             found.setdefault((row["neck"], row["settings"]["lr"]), []).append(f"{row['miou']:.2f}")
     tried = sorted({lr for _, lr in found})
-    cells = [[NECK_NAMES[neck], *(" and ".join(found.get((neck, lr), [])) for lr in tried)] for neck in NECK_NAMES]
+    necks = dict.fromkeys([*NECK_NAMES, *(neck for neck, _ in found)])
+    cells = [[NECK_NAMES.get(n, n), *(" and ".join(found.get((n, lr), [])) for lr in tried)] for n in necks]
     return table(["neck", *(f"rate {lr:g}" for lr in tried)], cells)
 
 
@@ -106,8 +107,8 @@ def draw() -> None:
         updates, *values = zip(*row["curve"], strict=True)
         rate = row["settings"]["lr"]
         marker = "o" if rate > recipe().lr else "s"
-        style = {"c": COLOURS[row["neck"]], "ls": STYLES.get(row["seed"], ":"), "marker": marker, "ms": 3}
-        label = f"{NECK_NAMES[row['neck']]}, rate {rate:g}, seed {row['seed']}"
+        style = {"c": COLOURS.get(row["neck"]), "ls": STYLES.get(row["seed"], ":"), "marker": marker, "ms": 3}
+        label = f"{NECK_NAMES.get(row['neck'], row['neck'])}, rate {rate:g}, seed {row['seed']}"
         for axis, drawn in zip(axes, values, strict=True):
             axis.plot(updates, drawn, label=label, **style)
     for axis, name in zip(axes, ("training loss", "mIoU, %"), strict=True):

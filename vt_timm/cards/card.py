@@ -11,8 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..cost import count_macs, count_parameters
 from ..files import without_folders
-from ..run_files import BEST
-from ..weights.download import WEIGHTS
+from ..run_files import BEST, WEIGHTS
 from ..weights.published import unsure_below
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CommandError, did_you_mean
-from ..run_files import BEST, SETTINGS
+from ..run_files import BEST, CONFIG, SETTINGS, WEIGHTS
 from .shared import command, not_negative, positive
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _weights_source(config: "PretrainedCfg") -> str:
 def download(args: argparse.Namespace) -> int:
     """Bring models into the cache, so that they load without a network; each is loaded once to see that it does."""
     from ..pipelines.sources import load
-    from ..weights.download import CONFIG, WEIGHTS, fetch
+    from ..weights.download import fetch
 
     for name in args.names:
         source = _repository(name)
@@ -153,14 +153,16 @@ def export(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace) -> "Settings | None":
     """Return what a segmenter was trained with, as the user says or as its run does."""
+    if not args.validate:
+        if args.config:
+            raise CommandError("--config belongs to --validate")
+        return None
     from ..recipes import SEGMENTATION, find_recipe
     from ..segmentation.settings import Settings
 
     run = Path(args.model.removeprefix("local-dir:"))
     run = run.parent if run.name == BEST else run
-    changes = {"data_dir": args.validate or "-"}  # a recipe names none
+    changes = {"data_dir": args.validate}  # a recipe names none
     if args.config:
-        if not args.validate:
-            raise CommandError("--config belongs to --validate")
         return Settings.from_yaml(find_recipe(args.config, SEGMENTATION), changes)
-    return Settings.from_yaml(run / SETTINGS, changes) if args.validate and (run / SETTINGS).is_file() else None
+    return Settings.from_yaml(run / SETTINGS, changes) if (run / SETTINGS).is_file() else None

@@ -45,10 +45,6 @@ def add_model(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MOD
         "FILE.onnx of `vt-timm export` "
         f"(default: {note or default})",
     )
-    add_device(parser)
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, mps, ... (default: cpu)")
 
 

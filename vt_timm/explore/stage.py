@@ -7,8 +7,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
+from ..photos.colours import place_among_named
 from ..pipelines.pipeline import Pipeline
-from ..segmentation.labels import place_among_named
 from . import layers, words
 from .samples import Sample
 from .session import Session, open_photo

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from ..attention_maps import ATTENTION
-from ..segmentation.labels import BACKGROUND, place_among_named
+from ..photos.colours import place_among_named
+from ..segmentation.labels import BACKGROUND
 from ..weights.published import published_segmenters
 from .session import Session
 

@@ -1,1 +1,1 @@
-"""Models as files for other machines: ONNX, torch.export and AOTInductor, in 32, 16 and 8 bits."""
+"""Models as files for other machines, written here; ONNX files are read in pipelines/onnx_file.py."""

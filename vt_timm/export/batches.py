@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CommandError
-from ..images import MODES, ImageError, find_images, read_image
+from ..images import MODES, ImageError, find_images, read_image, sample_photo
 from ..pipelines.pipeline import Pipeline, read_mode
 from ..segmentation.labels import LAYOUTS
 
@@ -55,7 +55,7 @@ def samples(model: Pipeline) -> Iterator[Tensor]:
     """Yield what a file is compared on where the user names no photos: those of installed libraries, and noise."""
     for sample in ("person", "photo") if model.channels in MODES else ():
         try:
-            yield from batches(model, find_images(["sample"], sample), 1)
+            yield from batches(model, [sample_photo(sample)], 1)
         except ImageError:  # the library is not installed
             continue
     yield model.example()

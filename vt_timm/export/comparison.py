@@ -5,13 +5,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CommandError
 from ..pipelines.pipeline import Pipeline
-from ..pipelines.validation import Validation
+
+if TYPE_CHECKING:
+    from ..pipelines.validation import Validation
 
 # Tolerances by precision: difference of the logits, as a share of their own size, and share of a segmenter's pixels
 # that get another label.
@@ -88,7 +91,7 @@ class Scores:
         return f"on {self.images} photos: {accuracy}, images per second {self.model_speed:.1f} -> {self.file_speed:.1f}"
 
 
-def score(model: Pipeline, file: nn.Module, validation: Validation) -> Scores:
+def score(model: Pipeline, file: nn.Module, validation: "Validation") -> Scores:
     """Score both on all photos, one at a time.
 
     Args:

@@ -50,17 +50,6 @@ class _Package(nn.Module):
         return self.runner(images)
 
 
-class HalfInside(nn.Module):
-    """A model in 16 bits that is fed and answers in 32, so that whoever runs it need not know."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model.half()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(images.half()).float()
-
-
 class InFloat32(nn.Module):
     """A model that answers in float32, whatever it computes in."""
 
@@ -70,6 +59,16 @@ class InFloat32(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images).float()
+
+
+class HalfInside(InFloat32):
+    """A model in 16 bits that is fed and answers in 32, so that whoever runs it need not know."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model.half())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.half())
 
 
 def write_graph(

@@ -1,10 +1,11 @@
-"""Colours of classes: natural ones for what people wear, calm ones for all else, apart for the colour-blind too."""
+"""How the classes of a picture are shown: which come first, and in colours that are natural, calm and told apart."""
 
 from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 
+NAMED_LAST = ("face", "skin", "hair", "background")  # nobody asks for these first
 GREY = (112, 112, 112)  # of the first class, the background
 # What one would paint it with; found by the last word of a class's name that stands here.
 NATURAL = {
@@ -40,6 +41,11 @@ EYES = np.array(
         [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
     ]
 )
+
+
+def place_among_named(name: str) -> int:
+    """Return a class's place in an answer: 0 for what is worn, then the person, and the background last."""
+    return 1 + NAMED_LAST.index(name) if name in NAMED_LAST else 0
 
 
 def palette(class_names: Sequence[str]) -> np.ndarray:

@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..files import whole_file
-from ..segmentation.labels import place_among_named
-from .colours import palette
+from .colours import palette, place_among_named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

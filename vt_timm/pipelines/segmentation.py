@@ -11,9 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
-from ..photos.colours import palette
+from ..photos.colours import palette, place_among_named
 from ..segmentation.data import MIN_SIDE
-from ..segmentation.labels import place_among_named
 from ..segmentation.model import Segmenter
 from .answers import Answer
 from .onnx_file import OnnxFile

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from ..errors import CommandError, UserError, did_you_mean, first_line
-from ..run_files import BEST, CHECKPOINT, SETTINGS
+from ..files import near
+from ..run_files import BEST, CHECKPOINT, CONFIG, SETTINGS
 from ..runs.train_run import is_run, load_run
 from ..segmentation.model import Segmenter, load_segmenter
-from ..weights.download import CONFIG, check_reachable, fetch
+from ..weights.download import check_reachable, fetch
 from ..weights.published import published_segmenters
 from .classification import ClassificationPipeline
 from .onnx_file import OnnxFile
@@ -59,7 +60,8 @@ class Source:
                 raise CommandError(str(error)) from error
         if self.kind == "run":
             return ClassificationPipeline(self._try(lambda: load_run(Path(self.place)).to(device)), self.name)
-        check_reachable(self.place)
+        if not self.place.startswith("local-dir:"):
+            check_reachable(self.place)
         module = self._try(lambda: timm.create_model(self.place, pretrained=True).eval().to(device))
         return ClassificationPipeline(module, self.name)
 
@@ -97,7 +99,7 @@ def resolve(name: str) -> Source:
         raise CommandError("the model has no name: `vt-timm models` lists those that there are")
     if name.endswith(".onnx") and not Path(name).is_dir():
         if not Path(name).is_file():
-            raise CommandError(f"there is no file {name}{_near(Path(name))}")
+            raise CommandError(f"there is no file {name}{near(Path(name))}")
         return Source(name, "onnx", name)
     path = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
     if os.path.exists(path) or name.endswith(CHECKPOINT):
@@ -175,14 +177,9 @@ def _check_not_mistyped(path: Path) -> None:
     Raises:
         CommandError: naming the folder that is near.
     """
-    near = _near(path)
-    if near or path.is_absolute() or path.parts[:1] in (("..",), ("~",)) or len(path.parts) > 2:
-        raise CommandError(f"there is no model at {path}: no such file or folder{near}")
-
-
-def _near(path: Path) -> str:
-    """Ask whether the file or folder beside that is called nearly so was meant."""
-    return did_you_mean(str(path), [str(p) for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+    meant = near(path)
+    if meant or path.is_absolute() or path.parts[:1] in (("..",), ("~",)) or len(path.parts) > 2:
+        raise CommandError(f"there is no model at {path}: no such file or folder{meant}")
 
 
 def _check_device(device: str) -> None:

@@ -24,11 +24,10 @@ from ..errors import first_line
 from ..files import folder_beside, move, writing
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.sources import load, pipeline_of
-from ..run_files import ARGUMENTS, METRICS, SETTINGS
+from ..run_files import ARGUMENTS, CARD, CONFIG, METRICS, SETTINGS, WEIGHTS
 from ..runs.run import Publication, Run, RunError
 from ..runs.segmenter_run import SegmenterRun
 from ..runs.train_run import TrainRun
-from ..weights.download import CARD, CONFIG, WEIGHTS
 
 FILES = (CONFIG, WEIGHTS, CARD)
 OLD_CARD = "README.old.md"

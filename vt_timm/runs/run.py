@@ -10,8 +10,8 @@ import yaml
 from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
-from ..errors import UserError, did_you_mean, first_line
-from ..files import read_text
+from ..errors import UserError, first_line
+from ..files import near, read_text
 from ..run_files import ARGUMENTS, BEST, SETTINGS, SUMMARY
 
 
@@ -78,7 +78,6 @@ class Run(ABC):
     """
 
     settings_file: ClassVar[str]
-    prints_log: ClassVar[bool]  # True where what it printed is kept nowhere
     keeps_checkpoints: ClassVar[bool]  # True where last weights are kept beside the best, and classes may have no names
     needed: ClassVar[tuple[str, ...]]  # files without which a run is not finished
     named: ClassVar[tuple[str, ...]]  # settings without which nobody knows what was trained
@@ -134,8 +133,9 @@ def _check_folder(folder: Path) -> None:
     if any((inside / name).is_file() for name in (ARGUMENTS, SETTINGS)):
         raise RunError(f"{folder} is a part of a run: name the run, {inside}")
     if not folder.is_dir():
-        near = did_you_mean(str(folder), map(str, inside.iterdir())) if inside.is_dir() else ""
-        raise RunError(f"there is no folder {folder}{near or ': name one that train.py or train-segmenter wrote'}")
+        raise RunError(
+            f"there is no folder {folder}{near(folder) or ': name one that train.py or train-segmenter wrote'}"
+        )
 
 
 def read_settings(path: Path, named: tuple[str, ...]) -> dict[str, Any]:
@@ -159,11 +159,15 @@ def read_settings(path: Path, named: tuple[str, ...]) -> dict[str, Any]:
 
 
 def read_evaluations(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a run's summary.csv; timm writes the header once more where a run was resumed.
+    """Return the rows of a run's summary.csv, none before the first evaluation.
+
+    timm writes the header once more where a run was resumed.
 
     Raises:
         RunError: if it is no table of numbers.
     """
+    if not path.is_file():
+        return []
     try:
         with path.open(encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if any(key != value for key, value in row.items())]

@@ -17,7 +17,6 @@ class SegmenterRun(Run):
     """A folder of `vt-timm train-segmenter`: settings.yaml, summary.csv and best/."""
 
     settings_file = SETTINGS
-    prints_log = False
     keeps_checkpoints = False
     needed = (settings_file, SUMMARY, f"{BEST}/{METRICS}")
     named = ("neck", "backbone")

@@ -20,8 +20,7 @@ from torch import nn
 from ..cards.card import classifier_card
 from ..errors import did_you_mean, first_line
 from ..files import whole_file
-from ..run_files import ARGUMENTS, BEST, CHECKPOINT, CHECKPOINTS, SUMMARY
-from ..weights.download import CONFIG
+from ..run_files import ARGUMENTS, BEST, CHECKPOINT, CHECKPOINTS, CONFIG, SUMMARY
 from .run import Publication, Run, RunError, in_16_bits, read_settings
 
 DESCRIPTION = "model.json"
@@ -156,7 +155,6 @@ class TrainRun(Run):
     """A folder of timm's `train.py`: args.yaml, summary.csv and checkpoints."""
 
     settings_file = ARGUMENTS
-    prints_log = True
     keeps_checkpoints = True
     needed = (ARGUMENTS, SUMMARY)
     named = ("model",)

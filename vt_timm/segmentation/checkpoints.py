@@ -11,8 +11,7 @@ from ..cards.card import segmenter_card, segmenter_name
 from ..cost import count_parameters
 from ..errors import UserError, first_line
 from ..files import put_in_place, restore, whole_file, whole_folder
-from ..run_files import BEST, LAST, METRICS, SETTINGS, SUMMARY
-from ..weights.download import CARD, CONFIG
+from ..run_files import BEST, CARD, CONFIG, LAST, METRICS, SETTINGS, SUMMARY
 from .model import Segmenter
 from .settings import Settings
 

@@ -16,12 +16,6 @@ VALUES = 1 << 16  # how many a mask of 16 bits can hold
 IGNORE = VALUES - 1  # in our own masks, after reading, a pixel without a class
 UNKNOWN = -1
 BACKGROUND = "background"  # what the class of all that is none of the others is called
-NAMED_LAST = ("face", "skin", "hair", BACKGROUND)  # nobody asks for these first
-
-
-def place_among_named(name: str) -> int:
-    """Return a class's place in an answer: 0 for what is worn, then the person, and the background last."""
-    return 1 + NAMED_LAST.index(name) if name in NAMED_LAST else 0
 
 
 class LabelError(ValueError):

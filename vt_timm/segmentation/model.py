@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
 from ..errors import UserError, check_choice, check_positive, first_line
+from ..run_files import CONFIG, WEIGHTS
 from ..vt_fpn import NECKS
-from ..weights.download import CONFIG, WEIGHTS, NotReachedError, check_reachable, fetch
+from ..weights.download import NotReachedError, check_reachable, fetch
 from ..weights.published import published_segmenters
 
 LEVELS = 4

@@ -235,10 +235,6 @@ class Settings:
         )  # fmt: skip
         return options if self.values is None else {**options, "values": self.values}
 
-    def learning_rate(self, update: int) -> float:
-        """Return the learning rate before an update, counted from 0."""
-        return self.lr * self.schedule_factor(update)
-
     def schedule_factor(self, update: int) -> float:
         """Return the factor of all learning rates before an update, counted from 0."""
         if update < self.warmup_updates:

@@ -140,7 +140,7 @@ class Training:
         row = {
             "update": progress.updates,
             "train_loss": accelerator.reduce(mean_loss, "mean").item(),
-            "lr": self.settings.learning_rate(progress.updates - 1),
+            "lr": self.settings.lr * self.settings.schedule_factor(progress.updates - 1),
             **{name: metrics[name] for name in SCORES if name in metrics},
         }
         accelerator.log({k: v for k, v in row.items() if k != "update"}, step=progress.updates)

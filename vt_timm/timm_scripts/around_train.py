@@ -22,7 +22,7 @@ from torch import nn
 
 from ..distillation import create_teacher
 from ..errors import UserError, did_you_mean, first_line, say
-from ..files import find_circle, read_text
+from ..files import find_circle, near, read_text
 from ..run_files import ARGUMENTS, CHECKPOINTS, LAST
 from ..runs.train_run import read_description, write_description
 from ..token_overlap import add_token_overlap
@@ -172,9 +172,9 @@ def create_or_say(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Mo
 def _check_folder_is_there(name: str) -> None:
     """Refuse a model's name that looks like a folder and is none; timm says how it would be written in Python."""
     if "/" in name and ":" not in name:
-        inside = Path(name).parent
-        near = did_you_mean(name, map(str, inside.iterdir())) if inside.is_dir() else ""
-        raise ScriptError(f"there is no model at {name}{near or f'; a repository of the Hub is called hf-hub:{name}'}")
+        raise ScriptError(
+            f"there is no model at {name}{near(Path(name)) or f'; a repository of the Hub is called hf-hub:{name}'}"
+        )
 
 
 class TrainingRun:

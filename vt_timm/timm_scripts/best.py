@@ -26,8 +26,6 @@ def best_epoch(folder: Path, metric: str) -> dict[str, float] | None:
     Returns:
         The row, or None where no epoch was evaluated.
     """
-    if not (folder / SUMMARY).is_file():
-        return None
     rows = {row["epoch"]: row for row in read_evaluations(folder / SUMMARY) if f"eval_{metric}" in row}
     sign = -1 if metric == "loss" else 1
     score = f"eval_{metric}"

@@ -31,8 +31,8 @@ from huggingface_hub.utils.sha import sha_fileobj
 from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError, first_line
+from ..run_files import CARD, CONFIG, WEIGHTS
 
-CARD, CONFIG, WEIGHTS = "README.md", "config.json", "model.safetensors"
 SHA256_DIGITS = 64
 # Names, since huggingface_hub's client changes.
 UNREACHABLE = {"ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError"}

@@ -19,8 +19,8 @@ from timm.models import DefaultCfg, PretrainedCfg, clean_state_dict
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
-from ..run_files import BEST
-from .download import CARD, WEIGHTS, DownloadError, fetch
+from ..run_files import BEST, CARD, WEIGHTS
+from .download import DownloadError, fetch
 
 PACKAGE = Path(__file__).parents[1]
 HUB = PACKAGE / "hub" if (PACKAGE / "hub").is_dir() else PACKAGE.parent / "hub"  # installed wheel, or a checkout
