@@ -3,6 +3,7 @@
 import argparse
 import functools
 import io
+import json
 import os
 import re
 import subprocess
@@ -35,6 +36,8 @@ from vt_timm.timm_scripts.around_train import (
 from vt_timm.timm_scripts.best import best_epoch, prefer_lower_loss, report
 from vt_timm.timm_scripts.reading import finding_photos, reading_photos
 
+NEEDS = "needs the package: pip install '.[clients]'"
+
 TURNED = 6  # EXIF's orientation of a photo that is to be turned by 90 degrees
 
 
@@ -64,30 +67,48 @@ def photo_bytes(kind):
     return file.getvalue()
 
 
-def files_of(reader, root, content):
-    """Write a data set of one photo for a reader of timm's, and return where it is."""
-    suffix = ".jpg" if content[:2] == b"\xff\xd8" else ".png"
-    if reader == "folder":
-        (root / "train" / "cat").mkdir(parents=True)
-        (root / "train" / "cat" / f"a{suffix}").write_bytes(content)
-    elif reader == "tar":
-        with tarfile.open(root / "photos.tar", "w") as tar:
-            entry = tarfile.TarInfo(f"cat/a{suffix}")
+def write_tar(path, files):
+    """Write a tar file of names and their bytes."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
-        return root / "photos.tar"
-    return root
 
 
-@pytest.mark.parametrize("reader", ["folder", "tar"])
+def dataset_of(reader, root, content, **options):
+    """Write a photo, or one per class, as a reader of timm's takes it, and return timm's data set of it."""
+    suffix = ".jpg" if content[:2] == b"\xff\xd8" else ".png"
+    name, place = "", root
+    if reader == "tar":
+        place = root / "photos.tar"
+        write_tar(place, {f"cat/a{suffix}": content})
+    elif reader == "wds":
+        pytest.importorskip("webdataset", reason=NEEDS)
+        name = "wds/photos"
+        write_tar(root / "0.tar", {f"a{suffix}": content, "a.cls": b"0"})
+        split = {"name": "train", "num_samples": 1, "filenames": ["0.tar"], "shard_lengths": [1]}
+        (root / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
+    else:
+        for label in ("cat", "dog"):
+            (root / "train" / label).mkdir(parents=True)
+            (root / "train" / label / f"a{suffix}").write_bytes(content)
+    if reader in ("hfds", "hfids"):
+        pytest.importorskip("datasets", reason=NEEDS)
+        name, place = f"{reader}/{root}", root / "cache"
+        options |= {"num_samples": 2} if reader == "hfids" else {}
+    return create_dataset(name, str(place), "train", batch_size=1, **options)
+
+
+@pytest.mark.parametrize("reader", ["folder", "tar", "wds", "hfds", "hfids"])
 @pytest.mark.parametrize("kind", ["turned", "turned png", "transparent", "16 bits"])
 def test_timms_loaders_see_what_the_commands_see(reader, kind, tmp_path):
     content = photo_bytes(kind)
-    dataset = create_dataset("", str(files_of(reader, tmp_path, content)), "train", is_training=False)
+    dataset = dataset_of(reader, tmp_path, content, is_training=False)
     loader = reading_photos(create_loader)(
         dataset, (3, 64, 64), 1, use_prefetcher=False, crop_pct=1.0, mean=(0, 0, 0), std=(1, 1, 1), num_workers=0
     )
-    ((seen, _),) = list(loader)
+    seen, _ = next(iter(loader))
     (tmp_path / "alone.png").write_bytes(content)
     expected = np.asarray(read_image(tmp_path / "alone.png"))
     assert abs(255 * seen[0].permute(1, 2, 0).numpy() - expected).max() < 2
@@ -102,7 +123,7 @@ def test_naflex_sees_a_turned_photo_upright(reader, trains, tmp_path):
     seen = []
     for name, content in (("turned", photo_bytes("turned")), ("upright", upright_png.getvalue())):
         (tmp_path / name).mkdir()
-        dataset = create_dataset("", str(files_of(reader, tmp_path / name, content)), "train", is_training=trains)
+        dataset = dataset_of(reader, tmp_path / name, content, is_training=trains)
         size = dict(train_seq_lens=(16,), no_aug=True) if trains else dict(max_seq_len=16)
         loader = reading_photos(create_naflex_loader)(
             dataset, is_training=trains, batch_size=1, use_prefetcher=False, num_workers=0, **size
@@ -113,7 +134,7 @@ def test_naflex_sees_a_turned_photo_upright(reader, trains, tmp_path):
 
 
 def test_a_photo_that_a_reader_of_timms_has_opened_is_turned_too(tmp_path):
-    """Iterable readers (wds, hfids) hand out images and not bytes; what they convert keeps its EXIF flag."""
+    """A reader may hand out images and not bytes; what it converts keeps its EXIF flag."""
 
     class Opened(torch.utils.data.Dataset):
         transform = None

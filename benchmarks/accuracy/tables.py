@@ -14,14 +14,14 @@ from .plan import CLASSES, Experiment, best_learning_rates, has_diverged
 from .runs import all_runs, arguments_of, epochs_of, run_named
 
 COMPARED = (("vt_resnet18", "resnet18"), ("vt_resnet34", "resnet34"))
-# Name, model, and key of plan.CONTROLS.
-CONTROLLED = (
-    ("trunk + lift + average pooling", "vt_resnet18", "pooled"),
-    ("trunk + lift + one filter token", "vt_resnet18", "one_filter"),
-    ("`vt_resnet18`", "vt_resnet18", ""),
-    ("`vt_resnet18`, projector awake from the start", "vt_resnet18", "awake"),
-    ("`resnet18`", "resnet18", ""),
-)
+# A network beside the controls, and its runs.
+CONTROLLED = {
+    "trunk + lift + average pooling": ("pooled",),
+    "trunk + lift + one filter token": ("one_filter",),
+    "`vt_resnet18`": ("vt_resnet18.muon_imagenette", "vt_resnet18_seed43"),
+    "`vt_resnet18`, projector awake from the start": ("awake",),
+    "`resnet18`": ("resnet18.muon_imagenette", "resnet18_seed43"),
+}
 
 
 def recorded(experiments: list[Experiment]) -> list[dict[str, Any]]:
@@ -102,15 +102,19 @@ def defaults() -> str:
 
 
 def controls() -> str:
-    """Tabulate the networks without tokens and with one beside the whole ones, all in float32 and of one seed."""
-    found = {(r["model"], ""): r["top1_without_average"] for r in reruns() if r["dtype"] == "float32"}
-    found |= {("vt_resnet18", name): run["val_top1"] for name in plan.CONTROLS if (run := run_named(name))}
+    """Tabulate the networks without tokens and with one beside the whole ones: a row each, a figure per run."""
     rows = []
-    for name, model, control in CONTROLLED:
-        cost = count(model, 128, num_classes=CLASSES, **plan.CONTROLS.get(control, {}))
-        top1 = f"{found[model, control]:.2f}" if (model, control) in found else "not run to its end"
-        rows.append([name, top1, f"{cost.macs:.0f}", f"{cost.params:.1f}"])
-    return table(["network", "top-1", "MACs at 128 px (M)", "parameters (M)"], rows)
+    for network, names in CONTROLLED.items():
+        runs = [run for name in names if (run := run_named(name))]
+        if runs:
+            cost = count(runs[0]["model"], 128, num_classes=CLASSES, **runs[0]["options"])
+            top1 = [[r["val_top1"] for r in runs], [(r["top1_at"] or {}).get("160") for r in runs]]
+            figures = [*top1, [r["train_top1"] for r in runs]]
+            cells = [", ".join(f"{value:.2f}" for value in one if value is not None) for one in figures]
+            seeds = ", ".join(str(r["seed"]) for r in runs)
+            rows.append([network, seeds, *cells, f"{cost.macs:.0f}", f"{cost.params:.1f}"])
+    head = ["network", "seeds", "top-1 at 128 px", "at 160 px", "training top-1", "MACs at 128 px (M)"]
+    return table([*head, "parameters (M)"], rows)
 
 
 def search() -> str:

@@ -249,25 +249,29 @@ def test_a_run_with_an_average_is_one_more_of_the_default(folder):
     assert "| smoothing |  |  |" in text
     assert "| dropout | 60.00 | 75.00 (+0.15) |" in text
     assert "| resnet18_ema_float32 | resnet18 | float32 | 74.85 |" in tables.defaults()
-    one, *_ = plan.controls({"vt_resnet18": 0.1})
-    record(folder, one, val_top1=71.5)
-    lines = tables.controls().splitlines()
-    assert lines[2].startswith("| trunk + lift + average pooling | 71.50 | 467 | 3.4 |")
-    assert lines[3].startswith("| trunk + lift + one filter token | not run to its end | 467 |")
-    assert lines[5].startswith("| `vt_resnet18`, projector awake from the start | not run to its end | 582 | 9.9 |")
-    assert lines[6].startswith("| `resnet18` | 74.85 | 592 | 11.2 |")
+
+
+def test_the_controls_stand_beside_the_whole_networks(folder):
+    one, *_ = plan.controls({})
+    record(folder, one, val_top1=71.5, top1_at={"160": 72.25}, train_top1=90.0)
+    for seed, name in ((42, "resnet18.muon_imagenette"), (43, "resnet18_seed43")):
+        whole = plan.Experiment(name, "resnet18", 0.003, seed, recipe="muon_imagenette")
+        record(folder, whole, val_top1=seed + 30.5, top1_at=None, train_top1=99.0)
+    assert tables.controls().splitlines()[2:] == [
+        "| trunk + lift + average pooling | 42 | 71.50 | 72.25 | 90.00 | 467 | 3.4 |",
+        "| `resnet18` | 42, 43 | 72.50, 73.50 |  | 99.00, 99.00 | 592 | 11.2 |",
+    ]
 
 
 def test_controls_have_no_tokens_or_one():
-    *without, awake = plan.controls({"vt_resnet18": 0.2})
+    *without, awake = plan.controls({})
     assert awake.options == {"projector_gain": 0.5}
     for e in without:
         model = timm.create_model(e.model, num_classes=10, **e.options)
         features = model.forward_features(torch.rand(1, 3, 64, 64))
-        assert features.shape == (1, 1, 1024) and e.dtype == "float32" and e.lr == 0.2
+        assert features.shape == (1, 1, 1024) and e.recipe == "muon_imagenette"
         (block,) = model.vt_stage.blocks
         assert block.projector is None and not list(block.transformer.parameters())
-    assert plan.controls({}) == []
 
 
 def test_the_tables_give_mean_and_spread_of_the_seeds(folder):
