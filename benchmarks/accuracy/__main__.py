@@ -3,7 +3,7 @@
     python -m benchmarks.accuracy table2 --data DATA/imagenette2-224 --runs RUNS --jobs 2    # Table 2
     python -m benchmarks.accuracy ablations ...                                              # Tables 3 to 7
     python -m benchmarks.accuracy ingredients ...                                            # section 5.2
-    python -m benchmarks.accuracy controls ...                                               # no tokens, and one
+    python -m benchmarks.accuracy controls ...                                               # no tokens, one, whole
     python -m benchmarks.accuracy transfer --data DATA/ccp --runs RUNS                       # digits and garments
     python -m benchmarks.accuracy keep RUN NAME                                              # record another run
 
@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ TABLES = {
     "controls": plan.controls,
     "transfer": plan.transfer,
 }
+SIZES: dict[str, tuple[int, ...]] = {"table2": (), "controls": (160,)}  # in pixels, beside the recipe's own
 # glibc's malloc keeps what it has instead of handing every large tensor back to the kernel. By hand, one trial with
 # MALLOC_TOP_PAD_ set as well, on an AMD EPYC: 18 % (resnet18) and 27 % (vt_resnet18) more images per second at 128 px,
 # 1 to 11 % at 64 and 96 px. Without effect on another C library.
@@ -79,8 +81,7 @@ def train(experiment: Experiment, table: str, data: str, runs: Path, jobs: int, 
             run.terminate()
         if not (finished(folder) or diverged(log)):
             raise subprocess.CalledProcessError(run.returncode, command)
-    train_data = data if experiment.is_reference else None
-    record = keep(folder, experiment.name, table, log, time.time() - start, jobs, train_data)
+    record = keep(folder, experiment.name, table, log, time.time() - start, jobs, data)
     result = f"top-1 {record['val_top1']:.2f} %" if not record["diverged"] else f"diverged: {record['diverged']}"
     print(f"{experiment.name:<32} {result}", flush=True)
 
@@ -102,9 +103,7 @@ def diverged(log: Path) -> dict[str, Any] | None:
     return None
 
 
-def keep(
-    run: Path, name: str, table: str, log: Path, seconds: float, jobs: int, train_data: str | None
-) -> dict[str, Any]:
+def keep(run: Path, name: str, table: str, log: Path, seconds: float, jobs: int, data: str) -> dict[str, Any]:
     """Record a run that finished, or that was stopped because it diverged.
 
     Args:
@@ -114,15 +113,21 @@ def keep(
         log: what train.py printed.
         seconds: how long train.py took.
         jobs: how many runs shared the machine.
-        train_data: folder with train/, to measure the accuracy on training images as well.
+        data: folder with train/ and val/, for the accuracies that the tables of `SIZES` have beside train.py's.
     """
     results: dict[str, Any] = {"seconds": round(seconds), "runs_at_once": jobs}
     if not finished(run):
         results |= {"val_top1": None, "val_loss": None, "diverged": diverged(log)}
-    elif train_data:
-        args = yaml.safe_load((run / "args.yaml").read_text())
-        results["train_top1"] = top1_of(run, args, f"{train_data}/train")
+    elif table in SIZES:
+        results |= scores(run, data, SIZES[table])
     return keep_run(run, name, table, log, **results)
+
+
+def scores(run: Path, data: str | Path, sizes: Sequence[int]) -> dict[str, Any]:
+    """Measure top-1 of the training photos, seen as validation photos are, and of the latter at more sizes."""
+    args = yaml.safe_load((run / "args.yaml").read_text())
+    found: dict[str, Any] = {"train_top1": top1_of(run, args, f"{data}/train")}
+    return found | ({"top1_at": {size: top1_of(run, args, f"{data}/val", size) for size in sizes}} if sizes else {})
 
 
 def top1_of(run: Path, args: dict[str, Any], folder: str, size: int | None = None) -> float:
@@ -189,9 +194,7 @@ def main() -> None:
             parser().error(f"{args.log}: no such file")
         results: dict[str, Any] = {"commit": args.commit} if args.commit else {}
         if args.data:
-            settings = yaml.safe_load((args.run / "args.yaml").read_text())
-            results["train_top1"] = top1_of(args.run, settings, f"{args.data}/train")
-            results["top1_at"] = {size: top1_of(args.run, settings, f"{args.data}/val", size) for size in args.sizes}
+            results |= scores(args.run, args.data, args.sizes)
         record = keep_run(args.run, args.name, args.table, args.log, **results)
         print(f"kept {args.name}: top-1 {record['val_top1']} % after {record['epochs']} epochs")
         return

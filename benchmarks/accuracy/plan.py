@@ -31,6 +31,7 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "one_filter": dict(tokenizer="filter", **ONE_TOKEN),
     "awake": dict(projector_gain=0.5),
 }
+CALLED = {("vt_resnet18", SEED): "vt_resnet18.muon_imagenette", ("resnet18", SEED): "resnet18.muon_imagenette"}
 # Section 5.2: each alone on top of the basic recipe, with the values of advanced_in1k. The averaging is shortened as
 # the schedule is. RMSProp's rate is scaled to the batch; it falls to 0.7 % in five epochs after warm-up, there in 395.
 INGREDIENTS: dict[str, dict[str, Any]] = {
@@ -65,11 +66,6 @@ class Experiment:
     recipe: str = "matched_imagenette"
     dataset: str = ""  # a key of `TRANSFER_SETS`, where the data is not Imagenette
     dtype: str = "bfloat16"  # autocast's; "float32" goes without autocast
-
-    @property
-    def is_reference(self) -> bool:
-        """True if it is of Table 2, model and recipe as they are: its accuracy on training images is measured too."""
-        return not (self.options or self.settings)
 
     def arguments(self, teacher: str) -> list[str]:
         """Return the arguments for `vt-timm run train`."""
@@ -131,8 +127,16 @@ def ablations(best: Mapping[str, float]) -> list[Experiment]:
 
 
 def controls(_best: Mapping[str, float]) -> list[Experiment]:
-    """Plan the controls, at the rate of the recipe."""
-    return [Experiment(n, "vt_resnet18", 0.003, options=o, recipe="muon_imagenette") for n, o in CONTROLS.items()]
+    """Plan the controls and whole networks, at the rate of the recipe, seed by seed."""
+    whole = {"vt_resnet18": ("vt_resnet18", {}), "resnet18": ("resnet18", {})}
+    networks = {**{name: ("vt_resnet18", options) for name, options in CONTROLS.items()}, **whole}
+    return [
+        Experiment(
+            CALLED.get((name, seed), f"{name}_seed{seed}"), model, 0.003, seed, options, recipe="muon_imagenette"
+        )
+        for seed in SEEDS["vt_resnet18"]
+        for name, (model, options) in networks.items()
+    ]
 
 
 def ingredients(best: Mapping[str, float]) -> list[Experiment]:

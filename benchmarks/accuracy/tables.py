@@ -14,13 +14,13 @@ from .plan import CLASSES, Experiment, best_learning_rates, has_diverged
 from .runs import all_runs, arguments_of, epochs_of, run_named
 
 COMPARED = (("vt_resnet18", "resnet18"), ("vt_resnet34", "resnet34"))
-# A network beside the controls, and its runs.
+# Networks of the controls' table by model and options.
 CONTROLLED = {
-    "trunk + lift + average pooling": ("pooled",),
-    "trunk + lift + one filter token": ("one_filter",),
-    "`vt_resnet18`": ("vt_resnet18.muon_imagenette", "vt_resnet18_seed43"),
-    "`vt_resnet18`, projector awake from the start": ("awake",),
-    "`resnet18`": ("resnet18.muon_imagenette", "resnet18_seed43"),
+    "trunk + lift + average pooling": ("vt_resnet18", plan.CONTROLS["pooled"]),
+    "trunk + lift + one filter token": ("vt_resnet18", plan.CONTROLS["one_filter"]),
+    "`vt_resnet18`": ("vt_resnet18", {}),
+    "`vt_resnet18`, projector awake from the start": ("vt_resnet18", plan.CONTROLS["awake"]),
+    "`resnet18`": ("resnet18", {}),
 }
 
 
@@ -103,11 +103,12 @@ def defaults() -> str:
 
 def controls() -> str:
     """Tabulate the networks without tokens and with one beside the whole ones: a row each, a figure per run."""
+    planned = plan.controls({})
     rows = []
-    for network, names in CONTROLLED.items():
-        runs = [run for name in names if (run := run_named(name))]
+    for network, (model, options) in CONTROLLED.items():
+        runs = recorded([e for e in planned if (e.model, e.options) == (model, options)])
         if runs:
-            cost = count(runs[0]["model"], 128, num_classes=CLASSES, **runs[0]["options"])
+            cost = count(model, 128, num_classes=CLASSES, **options)
             top1 = [[r["val_top1"] for r in runs], [(r["top1_at"] or {}).get("160") for r in runs]]
             figures = [*top1, [r["train_top1"] for r in runs]]
             cells = [", ".join(f"{value:.2f}" for value in one if value is not None) for one in figures]

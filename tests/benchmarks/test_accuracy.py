@@ -11,6 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
+from benchmarks.accuracy import __main__ as commands
 from benchmarks.accuracy import plan, runs, sets, tables
 from benchmarks.accuracy.__main__ import main, train
 from benchmarks.accuracy.tables import is_ahead
@@ -126,10 +127,17 @@ def test_garments_are_cut_out_around_their_masks(tmp_path):
     assert coat_crop[:, -20:].max() == 0, "outside the photo"
 
 
-def test_training_accuracy_is_measured_for_table_2_alone():
-    best = dict.fromkeys([*plan.SEEDS, "digits_scratch"], 0.1)
-    assert all(e.is_reference for e in plan.table_2(best))
-    assert not any(e.is_reference for e in plan.ablations(best) + plan.ingredients(best) + plan.transfer(best))
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [("table2", (77.0, None)), ("controls", (77.0, {"160": 80.0})), ("ablations", (None, None))],
+)
+def test_other_accuracies_are_measured_for_the_tables_that_have_them(table, expected, folder, monkeypatch):
+    monkeypatch.setattr(
+        commands, "top1_of", lambda run, args, place, size=None: 77.0 if place == "d/train" else size / 2
+    )
+    (folder / "log").write_text(LOG)
+    kept = commands.keep(left_behind(folder / "run"), "x", table, folder / "log", 60.0, 1, "d")
+    assert (kept["train_top1"], kept["top1_at"]) == expected
 
 
 def test_arguments_are_those_of_train_py():
@@ -252,11 +260,11 @@ def test_a_run_with_an_average_is_one_more_of_the_default(folder):
 
 
 def test_the_controls_stand_beside_the_whole_networks(folder):
-    one, *_ = plan.controls({})
-    record(folder, one, val_top1=71.5, top1_at={"160": 72.25}, train_top1=90.0)
-    for seed, name in ((42, "resnet18.muon_imagenette"), (43, "resnet18_seed43")):
-        whole = plan.Experiment(name, "resnet18", 0.003, seed, recipe="muon_imagenette")
-        record(folder, whole, val_top1=seed + 30.5, top1_at=None, train_top1=99.0)
+    planned = {e.name: e for e in plan.controls({})}
+    assert len(planned) == 15 and len({(e.model, str(e.options), e.seed) for e in planned.values()}) == 15
+    record(folder, planned["pooled_seed42"], val_top1=71.5, top1_at={"160": 72.25}, train_top1=90.0)
+    for name in ("resnet18.muon_imagenette", "resnet18_seed43"):
+        record(folder, planned[name], val_top1=planned[name].seed + 30.5, top1_at=None, train_top1=99.0)
     assert tables.controls().splitlines()[2:] == [
         "| trunk + lift + average pooling | 42 | 71.50 | 72.25 | 90.00 | 467 | 3.4 |",
         "| `resnet18` | 42, 43 | 72.50, 73.50 |  | 99.00, 99.00 | 592 | 11.2 |",
@@ -264,7 +272,7 @@ def test_the_controls_stand_beside_the_whole_networks(folder):
 
 
 def test_controls_have_no_tokens_or_one():
-    *without, awake = plan.controls({})
+    *without, awake = plan.controls({})[:3]
     assert awake.options == {"projector_gain": 0.5}
     for e in without:
         model = timm.create_model(e.model, num_classes=10, **e.options)
