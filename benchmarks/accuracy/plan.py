@@ -128,7 +128,7 @@ def ablations(best: Mapping[str, float]) -> list[Experiment]:
 
 def controls(_best: Mapping[str, float]) -> list[Experiment]:
     """Plan the controls and whole networks, at the rate of the recipe, seed by seed."""
-    whole = {"vt_resnet18": ("vt_resnet18", {}), "resnet18": ("resnet18", {})}
+    whole: dict[str, tuple[str, dict[str, Any]]] = {"vt_resnet18": ("vt_resnet18", {}), "resnet18": ("resnet18", {})}
     networks = {**{name: ("vt_resnet18", options) for name, options in CONTROLS.items()}, **whole}
     return [
         Experiment(
