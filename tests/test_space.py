@@ -5,6 +5,7 @@ import shutil
 import socket
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -15,18 +16,31 @@ SPACE = Path(__file__).parents[1] / "hub" / "space"
 PYTHON = os.environ.get("VT_TIMM_SPACE_PYTHON", sys.executable)
 
 
-@needs_browser
-def test_the_space_answers_a_visitor(tmp_path):
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    """The Space's address."""
     pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
-    folder = shutil.copytree(SPACE, tmp_path / "space")
+    folder = shutil.copytree(SPACE, tmp_path_factory.mktemp("hub") / "space")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {"GRADIO_SERVER_PORT": str(port), "PYTHONPATH": ""}
-    with started([PYTHON, "app.py"], f"http://localhost:{port}", cwd=folder, env=environment), chromium() as browser:
+    with started([PYTHON, "app.py"], f"http://localhost:{port}", cwd=folder, env=environment):
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_the_space_serves_its_page(space):
+    with urlopen(space) as answer:
+        page = answer.read().decode()
+    assert '<meta property="og:title" content="Visual tokens" />' in page
+
+
+@needs_browser
+def test_the_space_answers_a_visitor(space):
+    with chromium() as browser:
         page = browser.new_page()
         page.set_default_timeout(60_000)
-        page.goto(f"http://127.0.0.1:{port}")
+        page.goto(space)
         page.wait_for_selector("#tokens button:visible")
         assert "%" in page.locator("#answer").inner_text() and page.locator("#samples button").count() >= 6
         page.mouse.move(*point(page, 0.5, 0.5))
