@@ -159,9 +159,8 @@ def segmenter_card(
     if started and s.get("freeze_backbone"):
         started += " and stayed as they were"
     if s.get("initial_checkpoint"):
-        started += (
-            f" (going on from the segmenter {without_folders(s['initial_checkpoint']).removeprefix('local-dir:')})"
-        )
+        start = without_folders(s["initial_checkpoint"]).removeprefix("local-dir:")
+        started += f" (going on from {'earlier weights of this name' if start == source else f'the segmenter {start}'})"
     return _rendered(
         "segmenter",
         **_common(
@@ -186,7 +185,7 @@ def segmenter_card(
         + f", seed {s['seed']}"
         + (", weights averaged (EMA)" if s.get("ema_decay") else "")
         + (f", Dice loss {s['dice']}" if s.get("dice") else "")
-        + (f", {100 * s['background_share']:.0f} % photos of background" if s.get("background_photos") else "")
+        + (f", {100 * s['background_share']:.0f} % of the samples photos without masks, all background" if s.get("background_photos") else "")
         + (f", {100 * s['background_swap']:.0f} % of the others on such a photo" if s.get("background_swap") else "")
         + (f", {100 * s['start_share']:.0f} % of the weights those it went on from" if s.get("start_share") else ""),
         recipe=f"`vt_timm/recipes/segmentation/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own settings",
