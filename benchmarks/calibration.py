@@ -11,16 +11,18 @@ the classes stays.
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from PIL.Image import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from timm.data import create_dataset, create_transform, resolve_data_config
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from vt_timm.files import whole_file
@@ -78,12 +80,25 @@ def fold_temperature(folder: Path, temperature: float) -> None:
 
 
 @torch.no_grad()  # not inference mode: the temperature is fitted to the logits by their gradient
-def read_logits(name: str, folder: str) -> tuple[Tensor, Tensor]:
-    """Return the logits (N, K) and labels (N,) of all photos of a folder, seen as the model's config says."""
+def read_logits(
+    name: str, folder: str, number: int | None = None, change: Callable[[Image], Image] = lambda photo: photo
+) -> tuple[Tensor, Tensor]:
+    """Return the logits (N, K) and labels (N,) of photos, seen as the model's config says.
+
+    Args:
+        name: a timm model with weights.
+        folder: one folder of photos per class.
+        number: how many of them, evenly spaced; None for all.
+        change: what is done to each photo before.
+    """
     model = timm.create_model(name, pretrained=True).eval()
-    config = resolve_data_config({}, model=model, use_test_size=True)
-    dataset = create_dataset("", root=folder, transform=create_transform(**config))
-    found = [(model(images), labels) for images, labels in tqdm(DataLoader(dataset, batch_size=64), disable=None)]
+    see = create_transform(**resolve_data_config({}, model=model, use_test_size=True))
+    dataset = create_dataset("", root=folder, transform=lambda photo: see(change(photo)))
+    if number is not None:
+        chosen = torch.linspace(0, len(dataset) - 1, min(number, len(dataset))).long().tolist()
+        dataset = Subset(dataset, chosen)
+    loader = DataLoader(dataset, batch_size=64)
+    found = [(model(images), labels) for images, labels in tqdm(loader, disable=None)]
     return torch.cat([logits for logits, _ in found]), torch.cat([labels for _, labels in found])
 
 

@@ -12,16 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import timm
-import torch
 from PIL import Image, ImageFilter
-from timm.data import create_dataset, create_transform, resolve_data_config
-from torch import Tensor
-from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
-import vt_timm  # noqa: F401  registers the models
-
+from .calibration import read_logits
 from .common.records import keep_record, read_records, table
 from .tokens import paired
 
@@ -45,20 +38,12 @@ CORRUPTIONS: dict[str, Corruption] = {
 }
 
 
-@torch.inference_mode()
-def read_right(name: str, folder: str, number: int, corrupt: Corruption) -> Tensor:
-    """Return for each photo (N,) whether the model names its class."""
-    model = timm.create_model(name, pretrained=True).eval()
-    see = create_transform(**resolve_data_config({}, model=model, use_test_size=True))
-    dataset = create_dataset("", root=folder, transform=lambda photo: see(corrupt(photo)))
-    chosen = torch.linspace(0, len(dataset) - 1, min(number, len(dataset))).long().tolist()
-    loader = DataLoader(Subset(dataset, chosen), batch_size=50)
-    return torch.cat([model(images).argmax(dim=1) == labels for images, labels in tqdm(loader, disable=None)])
-
-
 def measure(name: str, folder: str, number: int) -> dict[str, Any]:
     """Return top-1 of each corruption, and what it costs."""
-    right = {what: read_right(name, folder, number, corrupt) for what, corrupt in CORRUPTIONS.items()}
+    right = {}
+    for what, corrupt in CORRUPTIONS.items():
+        logits, labels = read_logits(name, folder, number, corrupt)
+        right[what] = logits.argmax(dim=1) == labels
     plain, *_ = right.values()
     rows = [
         {"photos_are": what, "top1": round(100 * one.double().mean().item(), 2), **paired(one, plain)}

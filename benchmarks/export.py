@@ -29,6 +29,7 @@ from torch import nn
 import vt_timm  # noqa: F401  registers the models
 from benchmarks.common.measure import in_turn, ratios
 from benchmarks.common.records import RESULTS, facts, replace_rows
+from benchmarks.segmentation.analysis import recipe
 from vt_timm.export.comparison import score
 from vt_timm.export.formats import AOTI, ONNX, open_file
 from vt_timm.export.write_file import Options, write_file
@@ -36,8 +37,6 @@ from vt_timm.files import without_folders
 from vt_timm.pipelines.classification import ClassificationPipeline
 from vt_timm.pipelines.pipeline import Pipeline
 from vt_timm.pipelines.sources import load
-from vt_timm.recipes import SEGMENTATION, find_recipe
-from vt_timm.segmentation.settings import Settings
 from vt_timm.weights.published import published_segmenters
 
 RECORD = RESULTS / "export.csv"
@@ -122,7 +121,7 @@ def _scores(model: Pipeline, file: nn.Module, args: argparse.Namespace) -> dict[
     data = args.data_dir
     settings = None
     if (data / "classes.txt").is_file():  # masks, whose meaning the recipe says
-        settings = Settings.from_yaml(find_recipe("ccp", SEGMENTATION), {"data_dir": str(data)})
+        settings = recipe({"data_dir": str(data)})
     scores = score(model, file, model.validation(str(data if settings else data / "val"), settings))
     print(scores, flush=True)
     found: dict[str, Any] = {"photos": scores.images}

@@ -1,6 +1,6 @@
 """Which stage 5 learns most from the same maps: short trials of readings of the VT stage beside its controls.
 
-    python -m benchmarks.token_trials --data DATA/imagenette2-224 --cache CACHE --write
+    python -m benchmarks.token_trials --data DATA/imagenette2-224 --cache CACHE --trunk local-dir:FOLDER --write
 
 The trunk (`--trunk`), a trained network of timm's whose maps begin at stride 2, stays as it is. Its maps at stride 16
 are computed once, of a random crop of every training photo at 128 px (`--size`); several may be laid side by side
@@ -50,16 +50,6 @@ BATCH, RATE, BETTER_RATE, WEIGHT_DECAY, CLIP, WARMUP = 128, 1e-3, 3e-3, 0.05, 5.
 NUM_TOKENS = 16
 TOKEN_DIM = 512  # so that a trial takes minutes
 LOOKED_AT = 600  # validation photos on which parts are taken out
-
-
-class Competing(SpatialAttention):
-    """`softmax_HW(log softmax_L(logits))`: tokens share each pixel among them before each spreads over the pixels.
-
-    That is slot attention's weighting. A pixel has at most one whole token's weight to give, however long it is.
-    """
-
-    def forward(self, logits_BLHW: Tensor) -> Tensor:
-        return super().forward(logits_BLHW.log_softmax(dim=1))
 
 
 class Normalised(SpatialAttention):
@@ -144,7 +134,7 @@ def resnet(channels: int = CHANNELS) -> nn.Module:
 
 def compete(stage: Any) -> None:
     for block in stage.blocks:
-        block.tokenizer.attention = Competing()
+        block.tokenizer.attention = SpatialAttention(competition=True)
 
 
 def normalise_logits(stage: Any) -> None:
@@ -519,11 +509,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rate", type=float, default=RATE, help=f"learning rate (default: {RATE:g})")
-    parser.add_argument(
-        "--trunk",
-        default="vt_resnet18",
-        help="a trained timm model (default: %(default)s)",
-    )
+    parser.add_argument("--trunk", required=True, help="a trained timm model, `local-dir:FOLDER` too")
     parser.add_argument("--size", type=int, default=SIZE, help=f"side of the photos in pixels (default: {SIZE})")
     parser.add_argument(
         "--grid", type=int, default=1, metavar="N", help="ask about N x N photos side by side (default: 1)"

@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +233,7 @@ def ablations(stage: Stage, module: int) -> Iterator[tuple[str, str, Hook]]:
             ("fed the data set's mean tokens", lambda previous: mean_before_LD.expand_as(previous)),
         )
         for what, feed in feeds:
-            yield "tokenizer", what, _before(tokenizer, partial(_fed, feed))
+            yield "tokenizer", what, _fed(tokenizer, feed)
     if not isinstance(transformer, nn.Identity):
         yield "transformer", "removed", _after(transformer, lambda args, _: args[0])
     if isinstance(transformer, TokenTransformer):
@@ -253,13 +252,9 @@ def _after(module: nn.Module, replace: Callable[[tuple[Any, ...], Tensor], Tenso
     return lambda: module.register_forward_hook(lambda _module, args, out: replace(args, out))
 
 
-def _before(module: nn.Module, replace: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Hook:
-    return lambda: module.register_forward_pre_hook(lambda _module, args: replace(args))
-
-
-def _fed(feed: Callable[[Tensor], Tensor], args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return what a tokenizer is called with: the map, and other tokens of the module before."""
-    return args[0], feed(args[1])
+def _fed(tokenizer: nn.Module, feed: Callable[[Tensor], Tensor]) -> Hook:
+    """Call a tokenizer with the map and other tokens than those of the module before."""
+    return lambda: tokenizer.register_forward_pre_hook(lambda _module, args: (args[0], feed(args[1])))
 
 
 def average(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:

@@ -184,6 +184,18 @@ def test_a_damaged_photo_among_those_to_calibrate_with_is_skipped(exported, tmp_
     assert len(batch) == 1 and capsys.readouterr().err.count("skipped") == 2
 
 
+@pytest.mark.parametrize(("number", "chosen"), [(4, [0, 1, 3, 4]), (3, [0, 2, 4]), (9, [0, 1, 2, 3, 4, 5])])
+def test_fewer_photos_than_there_are_come_from_all_folders(number, chosen, exported, tmp_path):
+    """Six photos in the order of their names, each of a grey of its own."""
+    for i in range(6):
+        Image.new("RGB", (64, 48), (40 * i,) * 3).save(tmp_path / f"{i}.png")
+    model = load(str(exported))
+    (batch,) = batches(model, sorted(tmp_path.iterdir()), number)
+    for image, i in zip(batch, chosen, strict=True):
+        expected = model.input(model.view(Image.new("RGB", (64, 48), (40 * i,) * 3)))
+        torch.testing.assert_close(image[None], expected)
+
+
 def test_the_page_takes_a_file(exported, data):
     """Painted with its classes, without tokens."""
     model = load(str(exported))

@@ -41,6 +41,7 @@ class GitHub(BaseHTTPRequestHandler):
     files: dict[str, bytes] = {}  # noqa: RUF012
     asked: list[str] = []  # noqa: RUF012
     damage = False
+    cut = 0  # bytes of the answer that never come
 
     def do_GET(self):
         self.asked.append(self.path)
@@ -54,7 +55,7 @@ class GitHub(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(body[: len(body) - self.cut])
 
     def log_message(self, *args):
         pass
@@ -86,6 +87,14 @@ def test_a_damaged_download_is_not_kept(github):
     with pytest.raises(ScriptError, match="damaged file; try again, or run `git clone --branch v"):
         find_script("train")
     github.damage = False
+    assert find_script("train").read_bytes() == b"print('timm')\n"
+
+
+def test_a_download_that_breaks_off_is_one_line(github):
+    github.cut = 9
+    with pytest.raises(ScriptError, match=r"gives none \(.*\); run `git clone --branch v"):
+        find_script("train")
+    github.cut = 0
     assert find_script("train").read_bytes() == b"print('timm')\n"
 
 

@@ -119,6 +119,14 @@ def spoiled(file, content):
     return spoil
 
 
+def cut_off(file, key):
+    def spoil(run):
+        settings = yaml.safe_load((run / file).read_text())
+        (run / file).write_text(yaml.safe_dump({name: value for name, value in settings.items() if name != key}))
+
+    return spoil
+
+
 def diverge(run):
     state = torch.load(run / "model_best.pth.tar", weights_only=False)
     state["state_dict"]["fc.bias"].fill_(float("nan"))
@@ -140,6 +148,7 @@ def publish_line(arguments, capsys):
         (spoiled("args.yaml", ""), "args.yaml does not say model"),
         (spoiled("args.yaml", "- 1\n"), "args.yaml does not say model"),
         (spoiled("args.yaml", "a: [1\n"), "args.yaml is not YAML"),
+        (cut_off("args.yaml", "opt"), "args.yaml does not say 'opt': bring it back, or train again"),
         (spoiled("summary.csv", "epoch,eval_top1\n2,abc\n"), "summary.csv is not the table of numbers"),
         (spoiled("summary.csv", b"\xff\xfe\x00"), "summary.csv is not the table of numbers"),
         (spoiled("summary.csv", "epoch,eval_top1\n2,1,7\n"), "summary.csv is not the table of numbers"),
@@ -161,6 +170,7 @@ def test_a_damaged_run_is_one_line(spoil, message, run, tmp_path, capsys):
     ("spoil", "message"),
     [
         (spoiled("settings.yaml", "neck: vt_fpn\n"), "settings.yaml does not say backbone"),
+        (cut_off("settings.yaml", "updates"), "settings.yaml does not say 'updates': bring it back, or train again"),
         (spoiled("best/metrics.json", "{}"), "metrics.json is not what a training writes"),
         (spoiled("best/metrics.json", "nope"), "metrics.json is not what a training writes"),
         (spoiled("best/config.json", "{}"), "cannot load the segmenter"),

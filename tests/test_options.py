@@ -143,6 +143,7 @@ def test_options_as_train_py_takes_them():
         (dict(num_tokens=0), "num_tokens=0 must be a whole number of at least 1"),
         (dict(num_tokens=2.5), "num_tokens=2.5 must be a whole number of at least 1"),
         (dict(token_dim=-8), "token_dim=-8 must be a whole number of at least 1"),
+        (dict(layers=(1, 1, 1, 0)), "depth=0 must be a whole number of at least 1"),
         (dict(num_heads=0), "num_heads=0 must be a whole number of at least 1"),
         (dict(token_dim=100), "token_dim=100 must be a multiple of 2 \\* num_heads = 16, such as 96 or 112"),
         (dict(projector=False, last_projector=True), "projector=False and last_projector=True"),

@@ -343,6 +343,19 @@ def test_a_folder_of_strange_files(tmp_path):
             read_image(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda: Image.open(io.BytesIO(_cut("JPEG"))),
+        lambda: Image.fromarray(np.full((8, 8), np.nan, np.float32)),
+        lambda: np.full((8, 8, 3), None),
+    ],
+)
+def test_an_image_that_cannot_be_read_is_one_line(bad):
+    with pytest.raises(ImageError, match=r"cannot read this (image|array) \(.+\)"):
+        to_image(bad())
+
+
 @pytest.mark.parametrize("empty", [np.zeros((0, 4, 3), np.uint8), Image.new("RGB", (0, 4))])
 def test_a_photo_without_pixels(empty):
     with pytest.raises(ImageError, match="it has no pixels"):
@@ -358,6 +371,7 @@ def test_a_photo_without_pixels(empty):
         ("./a.png", "is a file and no model: name its folder"),
         ("hf-hub:", "is neither a folder here nor a repository's name"),
         ("folder.onnx", "holds neither a model"),
+        ("null", "cannot load null"),
         ("x" * 300, "File name too long|cannot load|Unknown model"),
     ],
 )
@@ -365,6 +379,8 @@ def test_names_that_are_no_models(name, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     upright().save("a.png")
     Path("folder.onnx").mkdir()
+    Path("null").mkdir()
+    Path("null/config.json").write_text("null")
     assert main(["classify", "a.png", "--model", name]) == 2
     said = capsys.readouterr().err
     assert re.search(message, said) and "Traceback" not in said and len(said.splitlines()) == 1
@@ -395,8 +411,13 @@ def test_places_that_no_picture_can_be_written_to(output, message, tmp_path, mon
 def test_an_opened_file_is_a_photo(tmp_path):
     upright().save(tmp_path / "a.png")
     model = vt_timm.load("vt_resnet_micro")
+    expected = model(tmp_path / "a.png").scores
     with (tmp_path / "a.png").open("rb") as file:
-        assert model(file).label == model(tmp_path / "a.png").label
+        assert model(file).scores == expected
+    with (tmp_path / "a.png").open("rb") as one, (tmp_path / "a.png").open("rb") as other:
+        assert [answer.scores for answer in model([one, other])] == [expected] * 2
+    with (tmp_path / "a.png").open("rb") as file:
+        assert model.attention(file).answer.scores == pytest.approx(expected, abs=1e-4)
 
 
 HOLED = np.linspace(0.1, 0.9, 64, dtype=np.float32).reshape(8, 8)

@@ -326,6 +326,16 @@ def test_a_mistyped_setting_is_named(run, tmp_path, photos):
     assert status == 2 and "this train.py has no setting num_clases; did you mean num_classes?" in err
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [1\n", "not YAML"), ("lr 0.1\n", "no settings in this file"), ("1: 2\n", "this train.py has no setting 1")],
+)
+def test_a_recipe_that_is_none_is_one_line(text, message, run, tmp_path, photos):
+    (tmp_path / "mine.yaml").write_text(text)
+    status, _, err = run("--config", tmp_path / "mine.yaml", "--data-dir", photos)
+    assert status == 2 and f"mine.yaml: {message}" in err and "Traceback" not in err
+
+
 # --- the real scripts, where they are at hand
 
 REAL = ("--model", "vt_resnet_micro", "--num-classes", 2, "--img-size", 32, "--device", "cpu", "--workers", 1)

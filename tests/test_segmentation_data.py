@@ -178,6 +178,12 @@ def test_a_mask_in_an_array(tmp_path):
     assert SegmentationDataset("folder", root, "train")[0][1].tolist() == HALVES.tolist()
 
 
+def test_an_empty_array_is_no_mask(tmp_path):
+    root = only_mask(tmp_path, lambda path: path.touch(), "000.npy")
+    with pytest.raises(DataError, match=r"000\.npy: not a readable image \(No data left in file\)"):
+        SegmentationDataset("folder", root, "train")[0]
+
+
 def test_a_jpeg_of_labels_is_named_as_the_reason(tmp_path):
     noise = np.random.default_rng(0).integers(0, 2, (6, 8)).astype(np.uint8) * 255
     root = only_mask(tmp_path, lambda path: Image.fromarray(noise).save(path, quality=30), "000.jpg")

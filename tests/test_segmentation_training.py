@@ -249,7 +249,7 @@ def test_a_run_cannot_go_on_from_what_does_not_fit(small):
         ({"neck": "laterals", "neck_options": {"channels": 16}}, "another backbone or neck"),
         ({"neck_options": {"channels": 24, "token_dim": 32, "num_heads": 4}}, "another backbone or neck"),
         ({"initial_checkpoint": str(small / "nowhere")}, "nowhere"),
-        ({"initial_checkpoint": 3}, "must name a trained segmenter"),
+        ({"initial_checkpoint": 3}, "initial_checkpoint=3 must be a name"),
         ({"initial_checkpoint": "", "start_share": 0.5}, "start_share needs a start"),
         ({"start_share": 1}, "start_share=1 must be a number from 0, below 1"),
     ):
@@ -333,6 +333,8 @@ def test_norms_that_cannot_be_synchronised_are_refused_before_training(small, mo
             "its weights cannot be loaded.*pretrained_backbone=false",
         ),
         (dict(class_weights={"moon": 2}), "class_weights: there is no class moon; the classes are ground, square"),
+        *((dict([(name, None)]), f"{name}=None must be a name") for name in ("opt", "backbone", "neck", "layout")),
+        (dict(backbone=50), "backbone=50 must be a name; one of digits stands in quotes"),
         (dict(opt="adamm"), "opt='adamm' is not an optimizer of timm's; did you mean adam"),
         (dict(opt_kwargs=dict(bogus=1)), "bogus"),
         (dict(ema_decay=1.0), "ema_decay=1.0 must be below 1"),

@@ -2,15 +2,15 @@
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources, util
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageSequence
 
-from .errors import UserError, first_line, say
+from .errors import UserError, check_choice, first_line, say
 from .files import leads_back
 
 SAMPLE = "sample"  # in place of a file: a photo that an installed library ships
@@ -104,8 +104,10 @@ def sample_photo(name: str = "photo") -> Path:
         name: which of `SAMPLES`.
 
     Raises:
+        ValueError: for another name.
         ImageError: if the library is not installed.
     """
+    check_choice("name", name, SAMPLES)
     package, file, to_install = SAMPLES[name]
     if util.find_spec(package) is None:
         raise ImageError(
@@ -131,8 +133,7 @@ def read_image(path: Path, max_side: int | None = None, channels: int = 3) -> Im
         ImageError: if the file is not an image, is truncated, or is too large to be a photo (Pillow's limit).
     """
     if path.suffix.lower() == ARRAY:
-        values = read_channels(path, channels)
-        return Image.fromarray(values.squeeze(-1) if channels == 1 else values, MODES[channels])
+        return to_image(read_channels(path, channels), channels)
     with _opened(path) as image:
         if max_side is not None:
             image.draft("RGB", (max_side, max_side))  # a JPEG is decoded at a fraction of its size
@@ -143,22 +144,27 @@ def to_image(photo: str | Path | bytes | Image.Image | np.ndarray, channels: int
     """Return a photo in whatever form one has it, as `read_image` gives it.
 
     Args:
-        photo: a file's name, its bytes, a PIL image, or an array (H, W) or (H, W, channels).
+        photo: a file's name, the file opened, its bytes, a PIL image, or an array (H, W) or (H, W, channels).
         channels: as for `read_image`.
 
     Raises:
         ImageError: as `read_image`, and for an array of another shape.
     """
+    if hasattr(photo, "read"):  # a file, opened
+        photo = photo.read()
     if isinstance(photo, np.ndarray):
         try:
             values = _checked(photo, channels)
-        except ValueError as error:
-            raise ImageError(f"cannot read this array ({error})") from error
+        except (TypeError, ValueError) as error:
+            raise ImageError(f"cannot read this array ({first_line(error)})") from error
         return Image.fromarray(values.squeeze(-1) if channels == 1 else values, MODES[channels])
     if isinstance(photo, Image.Image):
         if 0 in photo.size:
             raise ImageError("cannot read this image (it has no pixels)")
-        return _upright(photo, channels)
+        try:
+            return _upright(photo, channels)
+        except Exception as error:  # what is read late, such as the rest of a file that is cut off
+            raise ImageError(f"cannot read this image ({first_line(error)})") from error
     if isinstance(photo, bytes):
         with _opened(io.BytesIO(photo), "these bytes") as image:
             return _upright(image, channels)
@@ -261,7 +267,6 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
 
 def _pages(image: Image.Image, channels: int) -> np.ndarray:
     """Return (H, W, channels) of a file with one page per channel, as multispectral TIFFs are stored."""
-    pages = []
     frames = getattr(image, "n_frames", 1)
     if frames != channels:
         bands = len(image.getbands())
@@ -269,9 +274,7 @@ def _pages(image: Image.Image, channels: int) -> np.ndarray:
             f"it has {bands} channels and {frames} pages and the network takes {channels} channels: give a TIFF with "
             "one page per channel, or a .npy file (height, width, channels)"
         )
-    for page in range(frames):
-        image.seek(page)
-        pages.append(np.asarray(_eight_bits(image).convert("L")))
+    pages = [np.asarray(_eight_bits(page).convert("L")) for page in ImageSequence.Iterator(image)]
     return np.stack(pages, axis=-1)
 
 
@@ -282,3 +285,8 @@ def _checked(values: np.ndarray, channels: int) -> np.ndarray:
     if values.ndim != 3 or values.shape[2] != channels:
         raise ValueError(f"the array is {values.shape} and the network takes (height, width, {channels})")
     return values if values.dtype == np.uint8 else _scaled(values)
+
+
+def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Return a network's mean or std; where images have another number of channels, their mean once per channel."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels

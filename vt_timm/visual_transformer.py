@@ -147,6 +147,7 @@ class VTStage(nn.Module):
             raise ValueError(f"projector_gain={projector_gain!r} must be a number from 0")
         if projector_gain and not projector:
             raise ValueError(f"projector=False and projector_gain={projector_gain}: there is no projector to start")
+        depth = check_positive("depth", depth)
         num_tokens = check_positive("num_tokens", num_tokens)
         token_dim = check_positive("token_dim", token_dim)
         num_heads = check_positive("num_heads", num_heads)

@@ -115,9 +115,13 @@ class VTFPN(nn.Module):
         self.tokenizers = nn.ModuleList(
             FilterTokenizer(channels, token_dim, number, norm_logits=True) for number in tokens
         )
-        self.token_norms = nn.ModuleList(nn.BatchNorm2d(token_dim, affine=False) for _ in in_channels)
+        self.token_norms: nn.ModuleList | None = nn.ModuleList(
+            nn.BatchNorm2d(token_dim, affine=False) for _ in in_channels
+        )
         self.transformer = nn.Sequential(*(TokenTransformer(token_dim, num_heads) for _ in range(depth)))
-        self.related_norms = nn.ModuleList(nn.BatchNorm2d(token_dim, affine=False) for _ in in_channels)
+        self.related_norms: nn.ModuleList | None = nn.ModuleList(
+            nn.BatchNorm2d(token_dim, affine=False) for _ in in_channels
+        )
         self.projectors = nn.ModuleList(Projector(channels, token_dim, projector_heads, gain=gain) for _ in in_channels)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
@@ -131,8 +135,13 @@ class VTFPN(nn.Module):
         ]
 
 
-def _normalize(norms: nn.ModuleList, tokens_BLD: Sequence[Tensor]) -> list[Tensor]:
-    """Return each level's tokens, normalized by the statistics of that level's tokens over the batch."""
+def _normalize(norms: nn.ModuleList | None, tokens_BLD: Sequence[Tensor]) -> list[Tensor]:
+    """Return each level's tokens, normalized by the statistics of that level's tokens over the batch.
+
+    Where the norms are folded into what reads the tokens there are none.
+    """
+    if norms is None:
+        return list(tokens_BLD)
     return [
         norm(tokens.transpose(1, 2).unsqueeze(-1).contiguous()).squeeze(-1).transpose(1, 2)  # as (B, D, L, 1)
         for norm, tokens in zip(norms, tokens_BLD, strict=True)

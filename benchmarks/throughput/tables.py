@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from ..common.records import RESULTS, read_records, table
+from ..common.records import read_records, table
 from .passes import PEERS, macs_of
-from .runner import Row, rows_of
+from .runner import FOLDER, Row, rows_of
 
 Column = tuple[str, str, dict[str, Any]]  # title, record, and what its rows must have
-FOLDER = RESULTS / "speed"
 # Record, precision, colour and name of what the plot shows.
 DRAWN = (
     ("eager", "float32", "tab:green", "float32, AVX2"),

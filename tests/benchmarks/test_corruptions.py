@@ -42,7 +42,7 @@ def test_a_folder_is_measured_and_tabled(tmp_path, monkeypatch, capsys):
         (tmp_path / str(label)).mkdir()
         for i in range(3):
             Image.new("RGB", (64, 64), colour).save(tmp_path / str(label) / f"{i}.png")
-    monkeypatch.setattr(corruptions.timm, "create_model", lambda *_args, **_options: Red())
+    monkeypatch.setattr("timm.create_model", lambda *_args, **_options: Red())
     kept = {}
     monkeypatch.setattr(corruptions, "keep_record", lambda file, name, found: kept.update({name: found}))
     monkeypatch.setattr(corruptions, "read_records", lambda file: kept)

@@ -30,7 +30,7 @@ def test_a_change_changes_what_the_same_weights_give(name):
 def test_the_changes_of_the_combined_trials_are_those_of_the_single_ones():
     two, filters, linear, centred = (stage_of(name) for name in ("two", "two_filters", "two_linear", "two_centred"))
     for stage in (two, filters, linear, centred):
-        assert [type(block.tokenizer.attention).__name__ for block in stage.blocks] == ["Competing"] * 2
+        assert [block.tokenizer.attention.competition for block in stage.blocks] == [True, True]
         assert stage.blocks[0].projector.bn.weight.unique().tolist() == [0.5]
     kinds = [type(stage.blocks[1].tokenizer).__name__ for stage in (two, filters, linear, centred)]
     assert kinds == ["RecurrentTokenizer"] + ["FilterTokenizer"] * 3

@@ -185,7 +185,11 @@ def segmenter_card(
         + f", seed {s['seed']}"
         + (", weights averaged (EMA)" if s.get("ema_decay") else "")
         + (f", Dice loss {s['dice']}" if s.get("dice") else "")
-        + (f", {100 * s['background_share']:.0f} % of the samples photos without masks, all background" if s.get("background_photos") else "")
+        + (
+            f", {100 * s['background_share']:.0f} % of the samples photos without masks, all background"
+            if s.get("background_photos")
+            else ""
+        )
         + (f", {100 * s['background_swap']:.0f} % of the others on such a photo" if s.get("background_swap") else "")
         + (f", {100 * s['start_share']:.0f} % of the weights those it went on from" if s.get("start_share") else ""),
         recipe=f"`vt_timm/recipes/segmentation/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own settings",

@@ -1,13 +1,12 @@
 """The photos that a file is calibrated with and compared on, as batches."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import CommandError
+from ..errors import CommandError, say
 from ..images import MODES, ImageError, find_images, read_image, sample_photo
 from ..pipelines.pipeline import Pipeline, read_mode
 from ..segmentation.labels import LAYOUTS
@@ -33,14 +32,14 @@ def batches(model: Pipeline, paths: list[Path], number: int, size: int = 16) -> 
     Raises:
         CommandError: if none can be read.
     """
-    step = max(1, len(paths) // number)
+    number = min(number, len(paths))
     channels = read_mode(model)
     waiting: list[Tensor] = []
-    for path in paths[::step][:number]:
+    for path in (paths[i * len(paths) // number] for i in range(number)):
         try:
             image = model.input(model.view(read_image(path, channels=channels)))
         except ImageError as error:
-            print(f"vt-timm: skipped {error}", file=sys.stderr)
+            say(f"skipped {error}")
             continue
         if waiting and (len(waiting) == size or waiting[0].shape != image.shape):
             yield torch.cat(waiting)

@@ -48,7 +48,7 @@ class Options:
         validate: folder of labelled photos, on which model and file are scored.
         settings: settings of a segmenter's training, which say what the masks of `validate` mean.
         tolerance: largest difference of the logits, as a share of their own size, and largest share of a segmenter's
-            pixels with another label; None for those of `difference`.
+            pixels with another label; None for those of `comparison`.
     """
 
     int8: bool = False

@@ -243,12 +243,9 @@ def _in_rows(stage: VTStage) -> bool:
 
 def _folded_lift(lift: Lift) -> nn.Sequential:
     """Join convolution and norm: an exporter sees the map's size asked for between them and leaves them apart."""
-    weight, bias = fuse_conv_bn_weights(
-        lift.conv.weight, lift.conv.bias, lift.bn.running_mean, lift.bn.running_var, lift.bn.eps,  # type: ignore[arg-type]
-        lift.bn.weight, lift.bn.bias,
-    )  # fmt: skip
     convolution = nn.Conv2d(lift.conv.in_channels, lift.conv.out_channels, kernel_size=1)
-    convolution.weight, convolution.bias = weight, bias
+    convolution.weight, convolution.bias = lift.conv.weight, lift.conv.bias
+    _fold(convolution, lift.bn)
     return nn.Sequential(convolution, copy.deepcopy(lift.act))
 
 

@@ -5,26 +5,25 @@ all levels, D channels of a token.
 """
 
 import copy
-from typing import Any
 
 import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from ..projector import Projector
-from ..segmentation.model import HEAD_STRIDE, Segmenter, SemanticHead
+from ..segmentation.model import Segmenter, SemanticHead
 from ..tokenizers import FilterTokenizer
 from ..vt_fpn import VTFPN
-from .fold import FoldedProjector, FoldedTransformer, affine, folded
+from .fold import FoldedProjector, affine, folded
 
 
 def folded_segmenter(model: Segmenter) -> nn.Module:
     """Return a copy of a segmenter for inference, folded as `fold.folded` does it, and its neck and paddings too."""
     model = copy.deepcopy(model).eval()
     if isinstance(model.neck, VTFPN):
-        model.neck = FoldedVTFPN(model.neck)
+        _fold_neck(model.neck)
     if model.num_classes < model.head.classifier.in_channels:
-        model.head = FoldedHead(model.head)  # type: ignore[assignment]
+        _classify_before_upsampling(model.head)
     for module in list(model.backbone.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Conv2dSame):  # the segmenter pads images to whole strides
@@ -32,35 +31,17 @@ def folded_segmenter(model: Segmenter) -> nn.Module:
     return folded(model)
 
 
-class FoldedVTFPN(nn.Module):
-    """VT-FPN with the norms of logits and tokens inside the products beside them.
-
-    Shapes: one (B, in_channels[i], H_i, W_i) per level -> one (B, C, H_i, W_i) per level.
-    """
-
-    def __init__(self, source: VTFPN) -> None:
-        super().__init__()
-        self.tokens, self.laterals = source.tokens, source.laterals
-        self.tokenizers = nn.ModuleList(
-            _folded_tokenizer(tokenizer, norm)  # type: ignore[arg-type]
-            for tokenizer, norm in zip(source.tokenizers, source.token_norms, strict=True)
-        )
-        self.transformer = nn.Sequential(*(FoldedTransformer(layer) for layer in source.transformer))  # type: ignore[arg-type]
-        self.projectors = nn.ModuleList(
-            _folded_projector(projector, norm)  # type: ignore[arg-type]
-            for projector, norm in zip(source.projectors, source.related_norms, strict=True)
-        )
-
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        levels_BCHW = self.laterals(features)
-        tokens_BLD = [tokenize(level) for tokenize, level in zip(self.tokenizers, levels_BCHW, strict=True)]
-        tokens_BSD = self.transformer(torch.cat(tokens_BLD, dim=1))
-        return [
-            project(level, tokens)
-            for project, level, tokens in zip(
-                self.projectors, levels_BCHW, tokens_BSD.split(self.tokens, dim=1), strict=True
-            )
-        ]
+def _fold_neck(neck: VTFPN) -> None:
+    """Put the norms of logits and tokens inside the products beside them."""
+    neck.tokenizers = nn.ModuleList(
+        _folded_tokenizer(tokenizer, norm)  # type: ignore[arg-type]
+        for tokenizer, norm in zip(neck.tokenizers, neck.token_norms, strict=True)  # type: ignore[arg-type]
+    )
+    neck.projectors = nn.ModuleList(
+        _folded_projector(projector, norm)  # type: ignore[arg-type]
+        for projector, norm in zip(neck.projectors, neck.related_norms, strict=True)  # type: ignore[arg-type]
+    )
+    neck.token_norms = neck.related_norms = None
 
 
 def _folded_tokenizer(tokenizer: FilterTokenizer, norm: nn.Module) -> FilterTokenizer:
@@ -90,34 +71,16 @@ def _folded_projector(source: Projector, norm: nn.Module) -> FoldedProjector:
     return projector
 
 
-class FoldedHead(nn.Module):
-    """The semantic head with its classifier before the last upsampling of each level.
+def _classify_before_upsampling(head: SemanticHead) -> None:
+    """Put the classifier before the last upsampling of each level, with its bias once for the sum.
 
     Both are linear, so that their order is free, and few classes are less to upsample and to sum than many channels.
-
-    Shapes: one (B, C, H_i, W_i) per level -> logits (B, num_classes, H_1, W_1).
     """
-
-    def __init__(self, source: SemanticHead) -> None:
-        super().__init__()
-        self.strides, self.scales, self.classifier = source.strides, source.scales, source.classifier
-
-    def forward(self, levels: list[Tensor]) -> Tensor:
-        sizes = {stride: level.shape[-2:] for stride, level in zip(self.strides, levels, strict=True)}
-        total: Tensor | None = None
-        scales: Any = self.scales
-        for stride, x, convolutions in zip(self.strides, levels, scales, strict=True):
-            for i, convolution in enumerate(convolutions, start=1):
-                x = convolution(x)
-                if i == len(convolutions):
-                    bias = self.classifier.bias if total is None else None  # once for the sum
-                    x = nn.functional.conv2d(x, self.classifier.weight, bias)
-                if stride > HEAD_STRIDE:
-                    stride //= 2
-                    x = nn.functional.interpolate(x, sizes[stride], mode="bilinear", align_corners=False)
-            total = x if total is None else total + x
-        assert total is not None
-        return total
+    classifier: nn.Module = head.classifier
+    for convolutions in head.scales:
+        convolutions[-1] = nn.Sequential(convolutions[-1], copy.deepcopy(classifier))  # type: ignore[index]
+        classifier.bias = None  # type: ignore[assignment]
+    head.classifier = nn.Identity()  # type: ignore[assignment]
 
 
 class FixedPadding(nn.Module):

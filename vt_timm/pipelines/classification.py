@@ -1,6 +1,6 @@
 """Classifiers of photos."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.transforms import Compose
 from torchvision.transforms.v2 import functional as transforms
 
-from ..images import MODES
+from ..images import MODES, per_channel
 from ..weights.published import unsure_below
 from .answers import Answer
 from .pipeline import BATCH, DISPLAY_SCALE, Photo, Pipeline, Ready, batched, smooth_noise
@@ -83,15 +83,11 @@ class ClassificationPipeline(Pipeline):
     def __init__(self, module: nn.Module, name: str = "") -> None:
         super().__init__(module, name)
         config = resolve_data_config({}, model=module, use_test_size=True)
-        self.config = {**config, "mean": self._per_channel(config["mean"]), "std": self._per_channel(config["std"])}
+        self.config = {**config, **{key: per_channel(config[key], self.channels) for key in ("mean", "std")}}
         *geometry, self.to_tensor, self.normalize = create_transform(**self.config).transforms
         self.geometry = Compose(geometry)
         self.class_names = class_names(module)
         self.unsure_below = unsure_below(getattr(module, "pretrained_cfg", {}))
-
-    def _per_channel(self, values: Sequence[float]) -> tuple[float, ...]:
-        same = len(values) == self.channels
-        return tuple(values) if same else (sum(values) / len(values),) * self.channels
 
     def view(self, photo: Image.Image) -> Image.Image:
         return self.geometry(photo)

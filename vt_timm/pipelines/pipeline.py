@@ -88,10 +88,8 @@ class Pipeline(ABC):
         Raises:
             UserError: in one line, for a photo that cannot be read.
         """
-        if hasattr(photo, "read"):  # an open file
-            photo = photo.read()  # type: ignore[union-attr]
-        if isinstance(photo, Photo):
-            return next(self.answers([photo], **options))
+        if isinstance(photo, Photo) or hasattr(photo, "read"):
+            return next(self.answers([photo], **options))  # type: ignore[list-item]
         return list(self.answers(photo, **options))
 
     @abstractmethod

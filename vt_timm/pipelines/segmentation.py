@@ -133,7 +133,8 @@ class SegmentationPipeline(Pipeline):
 
         Args:
             photos: as for a call.
-            short_side, max_long_side: sides of what the network sees, in pixels; None for those of its evaluation.
+            short_side: that of what the network sees, in pixels; None for that of its evaluation.
+            max_long_side: side in pixels to which a longer photo is brought, so that it fits into memory.
             scales: sizes at which it sees the photo, times the short side; None for `SCALES`.
             window: side of a window that moves over the photo at its own size instead.
 

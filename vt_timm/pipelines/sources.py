@@ -54,10 +54,7 @@ class Source:
                 return SegmentationPipeline(file, self.name)
             return ClassificationPipeline(file, self.name)
         if self.kind == "segmenter":
-            try:
-                return SegmentationPipeline(load_segmenter(self.place, device), self.name)
-            except RuntimeError as error:
-                raise CommandError(str(error)) from error
+            return SegmentationPipeline(load_segmenter(self.place, device), self.name)
         if self.kind == "run":
             return ClassificationPipeline(self._try(lambda: load_run(Path(self.place)).to(device)), self.name)
         if not self.place.startswith("local-dir:"):
@@ -167,7 +164,7 @@ def load_network(name: str, kind: str) -> Any:
 def _describes_segmenter(folder: Path) -> bool:
     try:
         return "neck" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, TypeError, ValueError):
         return False
 
 

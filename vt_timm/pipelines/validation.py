@@ -13,7 +13,7 @@ from timm.utils.misc import natural_key
 from torch import Tensor
 
 from ..errors import CommandError, say
-from ..images import ImageError, find_images, read_image
+from ..images import ImageError, find_images, is_hidden, read_image
 from ..runs.train_run import describe_classes
 from ..segmentation.data import SegmentationDataset, evaluation_transform
 from ..segmentation.evaluation import SCORES, Confusion
@@ -66,9 +66,7 @@ class ClassFolders(Validation):
     def _label_of_folder(self, folder: Path) -> dict[str, int]:
         if not folder.is_dir():
             raise CommandError(f"--validate {folder}: there is no such folder")
-        found = (
-            path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))
-        )
+        found = (path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(Path(path.name)))
         names = sorted(found, key=natural_key)
         config: Any = getattr(self.model.module, "pretrained_cfg", {})
         classes = self.model.class_names

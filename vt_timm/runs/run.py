@@ -2,6 +2,8 @@
 
 import csv
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,6 +94,19 @@ class Run(ABC):
         self.folder = folder
         self.settings = read_settings(folder / self.settings_file, self.named)
         self.evaluations = read_evaluations(folder / SUMMARY)
+
+    @contextmanager
+    def naming_what_is_missing(self) -> Iterator[None]:
+        """Turn a setting that is not there, where a file was cut off, into one line.
+
+        Raises:
+            RunError: in place of a KeyError.
+        """
+        try:
+            yield
+        except KeyError as error:
+            path = self.folder / self.settings_file
+            raise RunError(f"{path} does not say {error}: bring it back, or train again") from error
 
     @property
     def data(self) -> str:

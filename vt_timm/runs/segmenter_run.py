@@ -9,7 +9,7 @@ from torch import nn
 from ..cards.card import segmenter_card, segmenter_name
 from ..cost import count_parameters
 from ..run_files import BEST, METRICS, SETTINGS, SUMMARY
-from ..segmentation.model import Segmenter, load_segmenter
+from ..segmentation.model import load_segmenter
 from .run import Publication, Run, RunError, in_16_bits
 
 
@@ -26,19 +26,8 @@ class SegmenterRun(Run):
         """NECK_BACKBONE.DATA."""
         return segmenter_name(self.settings["neck"], self.settings["backbone"], self.data)
 
-    def model(self) -> Segmenter:
-        """Return the segmenter of the best evaluation.
-
-        Raises:
-            RunError: in one line, if it is damaged.
-        """
-        try:
-            return load_segmenter(self.folder / BEST)
-        except RuntimeError as error:
-            raise RunError(str(error)) from error
-
     def save(self, folder: Path, how: Publication) -> nn.Module:
-        model = self.model()
+        model = load_segmenter(self.folder / BEST)
         if how.half:
             in_16_bits(model, self.folder)
         model.save_pretrained(folder)
@@ -51,11 +40,12 @@ class SegmenterRun(Run):
             update = measured["update"]
         except (ValueError, TypeError, LookupError) as error:
             raise RunError(f"{path} is not what a training writes: bring it back, or train again") from error
-        params = count_parameters(self.model()) / 1e6
+        params = count_parameters(load_segmenter(self.folder / BEST)) / 1e6
         precision = self.settings.get("precision", "no")
         kind = "" if precision == "no" else f" in {precision}"
         origin = f"one run, as the training itself measured{kind} after update {update}"
         return {**measured, "origin": origin, "dtype": how.dtype, "params": params, "license": how.licence}
 
     def card(self, config: dict[str, Any], metrics: dict[str, Any], how: Publication) -> str:
-        return segmenter_card(config, self.settings, metrics, how.repository, self.data, how.source)
+        with self.naming_what_is_missing():
+            return segmenter_card(config, self.settings, metrics, how.repository, self.data, how.source)

@@ -20,7 +20,7 @@ from torch import nn
 from ..cards.card import classifier_card
 from ..errors import did_you_mean, first_line
 from ..files import whole_file
-from ..run_files import ARGUMENTS, BEST, CHECKPOINT, CHECKPOINTS, CONFIG, SUMMARY
+from ..run_files import ARGUMENTS, CHECKPOINT, CHECKPOINTS, CONFIG, SUMMARY
 from .run import Publication, Run, RunError, in_16_bits, read_settings
 
 DESCRIPTION = "model.json"
@@ -143,8 +143,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         near = did_you_mean(str(path), map(str, path.parent.glob(f"*{CHECKPOINT}")))
         raise RunError(f"there is no file {path}{near}")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # train.py keeps its arguments in there
-            return load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
+        return load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is cut, foreign or unsafe
         # Of a file that is no checkpoint torch says how it would be opened in Python, without the safeguard.
         reason = "it is damaged, or holds more than weights" if "weights_only" in str(error) else first_line(error)
@@ -172,10 +171,6 @@ class TrainRun(Run):
             )
         return f"{self.settings['model']}.{self.settings['recipe']}"
 
-    def model(self, checkpoint: str = BEST) -> nn.Module:
-        """Return the model of a checkpoint, "best" or "last", with averaged weights if the run kept some."""
-        return load_run(self._path(checkpoint))
-
     def _path(self, checkpoint: str) -> Path:
         path = self.folder / CHECKPOINTS[checkpoint]
         if not path.is_file():
@@ -184,7 +179,7 @@ class TrainRun(Run):
 
     def save(self, folder: Path, how: Publication) -> nn.Module:
         self._check_name(how.name)
-        model = self.model(how.checkpoint)
+        model = load_run(self._path(how.checkpoint))
         labels = self._class_names(how.class_folders)
         num_classes: int = model.num_classes  # type: ignore[assignment]
         if len(labels) != num_classes:
@@ -258,7 +253,8 @@ class TrainRun(Run):
 
     def card(self, config: dict[str, Any], metrics: dict[str, Any], how: Publication) -> str:
         metrics = {**metrics, "checkpoint": how.checkpoint, "dtype": how.dtype}
-        return classifier_card(config, self.settings, metrics, how.repository, how.source, self.data, how.licence)
+        with self.naming_what_is_missing():
+            return classifier_card(config, self.settings, metrics, how.repository, how.source, self.data, how.licence)
 
 
 def _sorted_as_trained(folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..errors import check_choice
+from ..errors import check_choice, first_line
 from ..images import ARRAY, ImageError, is_picture, read_channels
 from .labels import IGNORE, LAYOUTS, DataError, LabelError, Labels
 
@@ -103,8 +103,8 @@ class SegmentationDataset(Dataset):
         except LabelError as error:
             lossy = "; a JPEG does not keep labels, save masks as .png" if path.suffix.lower() in JPEGS else ""
             raise DataError(f"{path}: {error}{lossy}") from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: not a readable image ({error})") from error
+        except Exception as error:  # whatever NumPy and Pillow raise for what is no mask
+            raise DataError(f"{path}: not a readable image ({first_line(error)})") from error
 
 
 def _values(path: Path, in_colour: bool) -> np.ndarray:

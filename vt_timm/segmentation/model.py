@@ -10,7 +10,6 @@ from typing import Any
 
 import safetensors.torch
 import timm
-import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
 from ..errors import UserError, check_choice, check_positive, first_line
+from ..images import per_channel
 from ..run_files import CONFIG, WEIGHTS
 from ..vt_fpn import NECKS
 from ..weights.download import NotReachedError, check_reachable, fetch
@@ -63,15 +63,15 @@ class SemanticHead(nn.Module):
     def forward(self, levels: list[Tensor]) -> Tensor:
         # Upsampled to a size and not by a factor of 2: an image of 473 px has maps of 119, 60, 30 and 15.
         size_at = {stride: level.shape[-2:] for stride, level in zip(self.strides, levels, strict=True)}
-        total = torch.zeros((), device=levels[0].device, dtype=levels[0].dtype)
+        maps = []
         for stride, x, convolutions in zip(self.strides, levels, self.scales, strict=True):
             for convolution in convolutions:  # type: ignore[attr-defined]
                 x = convolution(x)
                 if stride > HEAD_STRIDE:
                     stride //= 2
                     x = F.interpolate(x, size_at[stride], mode="bilinear", align_corners=False)
-            total = total + x
-        return self.classifier(total)
+            maps.append(x)
+        return self.classifier(sum(maps[1:], maps[0]))
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
@@ -201,7 +201,7 @@ class Segmenter(
     def normalization(self) -> dict[str, tuple[float, ...]]:
         """Mean and standard deviation of the colours that the backbone expects."""
         config: dict[str, Any] = self.colours or self.backbone.pretrained_cfg  # type: ignore[assignment]
-        return {key: _per_channel(config[key], self.in_chans) for key in ("mean", "std")}
+        return {key: per_channel(config[key], self.in_chans) for key in ("mean", "std")}
 
     @property
     def in_chans(self) -> int:
@@ -218,11 +218,6 @@ class Segmenter(
         logits = self.head(self.neck(features))
         logits = F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
         return logits[..., :height, :width] if self.multiple > 1 else logits
-
-
-def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Return the backbone's values; where images have another number of channels, their mean once per channel."""
-    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[int]]:
@@ -248,16 +243,14 @@ def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[in
 def _any_size(name: str) -> dict[str, Any]:
     """Return the option that lets a network take any size where it wants one by default, as Swin does; else none."""
     wants_one = timm.is_model(name) and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
-    return {"strict_img_size": False} if wants_one and _takes(name, "strict_img_size") else {}
-
-
-def _takes(name: str, option: str) -> bool:
+    if not wants_one:
+        return {}
+    option: dict[str, Any] = {"strict_img_size": False}
     try:
-        options: dict[str, Any] = {option: False}
-        timm.create_model(name, device="meta", **options)
-    except TypeError:
-        return False
-    return True
+        timm.create_model(name, device="meta", **option)
+    except TypeError:  # it knows no such option
+        return {}
+    return option
 
 
 def _stride_option(name: str) -> dict[str, Any]:
@@ -338,11 +331,15 @@ def _what_ships(neck: str, backbone: str) -> str:
     return ""
 
 
+class SegmenterError(UserError, RuntimeError):
+    """A segmenter that is not there or damaged, in one line."""
+
+
 def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
     """Load a trained segmenter in eval mode from a folder (`best/` of a training run) or a Hub repository.
 
     Raises:
-        RuntimeError: in one line, if it is not there, or damaged.
+        SegmenterError: in one line, if it is not there, or damaged.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -350,10 +347,12 @@ def load_segmenter(source: str | Path, device: str = "cpu") -> Segmenter:
         fetch(str(source), WEIGHTS)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise RuntimeError(f"{source} is not a segmenter: there is no {name} in it; name the best/ folder of a run")
+            raise SegmenterError(
+                f"{source} is not a segmenter: there is no {name} in it; name the best/ folder of a run"
+            )
     try:
         return Segmenter.from_pretrained(str(folder)).eval().to(device)
     except UserError:
         raise
     except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
-        raise RuntimeError(f"cannot load the segmenter {source}: {first_line(error)}") from error
+        raise SegmenterError(f"cannot load the segmenter {source}: {first_line(error)}") from error

@@ -206,6 +206,9 @@ class Settings:
             value = getattr(self, name)
             if not (fits(value) or (value is None and name in MAY_BE_NULL)):
                 raise SettingsError(f"{name}={value!r}: write it as {name}={example}")
+        for name in ("recipe", "layout", "data_dir", "neck", "backbone", "opt", "initial_checkpoint"):
+            if not isinstance(value := getattr(self, name), str):
+                raise SettingsError(f"{name}={value!r} must be a name; one of digits stands in quotes")
         channels = self.backbone_options.get("in_chans", 3)
         if self.color_jitter and channels not in (1, 3):
             raise SettingsError(f"color_jitter={self.color_jitter} needs photos of 1 or 3 channels, not {channels}")
@@ -215,8 +218,6 @@ class Settings:
         for name in ("pretrained_backbone", "sync_bn", "freeze_backbone", "reduce_zero_label"):
             if not isinstance(getattr(self, name), bool):
                 raise SettingsError(f"{name}={getattr(self, name)!r} must be true or false")
-        if not isinstance(self.initial_checkpoint, str):
-            raise SettingsError(f"initial_checkpoint={self.initial_checkpoint!r} must name a trained segmenter")
         if not self.data_dir:
             raise SettingsError("no data: name the data set's folder with --data-dir")
 

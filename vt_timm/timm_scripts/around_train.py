@@ -109,11 +109,16 @@ def _check_settings(script: ModuleType) -> None:
     config, _ = script.config_parser.parse_known_args()
     if not config.config:
         return
-    settings = yaml.safe_load(read_text(Path(config.config))) or {}
+    try:
+        settings = yaml.safe_load(read_text(Path(config.config))) or {}
+    except yaml.YAMLError as error:
+        raise ScriptError(f"{config.config}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(settings, dict):
+        raise ScriptError(f"{config.config}: no settings in this file; it holds lines of KEY: VALUE")
     known = {action.dest for action in script.parser._actions} | {"recipe"}
     for key in settings:
         if key not in known:
-            raise ScriptError(f"{config.config}: this train.py has no setting {key}{did_you_mean(key, known)}")
+            raise ScriptError(f"{config.config}: this train.py has no setting {key}{did_you_mean(str(key), known)}")
 
 
 def _resume_where_it_stopped(args: Any) -> None:

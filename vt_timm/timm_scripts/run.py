@@ -19,6 +19,7 @@ import re
 import sys
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -271,15 +272,15 @@ def _download(name: str) -> Path:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
             answer = json.load(response)
-        content = base64.b64decode(answer["content"])
-    except (OSError, ValueError, KeyError) as error:
+        content, sha = base64.b64decode(answer["content"]), answer["sha"]
+    except (OSError, HTTPException, KeyError, TypeError, ValueError) as error:
         reason = str(error) or type(error).__name__
         raise ScriptError(
             f"timm's {name}.py is not on this machine and {url} gives none ({reason}); {_how_to_get_them()}"
         ) from error
-    if git_hash(content) != answer["sha"]:
+    if git_hash(content) != sha:
         raise ScriptError(f"{url} gave a damaged file; try again, or {_how_to_get_them()}")
-    path = folder / f"timm-{timm.__version__}" / f"{name}.{answer['sha']}.py"
+    path = folder / f"timm-{timm.__version__}" / f"{name}.{sha}.py"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:  # several processes may download at once
