@@ -5,6 +5,7 @@ all levels, D channels of a token.
 """
 
 import copy
+from typing import Any
 
 import torch
 from timm.layers import Conv2dSame
@@ -76,10 +77,11 @@ def _classify_before_upsampling(head: SemanticHead) -> None:
 
     Both are linear, so that their order is free, and few classes are less to upsample and to sum than many channels.
     """
-    classifier: nn.Module = head.classifier
-    for convolutions in head.scales:
-        convolutions[-1] = nn.Sequential(convolutions[-1], copy.deepcopy(classifier))  # type: ignore[index]
-        classifier.bias = None  # type: ignore[assignment]
+    scales: Any = head.scales
+    classifier: Any = head.classifier
+    for convolutions in scales:
+        convolutions[-1] = nn.Sequential(convolutions[-1], copy.deepcopy(classifier))
+        classifier.bias = None
     head.classifier = nn.Identity()  # type: ignore[assignment]
 
 
