@@ -3,6 +3,7 @@
 The pages' links lead somewhere, and the first pages stay short and free of loose numbers.
 """
 
+import itertools
 import operator
 import re
 import statistics
@@ -277,8 +278,7 @@ def test_where_nobody_is_the_shipped_segmenter_sees_hardly_any_clothes():
     assert "before" in before["segmenter"] and now["segmenter"] in published_segmenters()
     assert round(9 * (100 - before["background"]) / 100) == 1 and now["background"] > 98
     assert all(round((100 - before["by_class"][name]) / 25) == 1 for name in ("tench", "French horn"))
-    assert before["photos"] == now["photos"] == 100 and min(now["by_class"].values()) > 95
-    assert {name for name, share in now["by_class"].items() if share < 97} == {"English springer", "French horn"}
+    assert before["photos"] == now["photos"] == 100 and min(now["by_class"].values()) >= 99
 
 
 def test_no_head_of_the_trials_answers_better_or_needs_sixteen_tokens():
@@ -295,6 +295,17 @@ def test_the_gain_alone_wakes_the_projector():
     awake, default = seeds_of("awake", "top1"), seeds_of("vt", "top1")
     assert abs(seeds_of("gain", "top1")[0] - statistics.mean(awake)) < 0.2
     assert abs(seeds_of("queries", "top1")[0] - statistics.mean(default)) < 0.2
+
+
+def test_in_a_whole_network_an_awake_projector_gains_nothing():
+    """Also README's line on tokens."""
+    awake, *default = (all_runs()[n] for n in ("awake_seed42", "vt_resnet18.muon_imagenette", "vt_resnet18_seed43"))
+    assert awake["val_top1"] < min(run["val_top1"] for run in default)
+    low, high = sorted(run["top1_at"]["160"] for run in default)
+    assert low < awake["top1_at"]["160"] < high
+    ours, *others = ([row["train_loss"] for row in epochs_of(run["name"])] for run in (awake, *default))
+    assert all(loss < min(peers) for loss, *peers in zip(ours[:4], *others, strict=False))
+    assert all(loss >= min(peers) for loss, *peers in zip(ours[4:], *(one[4:] for one in others), strict=True))
 
 
 def test_one_token_in_an_awake_stage_is_closer_to_sixteen_than_to_the_default_start():
@@ -395,9 +406,9 @@ def test_fpn_is_ahead_of_vt_fpn_whose_laterals_come_last():
     added = {n: miou[n] - row["miou_without_tokens"] for n, row in rows.items() if row["neck"] == "vt_fpn"}
     slow, fast = (added.pop(f"long_{name}vt_fpn_seed42") for name in ("", "lr2e-3_"))
     assert 0.8 < slow < 1 and 1.9 < fast < 2.1
-    assert 1 < added.pop("things_vt_fpn_seed43") < 1.5
-    now, before = miou["things_vt_fpn_seed43"], miou["long_vt_fpn_seed42"]
-    assert 1.5 < now - before < 2
+    assert 1 < added.pop("things_vt_fpn_seed43") < 1.5 and 1.5 < added.pop("more_vt_fpn_seed44") < 2
+    legs = [miou[f"{name}_vt_fpn_seed{seed}"] for name, seed in (("long", 42), ("things", 43), ("more", 44))]
+    assert all(1.5 < now - before < 3 for before, now in itertools.pairwise(legs))
     assert max(added.values()) < 2.5 and min(value for name, value in added.items() if name.startswith("full")) > 0
     assert max(value for name, value in added.items() if name.startswith("half")) < 0.5
     assert all(added[f"half_{option}_vt_fpn_seed42"] < 0 for option in changed)
@@ -406,7 +417,7 @@ def test_fpn_is_ahead_of_vt_fpn_whose_laterals_come_last():
 def test_tokens_of_the_shipped_segmenter_differ_and_larger_views_help():
     found = record("segmenter")
     assert found["segmenter"] in published_segmenters()
-    assert all(row["alike"] < 0.5 and 1 / 3 < row["update"] < 0.5 for row in found["levels"])
+    assert all(row["alike"] < 0.5 and 0.3 < row["update"] < 0.4 for row in found["levels"])
     one, larger, command = ([row["miou"], row["pixel_accuracy"]] for row in found["scores"])
     assert larger[0] > one[0] + 1.4 and larger[1] > one[1] and command[0] >= one[0] and command[1] >= one[1]
     assert tuple(found["scores"][2]["scales"]) == SCALES
