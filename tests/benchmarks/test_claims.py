@@ -18,6 +18,7 @@ from benchmarks.accuracy import plan
 from benchmarks.accuracy.plan import best_learning_rates, has_diverged
 from benchmarks.accuracy.runs import accuracy_of, all_runs, arguments_of, epochs_of
 from benchmarks.accuracy.tables import at_best_rate, is_ahead, recorded, reruns
+from benchmarks.common.counting import count
 from benchmarks.common.paper_tables import IMAGENETTE_LEADERBOARD
 from benchmarks.common.records import RESULTS, read_records, read_rows
 from benchmarks.throughput.passes import PEERS
@@ -295,6 +296,22 @@ def test_the_gain_alone_wakes_the_projector():
     awake, default = seeds_of("awake", "top1"), seeds_of("vt", "top1")
     assert abs(seeds_of("gain", "top1")[0] - statistics.mean(awake)) < 0.2
     assert abs(seeds_of("queries", "top1")[0] - statistics.mean(default)) < 0.2
+
+
+def test_after_20_epochs_pooling_alone_is_ahead_at_the_size_of_the_training():
+    """Also README's line on accuracy."""
+    found = all_runs()
+    pooled = found["pooled_seed42"]
+    networks = ([f"{model}.muon_imagenette", f"{model}_seed43"] for model in ("resnet18", "vt_resnet18"))
+    resnet, vt = ([found[name] for name in names] for names in networks)
+    for runs, least in ((resnet, 0.7), (vt, 1.5)):
+        top1 = [run["val_top1"] for run in runs]
+        ahead = pooled["val_top1"] - statistics.mean(top1)
+        assert least < ahead < least + 0.3 and abs(operator.sub(*top1)) < ahead / 5
+    low, high = sorted(run["top1_at"]["160"] for run in vt)
+    assert low < pooled["top1_at"]["160"] < high < min(run["top1_at"]["160"] for run in resnet)
+    alone, whole = (count("vt_resnet18", 128, num_classes=10, **options) for options in (plan.CONTROLS["pooled"], {}))
+    assert round(5 * alone.macs / whole.macs) == 4 and round(3 * alone.params / whole.params) == 1
 
 
 def test_in_a_whole_network_an_awake_projector_gains_nothing():
