@@ -16,7 +16,7 @@ from timm.models import save_for_hf
 from vt_timm import Segmenter, create_segmenter
 from vt_timm.errors import UserError
 from vt_timm.pipelines.segmentation import resized
-from vt_timm.segmentation import training
+from vt_timm.segmentation import training, training_data
 from vt_timm.segmentation.labels import IGNORE
 from vt_timm.segmentation.loss import segmentation_loss
 from vt_timm.segmentation.model import load_segmenter
@@ -195,6 +195,53 @@ def test_another_photo_takes_the_place_of_the_background(share, small):
     assert swapped == share * 48 if share != 0.5 else 12 < swapped < 36
 
 
+def write_figure(root):
+    """A photo, 60 x 40, of a figure, 50 x 20, above red, labelled 1, below green, labelled 2; a blue one of nobody."""
+    pixels, labels = np.full((60, 40, 3), 90, np.uint8), np.zeros((60, 40), np.uint8)
+    for label, rows, colour in ((1, slice(5, 30), (200, 0, 0)), (2, slice(30, 55), (0, 200, 0))):
+        pixels[rows, 10:30], labels[rows, 10:30] = colour, label
+    labels[0] = 255  # belongs to no figure
+    for split in ("train", "val"):
+        for folder, values in (("images", pixels), ("labels", labels)):
+            (root / split / folder).mkdir(parents=True)
+            Image.fromarray(values).save(root / split / folder / "a.png")
+    (root / "classes.txt").write_text("background\nabove\nbelow\n")
+    (root / "things").mkdir()
+    Image.new("RGB", (80, 50), (7, 7, 250)).save(root / "things" / "a.png")
+
+
+@pytest.mark.parametrize(("crowds", "figures"), [(0.0, (2, 12)), (1.0, (1, 1)), (1.0, (2, 12)), (0.5, (2, 12))])
+def test_figures_of_training_photos_are_pasted_onto_photos_of_nobody(crowds, figures, tmp_path, monkeypatch):
+    write_figure(tmp_path)
+    monkeypatch.setattr(training_data, "FIGURES", figures)
+    options = dict(background_photos=[str(tmp_path / "things")], background_share=0.5, background_crowds=crowds)
+    of_settings = settings(tmp_path, **options)
+    dataset, _ = open_splits(of_settings)
+    samples, pasted, cut, heights, parts = Backgrounds(dataset, of_settings), 0, 0, [], []
+    for _ in range(60):
+        image, mask = samples[1]
+        red, green, blue = image.int()
+        assert ((mask == 0) == (blue > 180)).float().mean() > 0.9  # all but the edges of figures
+        assert (red[mask == 1] > 60).float().mean() > 0.9 or not (mask == 1).any()
+        assert (green[mask == 2] > 60).float().mean() > 0.9 or not (mask == 2).any()
+        pasted += bool(mask.any())
+        if not mask.any():
+            assert image.shape[1:] == (50, 80)
+            continue
+        assert image.shape[1:] == (40, 60)  # lies, and is as large as a training photo
+        if figures == (1, 1):
+            rows, columns = mask.any(dim=1).nonzero().flatten(), mask.any(dim=0).nonzero().flatten()
+            cut += not (mask == 2).any()
+            heights.append(len(rows))
+            inside = columns[0] > 0 and columns[-1] < 59
+            if inside and abs((mask == 2).any(dim=1).sum() - len(rows) / 2) < 1 and len(rows) > 10:
+                parts.append(len(columns) / len(rows))
+    assert pasted == 60 * crowds if crowds != 0.5 else 15 < pasted < 45
+    if figures == (1, 1):
+        assert min(heights) < 10 and 32 < max(heights) <= 40 and cut > 3
+        assert np.mean(parts) == pytest.approx(20 / 50, rel=0.1) and len(parts) > 5
+
+
 def test_classes_merge_and_the_model_is_called_by_them(small):
     (small / "classes.txt").write_text("ground\nsquare\nsky\n")
     run = settings(small, classes={"thing": ["square"], "rest": ["ground"]}, rest="rest", **FPN)
@@ -350,6 +397,8 @@ def test_norms_that_cannot_be_synchronised_are_refused_before_training(small, mo
         (dict(background_photos="things"), r"background_photos='things': write it as background_photos='\[FOLDER"),
         (dict(background_share=1), "background_share=1 must be a number from 0, below 1"),
         (dict(background_swap=1.5), "background_swap=1.5 must be a number from 0 to 1"),
+        (dict(background_crowds=True), "background_crowds=True must be a number from 0 to 1"),
+        (dict(background_crowds=0.5), "background_crowds needs photos: name their folders by background_photos"),
         (dict(background_swap=0.5), "background_swap needs photos: name their folders by background_photos"),
         (dict(background_photos=["."]), "background_photos needs a class 'background'; the classes are ground, square"),
         (

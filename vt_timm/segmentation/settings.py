@@ -79,8 +79,9 @@ class Settings:
     image's, "_mask" for photo.jpg and photo_mask.png.
 
     Background: `background_photos` lists folders of photos that show none of the other classes and need no masks,
-    `background_share` is their share of the samples, `background_swap` the share of the training photos on which a part
-    of one of them stands for the background.
+    `background_share` is their share of the samples, `background_crowds` the share of these onto which several figures
+    cut from training photos are pasted, `background_swap` the share of the training photos on which a part of one of
+    them stands for the background.
 
     Start: `pretrained_backbone` takes the backbone's weights from timm, `initial_checkpoint` all weights from a trained
     segmenter of the same backbone and neck, for the classes of the same name also those that classify; `start_share`
@@ -116,6 +117,7 @@ class Settings:
     mask_suffix: str = ""
     background_photos: list[str] = dataclasses.field(default_factory=list)
     background_share: float = 0.25
+    background_crowds: float = 0.0
     background_swap: float = 0.0
 
     crop_size: int = 512
@@ -194,10 +196,12 @@ class Settings:
             raise SettingsError(f"ema_decay={self.ema_decay} must be below 1")
         if not _is_number(self.background_share) or self.background_share >= 1:
             raise SettingsError(f"background_share={self.background_share!r} must be a number from 0, below 1")
-        if not _is_number(self.background_swap) or self.background_swap > 1:
-            raise SettingsError(f"background_swap={self.background_swap!r} must be a number from 0 to 1")
-        if self.background_swap and not self.background_photos:
-            raise SettingsError("background_swap needs photos: name their folders by background_photos")
+        for name in ("background_crowds", "background_swap"):
+            value = getattr(self, name)
+            if not _is_number(value) or value > 1:
+                raise SettingsError(f"{name}={value!r} must be a number from 0 to 1")
+            if value and not self.background_photos:
+                raise SettingsError(f"{name} needs photos: name their folders by background_photos")
         if not _is_number(self.start_share) or self.start_share >= 1:
             raise SettingsError(f"start_share={self.start_share!r} must be a number from 0, below 1")
         if self.start_share and not self.initial_checkpoint:

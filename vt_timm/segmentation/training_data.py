@@ -10,13 +10,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.data import Sampler as TorchSampler
 from torchvision import tv_tensors
+from torchvision.ops import masks_to_boxes
 from torchvision.transforms import v2
 
 from ..errors import say
 from ..images import ImageError, find_images
-from .data import SegmentationDataset, class_shares
+from .data import IGNORE, SegmentationDataset, class_shares
 from .labels import BACKGROUND, LAYOUTS, DataError
 from .settings import Settings, SettingsError
+
+FIGURES = (2, 12)  # how many are pasted onto one photo
+FIGURE_HEIGHT = (0.2, 1.0)  # of the photo's height, before all but a part of it is cut off
+WHOLE_FIGURES, LEAST_OF_A_FIGURE = 0.5, 0.3  # the share that is left whole; of the others at least so much is left
 
 
 def open_splits(settings: Settings) -> tuple[SegmentationDataset, SegmentationDataset]:
@@ -88,9 +93,9 @@ class Backgrounds(Dataset):
     Args:
         dataset: the training photos with their masks.
         settings: names the folders in `background_photos`, in `background_share` the share of the samples that they
-            make up, and in `background_swap` the share of the training photos whose background one of them takes the
-            place of ("simple copy-paste", Ghiasi et al., 2021). A photo is drawn anew for each sample, by torch's
-            random numbers.
+            make up, in `background_crowds` the share of these onto which people of several training photos are pasted,
+            and in `background_swap` the share of the training photos whose background one of them takes the place of
+            ("simple copy-paste", Ghiasi et al., 2021). Drawn anew for each sample, by torch's random numbers.
 
     Raises:
         SettingsError: for classes among which no background is.
@@ -106,7 +111,7 @@ class Backgrounds(Dataset):
             self.photos = find_images(settings.background_photos)
         except ImageError as error:
             raise DataError(f"background_photos: {error}") from error
-        self.swap = settings.background_swap
+        self.swap, self.crowds = settings.background_swap, settings.background_crowds
         self.samples = round(len(dataset) / (1 - settings.background_share))
         say(f"background: {len(self.photos)} photos, {settings.background_share:.0%} of the samples")
 
@@ -115,23 +120,63 @@ class Backgrounds(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if index >= len(self.dataset):
-            image: Tensor = self._photo()
-            mask: Tensor = tv_tensors.Mask(torch.full(image.shape[-2:], self.label))
+            image, mask = self._crowd() if _happens(self.crowds) else self._nobody(self._photo())
         else:
             image, mask = self.dataset.pair(index)
-            if self.swap and torch.rand(()) < self.swap:
-                image = tv_tensors.wrap(torch.where(mask == self.label, self._covering(image), image), like=image)
+            if _happens(self.swap):
+                photo = self._covering(*image.shape[-2:])
+                image = tv_tensors.wrap(torch.where(mask == self.label, photo, image), like=image)
         return self.dataset.transform(image, mask) if self.dataset.transform else (image, mask)
 
     def _photo(self) -> tv_tensors.Image:
         return self.dataset.image(self.photos[int(torch.randint(len(self.photos), ()))])
 
-    def _covering(self, image: Tensor) -> Tensor:
-        """Return a photo as large as the image: of its shape where it is not, a random part."""
-        photo, size = self._photo(), image.shape[-2:]
+    def _nobody(self, image: tv_tensors.Image) -> tuple[Tensor, Tensor]:
+        return image, tv_tensors.Mask(torch.full(image.shape[-2:], self.label))
+
+    def _covering(self, *size: int) -> tv_tensors.Image:
+        """Return a photo of this height and width: of its shape where it is not, a random part."""
+        photo = self._photo()
         factor = max(side / own for side, own in zip(size, photo.shape[-2:], strict=True))
         larger = [max(round(factor * own), side) for side, own in zip(size, photo.shape[-2:], strict=True)]
         return v2.RandomCrop(size)(v2.functional.resize(photo, larger, antialias=True))
+
+    def _crowd(self) -> tuple[Tensor, Tensor]:
+        """Paste figures of training photos onto a lying photo that is as large as one of those, the largest last."""
+        number = int(torch.randint(FIGURES[0], FIGURES[1] + 1, ()))
+        pairs = [self.dataset.pair(int(torch.randint(len(self.dataset), ()))) for _ in range(number)]
+        height, width = sorted(pairs[0][0].shape[-2:])
+        image, mask = self._nobody(self._covering(height, width))
+        low, high = FIGURE_HEIGHT
+        for pair, share in zip(pairs, sorted(low * (high / low) ** torch.rand(number)), strict=True):
+            here, figure, labels = self._place(*pair, max(1, round(share.item() * height)), (height, width))
+            image, mask = tv_tensors.wrap(torch.where(here, figure, image), like=image), torch.where(here, labels, mask)
+        return image, tv_tensors.Mask(mask)
+
+    def _place(self, image: Tensor, mask: Tensor, tall: int, size: tuple[int, int]) -> list[Tensor]:
+        """Return where a figure is in a photo of this size, its image and its mask; up to half of it may be beside it.
+
+        The figure is what is not background, cut out and resized to a height, or the upper part of it.
+        """
+        here = tv_tensors.Mask((mask != self.label) & (mask != IGNORE))
+        if not here.any():
+            return [v2.functional.resize(part, size).as_subclass(Tensor) for part in (here, image, mask)]
+        left, top, right, bottom = masks_to_boxes(here[None])[0].int().tolist()
+        box = top, left, bottom - top + 1, right - left + 1
+        wide = max(1, round(tall * box[3] / box[2]))
+        part = 1.0 if _happens(WHOLE_FIGURES) else LEAST_OF_A_FIGURE + (1 - LEAST_OF_A_FIGURE) * torch.rand(()).item()
+        shown = max(1, round(part * tall))
+        down, along = int(torch.randint(size[0] - shown + 1, ())), int(torch.randint(size[1], ())) - wide // 2
+        placed = []
+        for part_of in (here, image, mask):
+            figure = v2.functional.resized_crop(part_of, *box, [tall, wide], antialias=True)
+            figure = v2.functional.crop(figure, 0, 0, shown, wide)
+            placed.append(v2.functional.crop(figure, -down, -along, *size))
+        return [part.as_subclass(Tensor) for part in placed]
+
+
+def _happens(share: float) -> bool:
+    return share > 0 and torch.rand(()).item() < share
 
 
 class UpdateSampler(TorchSampler[list[tuple[int, int]]]):
