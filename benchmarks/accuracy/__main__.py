@@ -4,6 +4,7 @@
     python -m benchmarks.accuracy ablations ...                                              # Tables 3 to 7
     python -m benchmarks.accuracy ingredients ...                                            # section 5.2
     python -m benchmarks.accuracy controls ...                                               # no tokens, one, whole
+    python -m benchmarks.accuracy answers ... --teacher local-dir:LITE0                      # the same, asked for more
     python -m benchmarks.accuracy transfer --data DATA/ccp --runs RUNS                       # digits and garments
     python -m benchmarks.accuracy keep RUN NAME                                              # record another run
 
@@ -16,6 +17,7 @@ best from `table2`.
 """
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -38,6 +40,7 @@ from vt_timm.weights.published import HUB
 
 from ..pretrained import top1_top5, validation_loader
 from . import plan
+from .answers import agreement, of_folders, write_class_map
 from .plan import Experiment, best_learning_rates
 from .runs import keep_run, run_named, training_losses
 from .sets import prepare
@@ -47,9 +50,14 @@ TABLES = {
     "ablations": plan.ablations,
     "ingredients": plan.ingredients,
     "controls": plan.controls,
+    "answers": plan.answers,
     "transfer": plan.transfer,
 }
-SIZES: dict[str, tuple[int, ...]] = {"table2": (), "controls": (160,)}  # in pixels, beside the recipe's own
+SIZES: dict[str, tuple[int, ...]] = {
+    "table2": (),
+    "controls": (160,),
+    "answers": (128, 160, 192),
+}  # in pixels, beside the recipe's own
 # glibc's malloc keeps what it has instead of handing every large tensor back to the kernel. By hand, one trial with
 # MALLOC_TOP_PAD_ set as well, on an AMD EPYC: 18 % (resnet18) and 27 % (vt_resnet18) more images per second at 128 px,
 # 1 to 11 % at 64 and 96 px. Without effect on another C library.
@@ -127,11 +135,30 @@ def scores(run: Path, data: str | Path, sizes: Sequence[int]) -> dict[str, Any]:
     """Measure top-1 of the training photos, seen as validation photos are, and of the latter at more sizes."""
     args = yaml.safe_load((run / "args.yaml").read_text())
     found: dict[str, Any] = {"train_top1": top1_of(run, args, f"{data}/train")}
-    return found | ({"top1_at": {size: top1_of(run, args, f"{data}/val", size) for size in sizes}} if sizes else {})
+    if sizes:
+        found["top1_at"] = {size: top1_of(run, args, f"{data}/val", size) for size in sizes}
+    if args.get("class_map"):
+        model, config = trained(run, args)
+        found["answers"] = agreement(model, args, Path(data) / "val", config)
+    return found
+
+
+def trained(run: Path, args: dict[str, Any], size: int | None = None) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Return a run's network with the weights after the last epoch, and how it sees validation images."""
+    model = timm.create_model(
+        args["model"].partition(".")[0], num_classes=args["num_classes"], **(args["model_kwargs"] or {})
+    )
+    weights = load_state_dict(str(run / "last.pth.tar"), use_ema=bool(args["model_ema"]), weights_only=True)
+    model.load_state_dict(weights)
+    model.eval().to(memory_format=torch.channels_last)
+    chosen = {"img_size": size or args["img_size"], "crop_pct": args["crop_pct"]}
+    return model, resolve_data_config(chosen, model=model, verbose=False)
 
 
 def top1_of(run: Path, args: dict[str, Any], folder: str, size: int | None = None) -> float:
     """Measure top-1 of the weights after the last epoch, on the images of a folder seen as validation images are.
+
+    Of ImageNet's thousand classes, those that have a folder are asked.
 
     Args:
         run: the run's output folder.
@@ -139,26 +166,29 @@ def top1_of(run: Path, args: dict[str, Any], folder: str, size: int | None = Non
         folder: images, one folder per class.
         size: side in pixels; None for the run's own.
     """
-    model = timm.create_model(
-        args["model"].partition(".")[0], num_classes=args["num_classes"], **(args["model_kwargs"] or {})
-    )
-    weights = load_state_dict(str(run / "last.pth.tar"), use_ema=bool(args["model_ema"]), weights_only=True)
-    model.load_state_dict(weights)
-    config = resolve_data_config(
-        {"img_size": size or args["img_size"], "crop_pct": args["crop_pct"]}, model=model, verbose=False
-    )
+    model, config = trained(run, args, size)
+    if args.get("class_map"):
+        model = of_folders(model, Path(folder), size or args["img_size"])
     loader = validation_loader(folder, config, batch_size=128)
     with torch.autocast("cpu", torch.bfloat16, enabled=args["amp"]):
-        return round(top1_top5(model.eval().to(memory_format=torch.channels_last), loader)[0], 3)
+        return round(top1_top5(model, loader)[0], 3)
 
 
-def run_table(table: str, data: str, runs: Path, jobs: int, threads: int, only: list[str] | None) -> None:
-    """Make all runs of a table that have no record; those of a search come before those that need its result."""
+def run_table(
+    table: str, data: str, runs: Path, jobs: int, threads: int, only: list[str] | None, teacher: str = ""
+) -> None:
+    """Make all runs of a table that have no record; those of a search come before those that need its result.
+
+    Those of `answers` ask what the teacher answers.
+    """
     while True:
         missing = [e for e in TABLES[table](best_learning_rates()) if run_named(e.name) is None]
         missing = [e for e in missing if only is None or e.model in only]
         if not missing:
             break
+        if table == "answers":
+            asked = {"kd_model_name": teacher, "class_map": str(write_class_map(runs))}
+            missing = [dataclasses.replace(e, settings={**e.settings, **asked}) for e in missing]
         places = [str(prepare(e.dataset, Path(data), runs / "sets")) if e.dataset else data for e in missing]
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(lambda e, place: train(e, table, place, runs, jobs, threads), missing, places))
@@ -173,6 +203,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--runs", type=Path, required=True, help="folder for the runs, checkpoints included")
         command.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores")
         command.add_argument("--threads", type=int, help="threads per run (default: the cores divided by --jobs)")
+        if table == "answers":
+            command.add_argument("--teacher", default="tf_efficientnet_lite0.in1k", help="a timm model of ImageNet")
         command.add_argument("--only", nargs="+", choices=plan.SEEDS, metavar="MODEL", help="only these models")
     command = commands.add_parser("keep", help="record a run folder of train.py that was made elsewhere")
     command.add_argument("run", type=Path, help="output folder of train.py, with args.yaml and summary.csv")
@@ -201,7 +233,7 @@ def main() -> None:
     if not (Path(args.data) / "train").is_dir():
         parser().error(f"{args.data}: there is no train/ in this folder")
     threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
-    run_table(args.command, args.data, args.runs, args.jobs, threads, args.only)
+    run_table(args.command, args.data, args.runs, args.jobs, threads, args.only, getattr(args, "teacher", ""))
     print("recorded; python -m benchmarks.tables --plots brings the pages up to date")
 
 

@@ -31,6 +31,22 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "one_filter": dict(tokenizer="filter", **ONE_TOKEN),
     "awake": dict(projector_gain=0.5),
 }
+# Networks of the controls' table by name: a model and its options.
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: ("vt_resnet18", options) for name, options in CONTROLS.items()},
+    "vt_resnet18": ("vt_resnet18", {}),
+    "resnet18": ("resnet18", {}),
+}
+# The same networks asked for an ImageNet teacher's answers over its thousand classes, and for no label (answers.py).
+ANSWERS: dict[str, Any] = dict(
+    epochs=12,
+    num_classes=1000,
+    smoothing=0.0,
+    kd_img_size=128,
+    distill_loss_weight=1.0,
+    task_loss_weight=0.0,
+    kd_temperature=1.0,
+)
 CALLED = {("vt_resnet18", SEED): "vt_resnet18.muon_imagenette", ("resnet18", SEED): "resnet18.muon_imagenette"}
 # Section 5.2: each alone on top of the basic recipe, with the values of advanced_in1k. The averaging is shortened as
 # the schedule is. RMSProp's rate is scaled to the batch; it falls to 0.7 % in five epochs after warm-up, there in 395.
@@ -128,14 +144,20 @@ def ablations(best: Mapping[str, float]) -> list[Experiment]:
 
 def controls(_best: Mapping[str, float]) -> list[Experiment]:
     """Plan the controls and whole networks, at the rate of the recipe, seed by seed."""
-    whole: dict[str, tuple[str, dict[str, Any]]] = {"vt_resnet18": ("vt_resnet18", {}), "resnet18": ("resnet18", {})}
-    networks = {**{name: ("vt_resnet18", options) for name, options in CONTROLS.items()}, **whole}
     return [
         Experiment(
             CALLED.get((name, seed), f"{name}_seed{seed}"), model, 0.003, seed, options, recipe="muon_imagenette"
         )
         for seed in SEEDS["vt_resnet18"]
-        for name, (model, options) in networks.items()
+        for name, (model, options) in NETWORKS.items()
+    ]
+
+
+def answers(_best: Mapping[str, float]) -> list[Experiment]:
+    """Plan controls and whole networks that are asked for a teacher's thousand answers, one seed."""
+    return [
+        Experiment(f"answers_{name}", model, 0.003, SEED, options, ANSWERS, recipe="muon_imagenette")
+        for name, (model, options) in NETWORKS.items()
     ]
 
 

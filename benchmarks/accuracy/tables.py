@@ -14,13 +14,13 @@ from .plan import CLASSES, Experiment, best_learning_rates, has_diverged
 from .runs import all_runs, arguments_of, epochs_of, run_named
 
 COMPARED = (("vt_resnet18", "resnet18"), ("vt_resnet34", "resnet34"))
-# Networks of the controls' table by model and options.
-CONTROLLED = {
-    "trunk + lift + average pooling": ("vt_resnet18", plan.CONTROLS["pooled"]),
-    "trunk + lift + one filter token": ("vt_resnet18", plan.CONTROLS["one_filter"]),
-    "`vt_resnet18`": ("vt_resnet18", {}),
-    "`vt_resnet18`, projector awake from the start": ("vt_resnet18", plan.CONTROLS["awake"]),
-    "`resnet18`": ("resnet18", {}),
+# What the controls' tables call their networks.
+CALLED = {
+    "pooled": "trunk + lift + average pooling",
+    "one_filter": "trunk + lift + one filter token",
+    "vt_resnet18": "`vt_resnet18`",
+    "awake": "`vt_resnet18`, projector awake from the start",
+    "resnet18": "`resnet18`",
 }
 
 
@@ -105,7 +105,8 @@ def controls() -> str:
     """Tabulate the networks without tokens and with one beside the whole ones: a row each, a figure per run."""
     planned = plan.controls({})
     rows = []
-    for network, (model, options) in CONTROLLED.items():
+    for name, called in CALLED.items():
+        model, options = plan.NETWORKS[name]
         runs = recorded([e for e in planned if (e.model, e.options) == (model, options)])
         if runs:
             cost = count(model, 128, num_classes=CLASSES, **options)
@@ -113,9 +114,26 @@ def controls() -> str:
             figures = [*top1, [r["train_top1"] for r in runs]]
             cells = [", ".join(f"{value:.2f}" for value in one if value is not None) for one in figures]
             seeds = ", ".join(str(r["seed"]) for r in runs)
-            rows.append([network, seeds, *cells, f"{cost.macs:.0f}", f"{cost.params:.1f}"])
+            rows.append([called, seeds, *cells, f"{cost.macs:.0f}", f"{cost.params:.1f}"])
     head = ["network", "seeds", "top-1 at 128 px", "at 160 px", "training top-1", "MACs at 128 px (M)"]
     return table([*head, "parameters (M)"], rows)
+
+
+def answers() -> str:
+    """Tabulate the same networks asked for a teacher's thousand answers: a run each."""
+    planned = {e.name: e for e in plan.answers({})}
+    rows = []
+    for name, called in CALLED.items():
+        run = run_named(f"answers_{name}")
+        if run:
+            experiment = planned[run["name"]]
+            cost = count(experiment.model, 128, num_classes=plan.ANSWERS["num_classes"], **experiment.options)
+            agreed, apart = run["answers"]["names_the_teachers_class"], run["answers"]["divergence"]
+            top1 = [f"{run['top1_at'][size]:.2f}" for size in ("128", "160", "192")]
+            cells = [f"{agreed:.2f}", f"{apart:.3f}", *top1, f"{run['train_top1']:.2f}", f"{cost.macs:.0f}"]
+            rows.append([called, *cells, f"{cost.params:.1f}"])
+    head = ["network", "names the teacher's class", "divergence", "top-1 of ten at 128 px", "at 160 px", "at 192 px"]
+    return table([*head, "training top-1", "MACs at 128 px (M)", "parameters (M)"], rows)
 
 
 def search() -> str:
@@ -258,6 +276,7 @@ TABLES = {
     "differences": differences,
     "defaults": defaults,
     "controls": controls,
+    "answers": answers,
     "search": search,
     "diverging": diverging,
     "ablations": ablations,

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from benchmarks.accuracy import __main__ as commands
-from benchmarks.accuracy import plan, runs, sets, tables
+from benchmarks.accuracy import answers, plan, runs, sets, tables
 from benchmarks.accuracy.__main__ import main, train
 from benchmarks.accuracy.tables import is_ahead
 from benchmarks.common.records import replace_rows
@@ -280,6 +280,82 @@ def test_controls_have_no_tokens_or_one():
         assert features.shape == (1, 1, 1024) and e.recipe == "muon_imagenette"
         (block,) = model.vt_stage.blocks
         assert block.projector is None and not list(block.transformer.parameters())
+
+
+def test_the_same_networks_are_asked_for_a_teachers_answers(folder, tmp_path, monkeypatch):
+    """No label counts, and of the labels that train.py counts each is the ImageNet class of its folder."""
+    asked, controls = plan.answers({}), plan.controls({})
+    assert [(e.model, e.options, e.seed) for e in asked] == [(e.model, e.options, e.seed) for e in controls[:5]]
+    begun = []
+    monkeypatch.setattr(commands, "train", lambda e, *_: begun.append(e) or record(folder, e))
+    commands.run_table("answers", "d", tmp_path / "runs", 1, 1, None, "local-dir:lite0")
+    assert [e.name for e in begun] == [f"answers_{name}" for name in plan.NETWORKS]
+    command = begun[0].arguments("other")
+    for flag, value in (
+        ("--kd-model-name", "local-dir:lite0"),
+        ("--num-classes", "1000"),
+        ("--task-loss-weight", "0.0"),
+    ):
+        assert command[command.index(flag) + 1] == value and command.count(flag) == 1
+    names = ["n03888257", "n01440764", "n02102040"]
+    for name in names:
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name / f"{name}.png")
+    file = command[command.index("--class-map") + 1]
+    dataset = timm.data.create_dataset("", root=str(tmp_path / "photos"), class_map=file)
+    found = {
+        name.split(".")[0].split("/")[-1]: label for name, (_, label) in zip(dataset.filenames(), dataset, strict=True)
+    }
+    assert found == {"n01440764": 0, "n02102040": 217, "n03888257": 701}  # tench, English springer, parachute
+
+
+class Answers(torch.nn.Module):
+    """A network of ImageNet's classes whose answers follow from the mean colour of a photo."""
+
+    num_classes = 1000
+
+    def __init__(self, seed, mean, std):
+        super().__init__()
+        self.weight = torch.randn(1000, 3, generator=torch.Generator().manual_seed(seed))
+        self.pretrained_cfg = dict(mean=mean, std=std, interpolation="bilinear", crop_pct=1.0, input_size=(3, 32, 32))
+
+    def forward(self, images):
+        return images.mean(dim=(2, 3)) @ self.weight.T
+
+
+def test_agreement_and_top1_of_those_with_a_folder_by_hand(tmp_path, monkeypatch):
+    student, teacher = Answers(0, (0.5,) * 3, (0.2,) * 3), Answers(1, (0.1, 0.2, 0.3), (1.0,) * 3)
+    monkeypatch.setattr(answers, "create_teacher", lambda name, img_size: answers.Teacher(teacher, img_size=img_size))
+    colours, agreed, apart, right = np.random.default_rng(0).integers(0, 255, (40, 3)), 0, 0.0, 0
+    names = {"n01440764": 0, "n02102040": 217}
+    for i, colour in enumerate(colours):
+        name = list(names)[i % 2]
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), tuple(colour.tolist())).save(tmp_path / name / f"{i:02d}.png")
+        pixel = colour / 255
+        logits = student.weight.double().numpy() @ ((pixel - 0.5) / 0.2)
+        wanted = teacher.weight.double().numpy() @ (pixel - np.array([0.1, 0.2, 0.3]))
+        p, q = (np.exp(x) / np.exp(x).sum() for x in (wanted, logits))
+        agreed += p.argmax() == q.argmax()
+        apart += (p * np.log(p / q)).sum() / len(colours)
+        right += (logits[217] > logits[0]) == i % 2
+    config = timm.data.resolve_data_config({"img_size": 32}, model=student)
+    found = answers.agreement(student, {"kd_model_name": "t", "kd_img_size": 32}, tmp_path, config)
+    assert 0 < right < 40 and found["names_the_teachers_class"] == 100 * agreed / 40
+    assert found["divergence"] == pytest.approx(apart, rel=1e-3)
+    of_two = answers.of_folders(student, tmp_path, 32)
+    loader = commands.validation_loader(str(tmp_path), config, batch_size=16)
+    top1 = sum((of_two(images).argmax(dim=1) == labels).sum().item() for images, labels in loader)
+    assert of_two.num_classes == 2 and top1 == right
+
+
+def test_the_table_of_answers(folder):
+    (pooled, *_) = plan.answers({})
+    found = dict(names_the_teachers_class=50.125, divergence=1.2344)
+    record(folder, pooled, answers=found, top1_at={"128": 80.0, "160": 81.0, "192": 80.5}, train_top1=90.0)
+    assert tables.answers().splitlines()[2:] == [
+        "| trunk + lift + average pooling | 50.12 | 1.234 | 80.00 | 81.00 | 80.50 | 90.00 | 468 | 4.5 |"
+    ]
 
 
 def test_the_tables_give_mean_and_spread_of_the_seeds(folder):
