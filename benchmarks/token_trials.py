@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from timm.data import create_dataset
 from timm.models.resnet import BasicBlock, downsample_conv
+from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
@@ -47,7 +48,7 @@ SCALE = (0.25, 1.0)
 FIRST_TRUNK = "vt_resnet18.mixup_imagenette"
 OTHER_TRUNK, OTHER_SIZE = "tf_efficientnet_lite0", 224
 BATCH, RATE, BETTER_RATE, WEIGHT_DECAY, CLIP, WARMUP = 128, 1e-3, 3e-3, 0.05, 5.0, 50
-NUM_TOKENS = 16
+NUM_TOKENS, FEW = 16, 4
 TOKEN_DIM = 512  # so that a trial takes minutes
 LOOKED_AT = 600  # validation photos on which parts are taken out
 
@@ -103,12 +104,15 @@ class Trial:
         build: makes the network from the number of channels of the trunk's maps, which it takes.
         overlap: weight of `token_overlap` in the loss.
         cut: how many rows and columns of a map are left out in training, on sides that differ from update to update.
+        muon: "all" to train by timm's Muon, which takes a head's matrices as the rows of one, or "no heads" to leave
+            weights of several heads to its AdamW.
     """
 
     what: str
     build: Callable[..., nn.Module]
     overlap: float = 0.0
     cut: int = 0
+    muon: str = ""
 
 
 def vt(change: Callable[[Any], None] = lambda _: None, **options: Any) -> Callable[..., nn.Module]:
@@ -208,6 +212,17 @@ def read_by_channel(stage: Any) -> None:
     transformer.register_forward_hook(lambda module, _args, out: out * module.reading)
 
 
+def keep_few(stage: Any) -> None:
+    """Give the second module the filters of four of the first one's tokens."""
+    stage.blocks[1].tokenizer.to_filters.register_forward_hook(lambda _m, _args, filters: filters[:, :FEW])
+
+
+def read_first(stage: Any) -> None:
+    """Hand the second transformer the first module's tokens beside those of its own."""
+    stage.blocks[1].transformer.register_forward_pre_hook(lambda _m, args: torch.cat([args[0], stage.first], dim=1))
+    stage.blocks[1].tokenizer.register_forward_pre_hook(lambda _m, args: setattr(stage, "first", args[1]))
+
+
 def together(*changes: Callable[[Any], None]) -> Callable[[Any], None]:
     def change(stage: Any) -> None:
         for one in changes:
@@ -250,6 +265,12 @@ TRIALS = {
         "VT: compete, awake, filters, head with weights per token",
         vt(together(compete, wake_projector, read_by_channel), recurrent=False),
     ),
+    "few": Trial("VT, four tokens in the second module", vt(keep_few)),
+    "read_first": Trial("VT, transformer 2 reads the tokens of module 1 too", vt(read_first)),
+    "pooled_muon": Trial("control: lift, average pooling; Muon", vt(tokenizer="pool", **ONE), muon="all"),
+    "resnet_muon": Trial("stage 5 of resnet18; Muon", resnet, muon="all"),
+    "muon": Trial("VT as it is by default; Muon", vt(), muon="all"),
+    "muon_no_heads": Trial("VT as it is by default; Muon, AdamW for weights of heads", vt(), muon="no heads"),
     "linear": Trial("VT, lift without ReLU", vt(leave_lift_linear)),
     "mixed": Trial("VT, depthwise 3x3 before each module", vt(mix_neighbours)),
     "two": Trial("VT: compete, awake", vt(together(compete, wake_projector))),
@@ -366,6 +387,17 @@ def divergence(logits: Tensor, shares: Tensor, reduction: str) -> Tensor:
     return F.kl_div(logits.log_softmax(dim=1), shares, reduction=reduction)
 
 
+def optimizer_of(network: nn.Module, muon: str, rate: float) -> torch.optim.Optimizer:
+    """Return AdamW, or Muon with the settings of the recipe `muon_imagenette`."""
+    if not muon:
+        return torch.optim.AdamW(network.parameters(), rate, weight_decay=WEIGHT_DECAY)
+    of_heads = [p for p in network.parameters() if p.ndim == 3]
+    others = [p for p in network.parameters() if p.ndim != 3]
+    groups = [{"params": others}, {"params": of_heads, "use_fallback": muon == "no heads"}]
+    groups = [group for group in groups if group["params"]]
+    return create_optimizer_v2(groups, "muon", rate, WEIGHT_DECAY, nesterov=True)
+
+
 def train(trial: Trial, data: Maps, epochs: int, seed: int, rate: float = RATE) -> tuple[TwoHeads, float]:
     """Train a trial; returns the network and the mean loss of the last fifty updates, without the overlap."""
     torch.manual_seed(seed)
@@ -375,7 +407,7 @@ def train(trial: Trial, data: Maps, epochs: int, seed: int, rate: float = RATE) 
         for module in network.modules():
             if isinstance(module, SpatialAttention):
                 module.register_forward_hook(lambda _m, _args, out: maps.append(out))
-    optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=WEIGHT_DECAY)
+    optimizer = optimizer_of(network, trial.muon, rate)
     updates = epochs * math.ceil(len(data.labels) / BATCH)
 
     def share(update: int) -> float:

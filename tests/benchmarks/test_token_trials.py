@@ -6,12 +6,35 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.token_trials import ANSWERS, CHANNELS, TOKEN_DIM, TRIALS, Maps, TwoHeads, train, validate
+from benchmarks.token_trials import (
+    ANSWERS,
+    CHANNELS,
+    TOKEN_DIM,
+    TRIALS,
+    Maps,
+    TwoHeads,
+    look_inside,
+    optimizer_of,
+    train,
+    validate,
+)
 from benchmarks.tokens import share_found
 from tests.support.samples import fill
 
 # The other trials are of other parts (controls), other weights (filters) or another start or loss (below).
-CHANGED = ("normalised", "unit", "own", "uneven", "centred", "dropped", "compete", "largest", "linear")
+CHANGED = (
+    "normalised",
+    "unit",
+    "own",
+    "uneven",
+    "centred",
+    "dropped",
+    "compete",
+    "largest",
+    "linear",
+    "few",
+    "read_first",
+)
 
 
 def stage_of(name):
@@ -99,12 +122,39 @@ def test_a_head_reads_each_channel_of_each_token_with_its_own_weight():
     assert torch.equal(difference[:, 3, 5], tokens[:, 3, 5]) and difference.count_nonzero() == 2
 
 
+def test_the_second_module_has_four_tokens_or_also_those_of_the_first():
+    maps = torch.randn(2, CHANNELS, 6, 6)
+    assert stage_of("few")(maps)[1].shape == (2, 4, TOKEN_DIM)
+    stage, seen = stage_of("read_first"), []
+    for block in stage.blocks:
+        block.tokenizer.register_forward_hook(lambda _m, _args, out: seen.append(out))
+        block.transformer.register_forward_hook(lambda _m, args, out: seen.append((args[0], out)))
+    tokens = stage(maps)[1]
+    _, (_, first), own, (read, out) = seen
+    assert tokens is out and torch.equal(read, torch.cat([own, first], dim=1)) and read.shape[1] == 32
+
+
+def test_muon_takes_the_weights_of_heads_or_leaves_them():
+    network = TwoHeads(TRIALS["muon"].build())
+    heads = {name for name, p in network.named_parameters() if p.ndim == 3}
+    assert {name.rpartition(".")[2] for name in heads} == {"key_query", "query"}
+    for muon, left in (("all", False), ("no heads", True)):
+        optimizer = optimizer_of(network, muon, 3e-3)
+        of_heads = [g for g in optimizer.param_groups if any(p.ndim == 3 for p in g["params"])]
+        assert sum(len(g["params"]) for g in of_heads) == len(heads)
+        assert type(optimizer).__name__ == "Muon" and all(g["nesterov"] for g in optimizer.param_groups)
+        assert [bool(g.get("use_fallback")) for g in of_heads] == [left] * len(of_heads)
+        assert all(bool(g.get("use_fallback")) is False for g in optimizer.param_groups if g not in of_heads)
+    assert type(optimizer_of(network, TRIALS["vt"].muon, 3e-3)) is torch.optim.AdamW
+    assert sum(len(g["params"]) for g in optimizer_of(TwoHeads(TRIALS["resnet"].build()), "all", 1.0).param_groups) > 9
+
+
 @pytest.mark.parametrize("name", ["awake", "resnet", "one_filter"])
 def test_a_trial_takes_the_maps_of_another_trunk(name):
     assert TwoHeads(TRIALS[name].build(112)).eval()(torch.randn(2, 112, 7, 7))[1].shape == (2, ANSWERS)
 
 
-@pytest.mark.parametrize("name", ["mixed", "overlap", "resnet", "pooled", "awake_read"])
+@pytest.mark.parametrize("name", ["mixed", "overlap", "resnet", "pooled", "awake_read", "few", "read_first", "muon"])
 def test_training_moves_every_parameter(name):
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn(8, CHANNELS, 4, 4, generator=generator).half().numpy()
@@ -139,3 +189,11 @@ def test_found_is_the_share_of_the_classes_among_as_many_answers():
     logits = torch.tensor([[3.0, 2, 1, 0], [3, 2, 1, 0], [0, 0, 5, 4]])
     assert share_found(logits, torch.tensor([[0, 2], [1, 1], [3, 2]])).tolist() == [0.5, 0, 1]
     assert share_found(logits, torch.tensor([0, 1, 2])).tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["few", "read_first"])
+def test_a_stage_whose_modules_have_other_tokens_is_looked_into(name):
+    maps = torch.randn(32, CHANNELS, 6, 6).half().numpy()
+    data = Maps(maps, np.zeros((32, ANSWERS), np.float16), np.arange(32) % 10)
+    found = look_inside(TwoHeads(TRIALS[name].build()).eval().stage, data)
+    assert len(found["seen"]) == 2 and {row["module"] for row in found["ablations"] if row["part"]} >= {1, 2}
