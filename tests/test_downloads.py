@@ -1,7 +1,6 @@
 """The Hub as its client meets it, on the loopback address: what arrives, and every way in which it can fail."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import timm
 import torch
 
 import vt_timm
-from tests.support.hub_server import HubServer, connect, point_at
+from tests.support.hub_server import HubServer, connect, environment, point_at
 from tests.support.samples import settings
 from vt_timm import cli
 from vt_timm.errors import UserError
@@ -290,11 +289,6 @@ def test_segmenters_come_the_same_way(hub, tmp_path, capsys):
 # In processes of their own, as users have them.
 
 
-def environment(hub, tmp_path, **more):
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    return {**kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", **more}
-
-
 def run_python(code, env, cwd=None):
     done = subprocess.run([sys.executable, "-c", code], env=env, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -304,7 +298,7 @@ def run_python(code, env, cwd=None):
 def test_two_processes_may_fetch_the_same_model_at_once(hub, tmp_path):
     hub.faults.seconds_per_file = 0.5
     code = f"import timm, vt_timm; print(timm.create_model('hf-hub:{NAME}', pretrained=True).num_classes)"
-    env = environment(hub, tmp_path)
+    env = environment(tmp_path / "home", hub.url)
     with ThreadPoolExecutor() as pool:
         outputs = list(pool.map(lambda _: run_python(code, env), range(2)))
     assert outputs == ["10\n", "10\n"]
@@ -316,7 +310,8 @@ def test_a_tag_without_its_file_comes_from_the_hub(hub, tmp_path):
     shutil.copytree(Path(vt_timm.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "hub"))
     (package / "hub" / SHIPPED.name).mkdir(parents=True)
     shutil.copy(SHIPPED / CONFIG, package / "hub" / SHIPPED.name)
-    env = environment(hub, tmp_path, PYTHONPATH=str(tmp_path / "site"), VT_TIMM_HUB_ORGANISATION="somebody")
+    env = environment(tmp_path / "home", hub.url)
+    env |= {"PYTHONPATH": str(tmp_path / "site"), "VT_TIMM_HUB_ORGANISATION": "somebody"}
     code = f"""
 import contextlib, io, json, timm, torch, vt_timm
 from vt_timm.cli import main

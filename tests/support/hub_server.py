@@ -1,12 +1,13 @@
 """A Hugging Face Hub on the loopback address, for the real client: what huggingface_hub asks for, and faults on demand.
 
-It serves repositories, git-blob and LFS files, commits, and the Xet storage protocol by which the client moves large
-files if it may (chunks come and go as they are; the server only reads where each one lies).
+It serves repositories, git-blob and LFS files, and commits. Large files come and go by LFS: that the client can
+move them by Xet too is its own affair.
 """
 
 import base64
 import hashlib
 import json
+import os
 import re
 import threading
 import time
@@ -17,8 +18,6 @@ from typing import Any
 import huggingface_hub
 
 TOKEN = "hf_for_tests"
-XET_FILE_VERIFIED, XET_FILE_HAS_METADATA = 0x80000000, 0x40000000
-ENTRY = 48  # bytes of every record in a Xet shard
 
 
 def point_at(url, monkeypatch):
@@ -26,6 +25,7 @@ def point_at(url, monkeypatch):
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
 
 
 def connect(url, cache, monkeypatch):
@@ -33,6 +33,13 @@ def connect(url, cache, monkeypatch):
     point_at(url, monkeypatch)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+
+
+def environment(home, url=None, token=None):
+    """The environment of a process that reaches this server, or no Hub at all, with a cache and settings of its own."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    hub = {"HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1"} if url else {"HF_HUB_OFFLINE": "1"}
+    return {**kept, **hub, **({"HF_TOKEN": token} if token else {}), "HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
 @dataclass
@@ -67,10 +74,7 @@ class HubServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.cdn_url = f"http://localhost:{self.server_port}"  # another host, to which the client must not send a token
         self.repositories: dict[str, Repository] = {}
-        self.contents: dict[str, bytes] = {}  # sha256 -> bytes, of files that came whole
-        self.xorbs: dict[str, bytes] = {}  # Xet: hash -> chunks with their headers
-        self.xet_files: dict[str, list[tuple[str, int, int, int]]] = {}  # hash -> (xorb, first, end, bytes) per term
-        self.xet_hash_of: dict[str, str] = {}  # sha256 -> Xet hash
+        self.contents: dict[str, bytes] = {}  # sha256 -> bytes
         self.faults = Faults()
         self.requests: list[tuple[str, str]] = []
 
@@ -169,19 +173,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, repo: Repository, path: str) -> None:
         digest = repo.files[path]
-        data = self.server.contents.get(digest, b"")
+        data = self.server.contents[digest]
         headers = {"X-Repo-Commit": repo.head}
         if path not in repo.lfs:
             etag = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
             self._send(200, data, headers | {"ETag": f'"{etag}"'})
             return
-        xet_hash = self.server.xet_hash_of.get(digest)
-        size = sum(term[3] for term in self.server.xet_files[xet_hash]) if xet_hash else len(data)
-        headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(size)}
-        headers |= {"Location": f"{self.server.cdn_url}/cdn/{digest}"}
-        if xet_hash:
-            headers |= {"X-Xet-Hash": xet_hash, "X-Xet-Refresh-Route": f"{self.server.url}/xet-token/read"}
-        self._send(302, headers=headers)
+        headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(data))}
+        self._send(302, headers=headers | {"Location": f"{self.server.cdn_url}/cdn/{digest}"})
 
     def cdn(self, digest: str) -> None:
         data, faults = self.server.contents[digest], self.server.faults
@@ -268,76 +267,6 @@ class Handler(BaseHTTPRequestHandler):
         url = f"{self.server.url}/{repository}/commit/{head}"
         self._json({"success": True, "commitOid": head, "commitUrl": url, "hookOutput": ""})
 
-    # Xet storage
-
-    def xet_token(self) -> None:
-        headers = {
-            "X-Xet-Cas-Url": f"{self.server.url}/cas",
-            "X-Xet-Access-Token": "token",
-            "X-Xet-Token-Expiration": str(int(time.time()) + 3600),
-        }
-        self._json(
-            {"casUrl": headers["X-Xet-Cas-Url"], "accessToken": "token", "exp": int(time.time()) + 3600},
-            headers=headers,
-        )
-
-    def xorb_upload(self, hash: str) -> None:
-        self.server.xorbs[hash] = self.body
-        self._json({"was_inserted": True})
-
-    def shard_upload(self) -> None:
-        at = ENTRY  # the header
-        while self.body[at : at + 32] != b"\xff" * 32:
-            file_hash = _xet_hex(self.body[at : at + 32])
-            flags, entries = (int.from_bytes(self.body[at + i : at + i + 4], "little") for i in (32, 36))
-            at += ENTRY
-            terms = []
-            for _ in range(entries):
-                size, first, end = (int.from_bytes(self.body[at + i : at + i + 4], "little") for i in (36, 40, 44))
-                terms.append((_xet_hex(self.body[at : at + 32]), first, end, size))
-                at += ENTRY
-            self.server.xet_files[file_hash] = terms
-            at += ENTRY * entries if flags & XET_FILE_VERIFIED else 0
-            if flags & XET_FILE_HAS_METADATA:
-                self.server.xet_hash_of[_xet_hex(self.body[at : at + 32])] = file_hash
-                at += ENTRY
-        self._json({"result": 1})
-
-    def reconstruction(self, hash: str) -> None:
-        terms: list[dict[str, Any]] = []
-        fetch_info: dict[str, list[dict[str, Any]]] = {}
-        for xorb, first, end, size in self.server.xet_files[hash]:
-            starts = _chunk_starts(self.server.xorbs[xorb])
-            chunks = {"start": first, "end": end}
-            terms.append({"hash": xorb, "unpacked_length": size, "range": chunks})
-            fetch_info.setdefault(xorb, []).append(
-                {
-                    "range": chunks,
-                    "url": f"{self.server.url}/xorb/{xorb}",
-                    "url_range": {"start": starts[first], "end": starts[end] - 1},
-                }
-            )
-        self._json({"offset_into_first_range": 0, "terms": terms, "fetch_info": fetch_info})
-
-    def xorb(self, hash: str) -> None:
-        first, last = map(int, re.findall(r"\d+", self.headers["Range"]))
-        data = self.server.xorbs[hash]
-        headers = {"Content-Range": f"bytes {first}-{last}/{len(data)}"}
-        self._send(206, data[first : last + 1], headers)
-
-
-def _xet_hex(raw: bytes) -> str:
-    """Xet writes a hash as four little-endian 64-bit numbers."""
-    return "".join(raw[i : i + 8][::-1].hex() for i in range(0, 32, 8))
-
-
-def _chunk_starts(xorb: bytes) -> list[int]:
-    """Where each chunk starts, and the end of the last: version, 3 bytes of length, scheme, 3 bytes of plain length."""
-    starts = [0]
-    while starts[-1] + 8 <= len(xorb) and xorb[starts[-1]] == 0:
-        starts.append(starts[-1] + 8 + int.from_bytes(xorb[starts[-1] + 1 : starts[-1] + 4], "little"))
-    return starts
-
 
 REPO = r"(?P<repository>[^/]+/[^/]+)"
 ROUTES: list[tuple[tuple[str, ...], str, Any]] = [
@@ -346,15 +275,9 @@ ROUTES: list[tuple[tuple[str, ...], str, Any]] = [
     (("POST",), r"/api/validate-yaml", Handler.validate_yaml),
     (("POST",), rf"/api/models/{REPO}/preupload/main", Handler.preupload),
     (("POST",), rf"/api/models/{REPO}/commit/main", Handler.commit),
-    (("GET",), rf"/api/models/{REPO}/xet-write-token/main".replace("(?P<repository>", "(?:"), Handler.xet_token),
     (("GET",), rf"/api/models/{REPO}(?:/revision/main)?", Handler.info),
     (("POST",), rf"/{REPO}\.git/info/lfs/objects/batch", Handler.lfs_batch),
     (("PUT",), r"/lfs-upload/(?P<digest>\w+)", Handler.lfs_upload),
-    (("GET",), r"/xet-token/read", Handler.xet_token),
-    (("POST",), r"/cas/v1/xorbs/default/(?P<hash>\w+)", Handler.xorb_upload),
-    (("POST",), r"/cas/(?:v1/)?shards", Handler.shard_upload),
-    (("GET",), r"/cas/v1/reconstructions/(?P<hash>\w+)", Handler.reconstruction),
-    (("GET",), r"/xorb/(?P<hash>\w+)", Handler.xorb),
     (("HEAD", "GET"), r"/cdn/(?P<digest>\w+)", Handler.cdn),
     (("HEAD", "GET"), rf"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", Handler.resolve),
 ]
