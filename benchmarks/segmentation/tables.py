@@ -7,6 +7,7 @@ from vt_timm.segmentation.evaluation import SCORES
 
 from ..common.records import read_records, read_rows, table
 from .analysis import recipe
+from .crowds import crowds_table
 from .nobody import nobody_table
 from .runs import RUNS
 
@@ -127,4 +128,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "segmentation_scales": scales,
     "segmentation_levels": levels,
     "nobody": nobody_table,
+    "crowds": crowds_table,
 }
