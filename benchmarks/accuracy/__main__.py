@@ -55,7 +55,7 @@ TABLES = {
 }
 SIZES: dict[str, tuple[int, ...]] = {
     "table2": (),
-    "controls": (160,),
+    "controls": (160, 192),
     "answers": (128, 160, 192),
 }  # in pixels, beside the recipe's own
 # glibc's malloc keeps what it has instead of handing every large tensor back to the kernel. By hand, one trial with

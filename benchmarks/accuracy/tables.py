@@ -110,13 +110,14 @@ def controls() -> str:
         runs = recorded([e for e in planned if (e.model, e.options) == (model, options)])
         if runs:
             cost = count(model, 128, num_classes=CLASSES, **options)
-            top1 = [[r["val_top1"] for r in runs], [(r["top1_at"] or {}).get("160") for r in runs]]
+            larger = [[(r["top1_at"] or {}).get(size) for r in runs] for size in ("160", "192")]
+            top1 = [[r["val_top1"] for r in runs], *larger]
             figures = [*top1, [r["train_top1"] for r in runs]]
             cells = [", ".join(f"{value:.2f}" for value in one if value is not None) for one in figures]
             seeds = ", ".join(str(r["seed"]) for r in runs)
             rows.append([called, seeds, *cells, f"{cost.macs:.0f}", f"{cost.params:.1f}"])
-    head = ["network", "seeds", "top-1 at 128 px", "at 160 px", "training top-1", "MACs at 128 px (M)"]
-    return table([*head, "parameters (M)"], rows)
+    head = ["network", "seeds", "top-1 at 128 px", "at 160 px", "at 192 px", "training top-1"]
+    return table([*head, "MACs at 128 px (M)", "parameters (M)"], rows)
 
 
 def answers() -> str:
