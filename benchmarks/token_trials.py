@@ -393,7 +393,7 @@ def optimizer_of(network: nn.Module, muon: str, rate: float) -> torch.optim.Opti
         return torch.optim.AdamW(network.parameters(), rate, weight_decay=WEIGHT_DECAY)
     of_heads = [p for p in network.parameters() if p.ndim == 3]
     others = [p for p in network.parameters() if p.ndim != 3]
-    groups = [{"params": others}, {"params": of_heads, "use_fallback": muon == "no heads"}]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": of_heads, "use_fallback": muon == "no heads"}]
     groups = [group for group in groups if group["params"]]
     return create_optimizer_v2(groups, "muon", rate, WEIGHT_DECAY, nesterov=True)
 
