@@ -26,6 +26,7 @@ from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
 from vt_timm.errors import UserError
+from vt_timm.files import without_folders
 from vt_timm.pipelines.sources import load_network
 from vt_timm.tokenizers import GridAttention, SpatialAttention
 from vt_timm.transformer import TokenTransformer
@@ -354,7 +355,7 @@ def measure(name: str, folder: str, photos: int, size: int | None = None) -> dic
     chosen = [int(i) * len(dataset) // photos for i in order]
     stage = look(model.eval(), DataLoader(Subset(dataset, chosen), batch_size=BATCH))
     return {
-        "model": name,
+        "model": without_folders(name),
         "data": Path(folder).parent.name,
         "photos": photos,
         "image_size": config["input_size"][-1],
@@ -437,7 +438,7 @@ def main() -> None:
         parser.error(str(error))
     print(f"{found['photos']} photos\n\n{ablation_table([found])}\n\n{seen_table([found])}")
     if args.write:
-        keep_record(FILE, args.model, found)
+        keep_record(FILE, found["model"], found)
 
 
 if __name__ == "__main__":

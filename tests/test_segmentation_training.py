@@ -242,6 +242,24 @@ def test_figures_of_training_photos_are_pasted_onto_photos_of_nobody(crowds, fig
         assert np.mean(parts) == pytest.approx(20 / 50, rel=0.1) and len(parts) > 5
 
 
+def test_figures_stand_in_the_order_of_their_size_and_photos_without_one_give_none(tmp_path, monkeypatch):
+    write_figure(tmp_path)
+    Image.new("L", (40, 60)).save(tmp_path / "train" / "labels" / "b.png")  # nobody
+    Image.new("RGB", (40, 60), (90, 90, 90)).save(tmp_path / "train" / "images" / "b.png")
+    options = dict(background_photos=[str(tmp_path / "things")], background_share=0.5, background_crowds=1.0)
+    of_settings = settings(tmp_path, **options)
+    dataset, _ = open_splits(of_settings)
+    samples, seen = Backgrounds(dataset, of_settings), []
+    place = Backgrounds._place
+    monkeypatch.setattr(Backgrounds, "_place", lambda self, *args: seen.append(args) or place(self, *args))
+    image, mask = samples[2]
+    assert 2 <= len(seen) <= 12 and [args[2] for args in seen] == sorted(args[2] for args in seen)
+    assert all(8 <= args[2] <= 40 for args in seen)
+    monkeypatch.setattr(dataset, "pairs", [pair for pair in dataset.pairs if pair[0].name == "b.png"])
+    image, mask = samples[2]
+    assert not mask.any() and (image[2] == 250).all()
+
+
 def test_classes_merge_and_the_model_is_called_by_them(small):
     (small / "classes.txt").write_text("ground\nsquare\nsky\n")
     run = settings(small, classes={"thing": ["square"], "rest": ["ground"]}, rest="rest", **FPN)

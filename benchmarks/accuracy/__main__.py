@@ -22,7 +22,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,8 @@ TABLES = {
     "answers": plan.answers,
     "transfer": plan.transfer,
 }
-SIZES: dict[str, tuple[int, ...]] = {
-    "table2": (),
-    "controls": (160, 192),
-    "answers": (128, 160, 192),
-}  # in pixels, beside the recipe's own
+# In pixels, beside the recipe's own.
+SIZES: dict[str, tuple[int, ...]] = {"table2": (), "controls": (160, 192, 224), "answers": (128, 160, 192, 224)}
 # glibc's malloc keeps what it has instead of handing every large tensor back to the kernel. By hand, one trial with
 # MALLOC_TOP_PAD_ set as well, on an AMD EPYC: 18 % (resnet18) and 27 % (vt_resnet18) more images per second at 128 px,
 # 1 to 11 % at 64 and 96 px. Without effect on another C library.
@@ -137,7 +134,7 @@ def scores(run: Path, data: str | Path, sizes: Sequence[int]) -> dict[str, Any]:
     found: dict[str, Any] = {"train_top1": top1_of(run, args, f"{data}/train")}
     if sizes:
         found["top1_at"] = {size: top1_of(run, args, f"{data}/val", size) for size in sizes}
-    if args.get("class_map"):
+    if args.get("class_map") and args.get("kd_model_name"):
         model, config = trained(run, args)
         found["answers"] = agreement(model, args, Path(data) / "val", config)
     return found
@@ -158,7 +155,7 @@ def trained(run: Path, args: dict[str, Any], size: int | None = None) -> tuple[t
 def top1_of(run: Path, args: dict[str, Any], folder: str, size: int | None = None) -> float:
     """Measure top-1 of the weights after the last epoch, on the images of a folder seen as validation images are.
 
-    Of ImageNet's thousand classes, those that have a folder are asked.
+    A network of ImageNet's classes is asked for those that have a folder.
 
     Args:
         run: the run's output folder.
@@ -175,20 +172,18 @@ def top1_of(run: Path, args: dict[str, Any], folder: str, size: int | None = Non
 
 
 def run_table(
-    table: str, data: str, runs: Path, jobs: int, threads: int, only: list[str] | None, teacher: str = ""
+    table: str, data: str, runs: Path, jobs: int, threads: int, only: list[str] | None, asked: Mapping[str, Any]
 ) -> None:
     """Make all runs of a table that have no record; those of a search come before those that need its result.
 
-    Those of `answers` ask what the teacher answers.
+    `asked` are settings that name files, and so are not the plan's.
     """
     while True:
         missing = [e for e in TABLES[table](best_learning_rates()) if run_named(e.name) is None]
         missing = [e for e in missing if only is None or e.model in only]
         if not missing:
             break
-        if table == "answers":
-            asked = {"kd_model_name": teacher, "class_map": str(write_class_map(runs))}
-            missing = [dataclasses.replace(e, settings={**e.settings, **asked}) for e in missing]
+        missing = [dataclasses.replace(e, settings={**e.settings, **asked}) for e in missing]
         places = [str(prepare(e.dataset, Path(data), runs / "sets")) if e.dataset else data for e in missing]
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(lambda e, place: train(e, table, place, runs, jobs, threads), missing, places))
@@ -233,7 +228,10 @@ def main() -> None:
     if not (Path(args.data) / "train").is_dir():
         parser().error(f"{args.data}: there is no train/ in this folder")
     threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
-    run_table(args.command, args.data, args.runs, args.jobs, threads, args.only, getattr(args, "teacher", ""))
+    asked = {}
+    if args.command == "answers":
+        asked = {"kd_model_name": args.teacher, "class_map": str(write_class_map(args.runs))}
+    run_table(args.command, args.data, args.runs, args.jobs, threads, args.only, asked)
     print("recorded; python -m benchmarks.tables --plots brings the pages up to date")
 
 

@@ -15,16 +15,15 @@ from typing import Any
 import torch
 from torchvision.transforms.v2.functional import to_pil_image
 
-from vt_timm.files import without_folders
 from vt_timm.pipelines.segmentation import SCALES, segment
 from vt_timm.segmentation.data import SegmentationDataset
 from vt_timm.segmentation.labels import BACKGROUND, IGNORE
 from vt_timm.segmentation.model import Segmenter, load_segmenter
 from vt_timm.segmentation.training_data import Backgrounds
 
-from ..common.records import keep_record, read_records, table
+from ..common.records import read_records, table
 from .analysis import recipe
-from .nobody import photos
+from .nobody import photos, tell
 
 FILE, CROWDS = "segmentation/crowds.json", 200
 
@@ -60,12 +59,9 @@ def measure(model: Segmenter, crowds: Backgrounds, number: int = CROWDS) -> dict
 
 def crowds_table() -> str:
     """Tabulate a row per segmenter."""
-    rows = [[r["segmenter"], *(f"{r[key]:.1f}" for key in ("found", "right", "background"))] for r in records()]
+    records = read_records(FILE).values()
+    rows = [[r["segmenter"], *(f"{r[key]:.1f}" for key in ("found", "right", "background"))] for r in records]
     return table(["weights", "people found, % of their pixels", "of the right class", "background left alone, %"], rows)
-
-
-def records() -> list[dict[str, Any]]:
-    return list(read_records(FILE).values())
 
 
 def main() -> int:
@@ -76,11 +72,7 @@ def main() -> int:
     parser.add_argument("--name", help="what the record calls it")
     parser.add_argument("--write", action="store_true", help="record in benchmarks/results/segmentation/crowds.json")
     args = parser.parse_args()
-    result = measure(load_segmenter(args.segmenter).eval(), make_crowds(args.data, args.nobody))
-    print(result)
-    if args.write:
-        name = args.name or without_folders(args.segmenter)
-        keep_record(FILE, name, {"segmenter": name, **result})
+    tell(FILE, args, measure(load_segmenter(args.segmenter).eval(), make_crowds(args.data, args.nobody)))
     return 0
 
 

@@ -71,6 +71,14 @@ def nobody_table() -> str:
     return table(["background, %", *(column["segmenter"] for column in columns)], rows)
 
 
+def tell(file: str, args: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Print what was measured of a segmenter, and keep it under its name if that was asked for."""
+    print(result)
+    if args.write:
+        name = args.name or without_folders(args.segmenter)
+        keep_record(file, name, {"segmenter": name, **result})
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("segmenter", nargs="?", help="folder of a trained segmenter")
@@ -86,11 +94,7 @@ def main() -> int:
         for path in photos(args.data, "train"):
             shutil.copy(path, args.folder)
     if args.segmenter:
-        result = summarise(background(load_segmenter(args.segmenter), args.data))
-        print(result)
-        if args.write:
-            name = args.name or without_folders(args.segmenter)
-            keep_record(FILE, name, {"segmenter": name, **result})
+        tell(FILE, args, summarise(background(load_segmenter(args.segmenter), args.data)))
     return 0
 
 

@@ -129,7 +129,11 @@ def test_garments_are_cut_out_around_their_masks(tmp_path):
 
 @pytest.mark.parametrize(
     ("table", "expected"),
-    [("table2", (77.0, None)), ("controls", (77.0, {"160": 80.0, "192": 96.0})), ("ablations", (None, None))],
+    [
+        ("table2", (77.0, None)),
+        ("controls", (77.0, {"160": 80.0, "192": 96.0, "224": 112.0})),
+        ("ablations", (None, None)),
+    ],
 )
 def test_other_accuracies_are_measured_for_the_tables_that_have_them(table, expected, folder, monkeypatch):
     monkeypatch.setattr(
@@ -288,7 +292,10 @@ def test_the_same_networks_are_asked_for_a_teachers_answers(folder, tmp_path, mo
     assert [(e.model, e.options, e.seed) for e in asked] == [(e.model, e.options, e.seed) for e in controls[:5]]
     begun = []
     monkeypatch.setattr(commands, "train", lambda e, *_: begun.append(e) or record(folder, e))
-    commands.run_table("answers", "d", tmp_path / "runs", 1, 1, None, "local-dir:lite0")
+    (tmp_path / "photos" / "train").mkdir(parents=True)
+    places = ["--data", str(tmp_path / "photos"), "--runs", str(tmp_path / "runs"), "--teacher", "local-dir:lite0"]
+    monkeypatch.setattr("sys.argv", ["accuracy", "answers", *places])
+    main()
     assert [e.name for e in begun] == [f"answers_{name}" for name in plan.NETWORKS]
     command = begun[0].arguments("other")
     for flag, value in (
@@ -299,10 +306,10 @@ def test_the_same_networks_are_asked_for_a_teachers_answers(folder, tmp_path, mo
         assert command[command.index(flag) + 1] == value and command.count(flag) == 1
     names = ["n03888257", "n01440764", "n02102040"]
     for name in names:
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name / f"{name}.png")
+        (tmp_path / "photos" / "train" / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "train" / name / f"{name}.png")
     file = command[command.index("--class-map") + 1]
-    dataset = timm.data.create_dataset("", root=str(tmp_path / "photos"), class_map=file)
+    dataset = timm.data.create_dataset("", root=str(tmp_path / "photos" / "train"), class_map=file)
     found = {
         name.split(".")[0].split("/")[-1]: label for name, (_, label) in zip(dataset.filenames(), dataset, strict=True)
     }

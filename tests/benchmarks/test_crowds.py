@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.segmentation import crowds
+from benchmarks.segmentation import crowds, nobody
 from tests.support.samples import settings, write_small
 from vt_timm.segmentation.labels import IGNORE
 
@@ -48,7 +48,7 @@ def test_the_table_has_a_row_per_segmenter(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(crowds, "read_records", lambda file: rows)
     assert crowds.crowds_table().splitlines()[2:] == ["| a | 50.1 | 40.0 | 100.0 |"]
     kept = []
-    monkeypatch.setattr(crowds, "keep_record", lambda *record: kept.append(record))
+    monkeypatch.setattr(nobody, "keep_record", lambda *record: kept.append(record))
     monkeypatch.setattr(crowds, "load_segmenter", lambda name: torch.nn.Identity())
     monkeypatch.setattr(crowds, "make_crowds", lambda *_: [])
     monkeypatch.setattr(crowds, "measure", lambda *_: {"found": 1.0})

@@ -190,7 +190,7 @@ def segmenter_card(
             if s.get("background_photos")
             else ""
         )
-        + (f" but for people pasted onto {100 * s['background_crowds']:.0f} %" if s.get("background_crowds") else "")
+        + (f" but for figures pasted onto {100 * s['background_crowds']:.0f} %" if s.get("background_crowds") else "")
         + (f", {100 * s['background_swap']:.0f} % of the others on such a photo" if s.get("background_swap") else "")
         + (f", {100 * s['start_share']:.0f} % of the weights those it went on from" if s.get("start_share") else ""),
         recipe=f"`vt_timm/recipes/segmentation/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own settings",

@@ -93,7 +93,7 @@ class Backgrounds(Dataset):
     Args:
         dataset: the training photos with their masks.
         settings: names the folders in `background_photos`, in `background_share` the share of the samples that they
-            make up, in `background_crowds` the share of these onto which people of several training photos are pasted,
+            make up, in `background_crowds` the share of these onto which figures of several training photos are pasted,
             and in `background_swap` the share of the training photos whose background one of them takes the place of
             ("simple copy-paste", Ghiasi et al., 2021). Drawn anew for each sample, by torch's random numbers.
 
