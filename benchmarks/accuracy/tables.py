@@ -110,13 +110,13 @@ def controls() -> str:
         runs = recorded([e for e in planned if (e.model, e.options) == (model, options)])
         if runs:
             cost = count(model, 128, num_classes=CLASSES, **options)
-            larger = [[(r["top1_at"] or {}).get(size) for r in runs] for size in ("160", "192")]
+            larger = [[(r["top1_at"] or {}).get(size) for r in runs] for size in ("160", "192", "224")]
             top1 = [[r["val_top1"] for r in runs], *larger]
             figures = [*top1, [r["train_top1"] for r in runs]]
             cells = [", ".join(f"{value:.2f}" for value in one if value is not None) for one in figures]
             seeds = ", ".join(str(r["seed"]) for r in runs)
             rows.append([called, seeds, *cells, f"{cost.macs:.0f}", f"{cost.params:.1f}"])
-    head = ["network", "seeds", "top-1 at 128 px", "at 160 px", "at 192 px", "training top-1"]
+    head = ["network", "seeds", "top-1 at 128 px", "at 160 px", "at 192 px", "at 224 px", "training top-1"]
     return table([*head, "MACs at 128 px (M)", "parameters (M)"], rows)
 
 
@@ -130,11 +130,11 @@ def answers() -> str:
             experiment = planned[run["name"]]
             cost = count(experiment.model, 128, num_classes=plan.ANSWERS["num_classes"], **experiment.options)
             agreed, apart = run["answers"]["names_the_teachers_class"], run["answers"]["divergence"]
-            top1 = [f"{run['top1_at'][size]:.2f}" for size in ("128", "160", "192")]
+            top1 = [f"{run['top1_at'][size]:.2f}" for size in ("128", "160", "192", "224")]
             cells = [f"{agreed:.2f}", f"{apart:.3f}", *top1, f"{run['train_top1']:.2f}", f"{cost.macs:.0f}"]
             rows.append([called, *cells, f"{cost.params:.1f}"])
-    head = ["network", "names the teacher's class", "divergence", "top-1 of ten at 128 px", "at 160 px", "at 192 px"]
-    return table([*head, "training top-1", "MACs at 128 px (M)", "parameters (M)"], rows)
+    head = ["network", "names the teacher's class", "divergence", "top-1 of ten at 128 px", "at 160 px"]
+    return table([*head, "at 192 px", "at 224 px", "training top-1", "MACs at 128 px (M)", "parameters (M)"], rows)
 
 
 def search() -> str:

@@ -356,9 +356,11 @@ def test_on_larger_photos_an_awake_vt_is_ahead():
               for name in ("awake", "pooled")}  # fmt: skip
     answers = {name: found[f"answers_{name}"]["top1_at"] for name in ("awake", "pooled", "resnet18")}
     for top1 in (labels, answers):
-        assert set(top1["awake"]) == {"128", "160", "192"}
+        assert set(top1["awake"]) == {"128", "160", "192", "224"}
         assert round(top1["awake"]["192"] - top1["pooled"]["192"]) == 1
+        assert 1.5 < top1["awake"]["224"] - top1["pooled"]["224"] < 2.4
     assert answers["awake"]["192"] - answers["resnet18"]["192"] > 1
+    assert 2.5 < answers["awake"]["224"] - answers["resnet18"]["224"] < 3
     best = [{name: max(sizes.values()) for name, sizes in top1.items()} for top1 in (labels, answers)]
     assert round(2 * (best[0]["awake"] - best[0]["pooled"])) == 1
     assert best[1]["awake"] - max(best[1]["pooled"], best[1]["resnet18"]) > 1
