@@ -247,6 +247,20 @@ def test_a_folded_classifier_answers_as_its_module(name, left):
     assert not any(tensor.data_ptr() in {t.data_ptr() for t in network.buffers()} for tensor in model.network.buffers())
 
 
+@pytest.mark.parametrize("folded", [True, False])
+def test_the_network_sees_photos_in_the_order_in_which_convolutions_are_fast(folded):
+    model = vt_timm.load("vt_resnet_micro")
+    seen = []
+    network = model.network if folded else model.module
+    network.register_forward_pre_hook(lambda module, args: seen.extend(args))
+    batch = model.example()
+    assert not batch.is_contiguous(memory_format=torch.channels_last)
+    output = model.run(batch, folded)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last) and torch.equal(seen[0], batch)
+    with torch.inference_mode():
+        assert torch.allclose(output, network(batch), atol=1e-5)
+
+
 def test_a_convolution_that_something_else_reads_keeps_its_norm():
     class Shared(torch.nn.Module):
         def __init__(self):

@@ -415,7 +415,8 @@ def test_an_opened_file_is_a_photo(tmp_path):
     with (tmp_path / "a.png").open("rb") as file:
         assert model(file).scores == expected
     with (tmp_path / "a.png").open("rb") as one, (tmp_path / "a.png").open("rb") as other:
-        assert [answer.scores for answer in model([one, other])] == [expected] * 2
+        for answer in model([one, other]):  # two at a time round differently from one
+            assert answer.scores == pytest.approx(expected, abs=1e-5)
     with (tmp_path / "a.png").open("rb") as file:
         assert model.attention(file).answer.scores == pytest.approx(expected, abs=1e-4)
 

@@ -62,7 +62,7 @@ def measure(folder: Path, scripts: Path, few: int, many: int, rounds: int) -> li
     torch.set_num_threads(1)
     network = load(MODEL)
     images = torch.cat([network.example()] * (BATCH // 2))
-    images = images.contiguous(memory_format=torch.channels_last)  # as photos come, and faster: no easy peer
+    images = images.contiguous(memory_format=torch.channels_last)  # as `run` makes them: no easy peer
     with tempfile.TemporaryDirectory() as temporary:
         sizes = {number: choose(folder, number, Path(temporary, str(number))) for number in (few, many)}
         ways: dict[str, Run] = {NETWORK: lambda: [network.run(images) for _ in range((many - few) // BATCH)]}

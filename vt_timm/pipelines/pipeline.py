@@ -242,8 +242,10 @@ class Pipeline(ABC):
             folded: False for the module itself, the same bit for bit wherever its weights are.
         """
         network = self.network if folded else self.module
+        if not self.in_file:  # as convolutions are fastest: a batch of photos takes 55 to 80 % of the time on a CPU
+            batch = batch.to(self.device, memory_format=torch.channels_last)
         with torch.inference_mode():
-            return network(batch.to(self.device)).float().cpu()
+            return network(batch).float().cpu()
 
     @abstractmethod
     def describe(self, photo: Image.Image, output: Tensor) -> Answer:
