@@ -27,20 +27,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 import yaml
 from timm.data import resolve_data_config
 from timm.models import load_state_dict
+from tqdm import tqdm
 
 import vt_timm  # noqa: F401  registers the models
 from vt_timm.run_files import SUMMARY
 from vt_timm.runs.run import read_evaluations
 from vt_timm.weights.published import HUB
 
-from ..pretrained import top1_top5, validation_loader
+from ..pretrained import validation_loader
 from . import plan
 from .answers import agreement, of_folders, write_class_map
+from .pairs import keep_right
 from .plan import Experiment, best_learning_rates
 from .runs import keep_run, run_named, training_losses
 from .sets import prepare
@@ -77,6 +80,8 @@ def train(experiment: Experiment, table: str, data: str, runs: Path, jobs: int, 
         command = [sys.executable, "-m", "vt_timm", "run", "train", *machine, *place]
         environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(threads)}
         command += experiment.arguments(TEACHER)
+        if experiment.after:
+            command += ["--initial-checkpoint", str(runs / experiment.after / "last.pth.tar")]
         with (
             log.open("a") as file,
             subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment) as run,
@@ -124,16 +129,21 @@ def keep(run: Path, name: str, table: str, log: Path, seconds: float, jobs: int,
     if not finished(run):
         results |= {"val_top1": None, "val_loss": None, "diverged": diverged(log)}
     elif table in SIZES:
-        results |= scores(run, data, SIZES[table])
+        results |= scores(run, name, data, SIZES[table])
     return keep_run(run, name, table, log, **results)
 
 
-def scores(run: Path, data: str | Path, sizes: Sequence[int]) -> dict[str, Any]:
-    """Measure top-1 of the training photos, seen as validation photos are, and of the latter at more sizes."""
+def scores(run: Path, name: str, data: str | Path, sizes: Sequence[int], **facts: str) -> dict[str, Any]:
+    """Measure top-1 of the training photos, seen as validation photos are, and of the latter at more sizes.
+
+    Which of the latter are right is kept.
+    """
     args = yaml.safe_load((run / "args.yaml").read_text())
-    found: dict[str, Any] = {"train_top1": top1_of(run, args, f"{data}/train")}
+    found: dict[str, Any] = {"train_top1": percent(find_right(run, args, f"{data}/train"))}
     if sizes:
-        found["top1_at"] = {size: top1_of(run, args, f"{data}/val", size) for size in sizes}
+        right = {size: find_right(run, args, f"{data}/val", size) for size in sizes}
+        keep_right(name, right, **facts)
+        found["top1_at"] = {size: percent(right_N) for size, right_N in right.items()}
     if args.get("class_map") and args.get("kd_model_name"):
         model, config = trained(run, args)
         found["answers"] = agreement(model, args, Path(data) / "val", config)
@@ -152,8 +162,9 @@ def trained(run: Path, args: dict[str, Any], size: int | None = None) -> tuple[t
     return model, resolve_data_config(chosen, model=model, verbose=False)
 
 
-def top1_of(run: Path, args: dict[str, Any], folder: str, size: int | None = None) -> float:
-    """Measure top-1 of the weights after the last epoch, on the images of a folder seen as validation images are.
+@torch.inference_mode()
+def find_right(run: Path, args: dict[str, Any], folder: str, size: int | None = None) -> np.ndarray:
+    """Find which images of a folder the weights after the last epoch have right, seen as validation images are.
 
     A network of ImageNet's classes is asked for those that have a folder.
 
@@ -162,25 +173,34 @@ def top1_of(run: Path, args: dict[str, Any], folder: str, size: int | None = Non
         args: train.py's arguments, from the run's args.yaml.
         folder: images, one folder per class.
         size: side in pixels; None for the run's own.
+
+    Returns:
+        A bool per image, in the order of their paths.
     """
     model, config = trained(run, args, size)
     if args.get("class_map"):
         model = of_folders(model, Path(folder), size or args["img_size"])
     loader = validation_loader(folder, config, batch_size=128)
     with torch.autocast("cpu", torch.bfloat16, enabled=args["amp"]):
-        return round(top1_top5(model, loader)[0], 3)
+        return np.concatenate([(model(images).argmax(dim=1) == labels).numpy() for images, labels in tqdm(loader)])
+
+
+def percent(right_N: np.ndarray) -> float:
+    """Return the share of what is right, in percent."""
+    return round(100 * float(right_N.mean()), 3)
 
 
 def run_table(
     table: str, data: str, runs: Path, jobs: int, threads: int, only: list[str] | None, asked: Mapping[str, Any]
 ) -> None:
-    """Make all runs of a table that have no record; those of a search come before those that need its result.
+    """Make all runs of a table that have no record; what a run needs comes before it.
 
     `asked` are settings that name files, and so are not the plan's.
     """
     while True:
         missing = [e for e in TABLES[table](best_learning_rates()) if run_named(e.name) is None]
         missing = [e for e in missing if only is None or e.model in only]
+        missing = [e for e in missing if not e.after or run_named(e.after)]
         if not missing:
             break
         missing = [dataclasses.replace(e, settings={**e.settings, **asked}) for e in missing]
@@ -221,7 +241,7 @@ def main() -> None:
             parser().error(f"{args.log}: no such file")
         results: dict[str, Any] = {"commit": args.commit} if args.commit else {}
         if args.data:
-            results |= scores(args.run, args.data, args.sizes)
+            results |= scores(args.run, args.name, args.data, args.sizes, **results)
         record = keep_run(args.run, args.name, args.table, args.log, **results)
         print(f"kept {args.name}: top-1 {record['val_top1']} % after {record['epochs']} epochs")
         return

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .runs import run_named
@@ -47,6 +47,16 @@ ANSWERS: dict[str, Any] = dict(
     task_loss_weight=0.0,
     kd_temperature=1.0,
 )
+# Two epochs more on larger photos, from where those ended.
+ENDS: dict[str, Any] = dict(
+    ANSWERS,
+    epochs=2,
+    warmup_epochs=0,
+    img_size=192,
+    train_img_sizes=(192,),
+    train_size_schedule="constant",
+    val_interval=2,
+)
 CALLED = {("vt_resnet18", SEED): "vt_resnet18.muon_imagenette", ("resnet18", SEED): "resnet18.muon_imagenette"}
 # Section 5.2: each alone on top of the basic recipe, with the values of advanced_in1k. The averaging is shortened as
 # the schedule is. RMSProp's rate is scaled to the batch; it falls to 0.7 % in five epochs after warm-up, there in 395.
@@ -82,6 +92,7 @@ class Experiment:
     recipe: str = "matched_imagenette"
     dataset: str = ""  # a key of `TRANSFER_SETS`, where the data is not Imagenette
     dtype: str = "bfloat16"  # autocast's; "float32" goes without autocast
+    after: str = ""  # the experiment whose weights it begins with
 
     def arguments(self, teacher: str) -> list[str]:
         """Return the arguments for `vt-timm run train`."""
@@ -154,11 +165,16 @@ def controls(_best: Mapping[str, float]) -> list[Experiment]:
 
 
 def answers(_best: Mapping[str, float]) -> list[Experiment]:
-    """Plan controls and whole networks that are asked for a teacher's thousand answers, one seed."""
-    return [
+    """Plan controls and whole networks that are asked for a teacher's thousand answers, one seed, and their ends."""
+    begun = [
         Experiment(f"answers_{name}", model, 0.003, SEED, options, ANSWERS, recipe="muon_imagenette")
         for name, (model, options) in NETWORKS.items()
     ]
+    ends = [
+        replace(one, name=one.name.replace("answers", "answers192"), lr=0.0006, settings=ENDS, after=one.name)
+        for one in begun
+    ]
+    return begun + ends
 
 
 def ingredients(best: Mapping[str, float]) -> list[Experiment]:

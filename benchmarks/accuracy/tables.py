@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ..common.counting import count
 from ..common.paper_tables import IMAGENETTE_LEADERBOARD
 from ..common.records import RESULTS, table
 from . import plan
+from .pairs import pairs
 from .plan import CLASSES, Experiment, best_learning_rates, has_diverged
 from .runs import all_runs, arguments_of, epochs_of, run_named
 
@@ -120,12 +122,12 @@ def controls() -> str:
     return table([*head, "MACs at 128 px (M)", "parameters (M)"], rows)
 
 
-def answers() -> str:
+def answers(begun: str = "answers") -> str:
     """Tabulate the same networks asked for a teacher's thousand answers: a run each."""
     planned = {e.name: e for e in plan.answers({})}
     rows = []
     for name, called in CALLED.items():
-        run = run_named(f"answers_{name}")
+        run = run_named(f"{begun}_{name}")
         if run:
             experiment = planned[run["name"]]
             cost = count(experiment.model, 128, num_classes=plan.ANSWERS["num_classes"], **experiment.options)
@@ -272,12 +274,14 @@ def draw() -> None:
     figure.savefig(RESULTS / "accuracy" / "curves.png")
 
 
-TABLES = {
+TABLES: dict[str, Callable[[], str]] = {
     "matched": matched,
     "differences": differences,
     "defaults": defaults,
     "controls": controls,
     "answers": answers,
+    "answers192": partial(answers, "answers192"),
+    "pairs": pairs,
     "search": search,
     "diverging": diverging,
     "ablations": ablations,

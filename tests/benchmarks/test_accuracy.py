@@ -1,6 +1,9 @@
 """The small accuracy tables: what is run, what is skipped, and what the page says of the records."""
 
+import dataclasses
 import json
+import math
+import statistics
 import subprocess
 import sys
 
@@ -12,7 +15,7 @@ import yaml
 from PIL import Image
 
 from benchmarks.accuracy import __main__ as commands
-from benchmarks.accuracy import answers, plan, runs, sets, tables
+from benchmarks.accuracy import answers, pairs, plan, runs, sets, tables
 from benchmarks.accuracy.__main__ import main, train
 from benchmarks.accuracy.tables import is_ahead
 from benchmarks.common.records import replace_rows
@@ -131,17 +134,38 @@ def test_garments_are_cut_out_around_their_masks(tmp_path):
     ("table", "expected"),
     [
         ("table2", (77.0, None)),
-        ("controls", (77.0, {"160": 80.0, "192": 96.0, "224": 112.0})),
+        ("controls", (77.0, {"160": 80.0, "192": 96.0, "224": 100.0})),
         ("ablations", (None, None)),
     ],
 )
 def test_other_accuracies_are_measured_for_the_tables_that_have_them(table, expected, folder, monkeypatch):
-    monkeypatch.setattr(
-        commands, "top1_of", lambda run, args, place, size=None: 77.0 if place == "d/train" else size / 2
-    )
+    def find_right(run, args, place, size=None):
+        return np.arange(100) < (77 if place == "d/train" else size / 2)
+
+    monkeypatch.setattr(commands, "find_right", find_right)
     (folder / "log").write_text(LOG)
     kept = commands.keep(left_behind(folder / "run"), "x", table, folder / "log", 60.0, 1, "d")
     assert (kept["train_top1"], kept["top1_at"]) == expected
+    for size, top1 in (expected[1] or {}).items():
+        assert pairs.right_of("x", int(size)).tolist() == [i < top1 for i in range(100)]
+
+
+def test_runs_are_paired_over_the_photos(folder):
+    generator = np.random.default_rng(0)
+    awake, pooled = generator.random((2, 13)) < [[0.9], [0.6]]
+    pairs.keep_right("answers_awake", {192: awake, 224: pooled}, commit="abc")
+    pairs.keep_right("answers_pooled", {192: pooled})
+    differences = [100.0 * (bool(a) - bool(b)) for a, b in zip(awake, pooled, strict=True)]
+    mean, error = statistics.mean(differences), statistics.stdev(differences) / math.sqrt(13)
+    found = pairs.difference("answers_awake", "answers_pooled", 192)
+    assert found == pytest.approx({"difference": mean, "standard_error": error}, abs=0.005) and mean and error
+    assert pairs.difference("answers_awake", "answers_pooled", 224) is None
+    assert pairs.pairs().splitlines()[2:] == [
+        f"| a teacher's answers | average pooling |  |  | {mean:+.2f} +- {error:.2f} |  |"
+    ]
+    assert {row["commit"] for row in runs.read_rows(folder / pairs.FILE, name="answers_awake")} == {"abc"}
+    pairs.keep_right("answers_awake", {192: pooled})
+    assert pairs.difference("answers_awake", "answers_pooled", 192)["difference"] == 0
 
 
 def test_arguments_are_those_of_train_py():
@@ -236,6 +260,20 @@ def test_a_run_that_diverges_is_stopped_and_recorded(folder, monkeypatch):
     assert "| vt_resnet34 | diverged in epoch 2, stopped | 71.00 |" in tables.search()
 
 
+@pytest.mark.parametrize("after", ["", "begun"])
+def test_a_run_that_goes_on_begins_with_the_last_weights_of_the_other(after, folder, monkeypatch):
+    program = folder / "said"
+    program.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv)\nsys.exit(1)\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    e = dataclasses.replace(plan.answers({})[0], after=after)
+    with pytest.raises(subprocess.CalledProcessError):
+        train(e, "answers", "nowhere", folder / "work", jobs=1, threads=1)
+    said = (folder / "work" / f"{e.name}.log").read_text()
+    assert ("--initial-checkpoint" in said) == bool(after)
+    assert (str(folder / "work" / "begun" / "last.pth.tar") in said) == bool(after)
+
+
 def test_an_error_of_train_py_is_not_a_divergence(folder, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     e = plan.search("vt_resnet34")[0]
@@ -295,14 +333,19 @@ def test_controls_have_no_tokens_or_one():
 def test_the_same_networks_are_asked_for_a_teachers_answers(folder, tmp_path, monkeypatch):
     """No label counts, and of the labels that train.py counts each is the ImageNet class of its folder."""
     asked, controls = plan.answers({}), plan.controls({})
-    assert [(e.model, e.options, e.seed) for e in asked] == [(e.model, e.options, e.seed) for e in controls[:5]]
+    networks = [(e.model, e.options, e.seed) for e in controls[:5]]
+    assert [(e.model, e.options, e.seed) for e in asked] == 2 * networks  # each once more, on larger photos
     begun = []
     monkeypatch.setattr(commands, "train", lambda e, *_: begun.append(e) or record(folder, e))
     (tmp_path / "photos" / "train").mkdir(parents=True)
     places = ["--data", str(tmp_path / "photos"), "--runs", str(tmp_path / "runs"), "--teacher", "local-dir:lite0"]
     monkeypatch.setattr("sys.argv", ["accuracy", "answers", *places])
     main()
-    assert [e.name for e in begun] == [f"answers_{name}" for name in plan.NETWORKS]
+    assert [e.name for e in begun[:5]] == [f"answers_{name}" for name in plan.NETWORKS]
+    assert [e.after for e in begun] == [""] * 5 + [e.name for e in begun[:5]]
+    assert [e.name for e in begun[5:]] == [f"answers192_{name}" for name in plan.NETWORKS]
+    end = begun[5].arguments("other")
+    assert [end[end.index(flag) + 1] for flag in ("--lr", "--epochs", "--train-img-sizes")] == ["0.0006", "2", "192"]
     command = begun[0].arguments("other")
     for flag, value in (
         ("--kd-model-name", "local-dir:lite0"),
@@ -357,9 +400,9 @@ def test_agreement_and_top1_of_those_with_a_folder_by_hand(tmp_path, monkeypatch
     assert 0 < right < 40 and found["names_the_teachers_class"] == 100 * agreed / 40
     assert found["divergence"] == pytest.approx(apart, rel=1e-3)
     of_two = answers.of_folders(student, tmp_path, 32)
-    loader = commands.validation_loader(str(tmp_path), config, batch_size=16)
-    top1 = sum((of_two(images).argmax(dim=1) == labels).sum().item() for images, labels in loader)
-    assert of_two.num_classes == 2 and top1 == right
+    monkeypatch.setattr(commands, "trained", lambda run, args, size: (student, config))
+    args = {"class_map": "of ImageNet", "img_size": 32, "amp": False}
+    assert of_two.num_classes == 2 and commands.find_right(tmp_path, args, str(tmp_path)).sum() == right
 
 
 def test_the_table_of_answers(folder):
@@ -369,6 +412,7 @@ def test_the_table_of_answers(folder):
     assert tables.answers().splitlines()[2:] == [
         "| trunk + lift + average pooling | 50.12 | 1.234 | 80.00 | 81.00 | 80.50 | 79.00 | 90.00 | 468 | 4.5 |"
     ]
+    assert len(tables.TABLES["answers192"]().splitlines()) == 2
 
 
 def test_the_tables_give_mean_and_spread_of_the_seeds(folder):
