@@ -17,6 +17,7 @@ ASKED = {
     "{}_seed42": "labels",
     "answers_{}": "a teacher's answers",
     "answers192_{}": "a teacher's answers, at 192 px in the end",
+    "mixed_{}": "a teacher's answers on mixtures of photos",
 }
 OTHERS = {"pooled": "average pooling", "one_filter": "one filter token", "resnet18": "`resnet18`"}
 SIZES = (128, 160, 192, 224)

@@ -47,7 +47,9 @@ ANSWERS: dict[str, Any] = dict(
     task_loss_weight=0.0,
     kd_temperature=1.0,
 )
-# Two epochs more on larger photos, from where those ended.
+# The same on mixtures of two photos each, of which there are more than can be learnt by heart.
+MIXED: dict[str, Any] = dict(ANSWERS, mixup=1.0)
+# Two epochs more on larger photos, from where `ANSWERS` ended.
 ENDS: dict[str, Any] = dict(
     ANSWERS,
     epochs=2,
@@ -165,7 +167,10 @@ def controls(_best: Mapping[str, float]) -> list[Experiment]:
 
 
 def answers(_best: Mapping[str, float]) -> list[Experiment]:
-    """Plan controls and whole networks that are asked for a teacher's thousand answers, one seed, and their ends."""
+    """Plan controls and whole networks that are asked for a teacher's thousand answers, one seed.
+
+    They are asked on photos, then on larger ones, and anew on mixtures of photos.
+    """
     begun = [
         Experiment(f"answers_{name}", model, 0.003, SEED, options, ANSWERS, recipe="muon_imagenette")
         for name, (model, options) in NETWORKS.items()
@@ -174,7 +179,8 @@ def answers(_best: Mapping[str, float]) -> list[Experiment]:
         replace(one, name=one.name.replace("answers", "answers192"), lr=0.0006, settings=ENDS, after=one.name)
         for one in begun
     ]
-    return begun + ends
+    mixed = [replace(one, name=one.name.replace("answers", "mixed"), settings=MIXED) for one in begun]
+    return begun + ends + mixed
 
 
 def ingredients(best: Mapping[str, float]) -> list[Experiment]:

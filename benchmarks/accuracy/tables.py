@@ -281,6 +281,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "controls": controls,
     "answers": answers,
     "answers192": partial(answers, "answers192"),
+    "answers_mixed": partial(answers, "mixed"),
     "pairs": pairs,
     "search": search,
     "diverging": diverging,

@@ -334,17 +334,17 @@ def test_the_same_networks_are_asked_for_a_teachers_answers(folder, tmp_path, mo
     """No label counts, and of the labels that train.py counts each is the ImageNet class of its folder."""
     asked, controls = plan.answers({}), plan.controls({})
     networks = [(e.model, e.options, e.seed) for e in controls[:5]]
-    assert [(e.model, e.options, e.seed) for e in asked] == 2 * networks  # each once more, on larger photos
+    assert [(e.model, e.options, e.seed) for e in asked] == 3 * networks
     begun = []
     monkeypatch.setattr(commands, "train", lambda e, *_: begun.append(e) or record(folder, e))
     (tmp_path / "photos" / "train").mkdir(parents=True)
     places = ["--data", str(tmp_path / "photos"), "--runs", str(tmp_path / "runs"), "--teacher", "local-dir:lite0"]
     monkeypatch.setattr("sys.argv", ["accuracy", "answers", *places])
     main()
-    assert [e.name for e in begun[:5]] == [f"answers_{name}" for name in plan.NETWORKS]
-    assert [e.after for e in begun] == [""] * 5 + [e.name for e in begun[:5]]
-    assert [e.name for e in begun[5:]] == [f"answers192_{name}" for name in plan.NETWORKS]
-    end = begun[5].arguments("other")
+    names = [f"{begun}_{name}" for begun in ("answers", "mixed", "answers192") for name in plan.NETWORKS]
+    assert [e.name for e in begun] == names and [e.after for e in begun] == [""] * 10 + names[:5]
+    assert ["--mixup" in e.arguments("other") for e in begun] == [False] * 5 + [True] * 5 + [False] * 5
+    end = begun[10].arguments("other")
     assert [end[end.index(flag) + 1] for flag in ("--lr", "--epochs", "--train-img-sizes")] == ["0.0006", "2", "192"]
     command = begun[0].arguments("other")
     for flag, value in (
