@@ -3,7 +3,8 @@
     python -m benchmarks.tokens vt_resnet18 --data DATA/imagenette2-224/val --photos 600 --write
 
 The model is anything that the commands take: a shipped name, `local-dir:FOLDER`, a training run or its checkpoint. The
-photos are evenly spaced over the folder, and seen as the model's config says (its test size, or `--size`).
+photos are evenly spaced over the folder, and seen as the model's config says (its test size, or `--size`). A network
+of ImageNet's classes is asked for those that have a folder.
 
 An ablation replaces one tensor of one module by a forward hook; nothing is trained again. Its difference in top-1 is
 paired over the photos with the whole network's, and so is the standard error: below twice that, nothing was seen.
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from timm.data import create_dataset, create_transform, resolve_data_config
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from torch.utils.data import DataLoader, Subset
 from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
+from vt_timm.distillation import teacher_classes
 from vt_timm.errors import UserError
 from vt_timm.files import without_folders
 from vt_timm.pipelines.sources import load_network
@@ -347,9 +350,8 @@ def measure(name: str, folder: str, photos: int, size: int | None = None) -> dic
     if size:
         config["input_size"] = (config["input_size"][0], size, size)
     dataset = create_dataset("", root=folder, transform=create_transform(**config))
-    classes = len(dataset.reader.class_to_idx)
-    if classes != model.num_classes:
-        raise UserError(f"{name} has {model.num_classes} classes and {folder} has {classes} folders")
+    if len(dataset.reader.class_to_idx) != model.num_classes:
+        keep_classes(model, list(dataset.reader.class_to_idx), name)
     photos = min(photos, len(dataset))
     order = torch.randperm(photos, generator=torch.Generator().manual_seed(SEED))  # another photo: of any class
     chosen = [int(i) * len(dataset) // photos for i in order]
@@ -363,6 +365,24 @@ def measure(name: str, folder: str, photos: int, size: int | None = None) -> dic
         "seen": stage.seen,
         "ablations": ablate(stage),
     }
+
+
+def keep_classes(model: nn.Module, names: list[str], called: str) -> None:
+    """Cut a classifier down to those of its classes that have these names, in this order.
+
+    Raises:
+        UserError: for a name that none of its classes has.
+    """
+    try:
+        classes = teacher_classes(model, names)
+    except ValueError as error:
+        raise UserError(
+            f"{called} has {model.num_classes} classes, and not those of the {len(names)} folders"
+        ) from error
+    classifier: nn.Linear = model.get_classifier()  # type: ignore[operator]
+    classifier.weight = nn.Parameter(classifier.weight[classes].detach())
+    classifier.bias = nn.Parameter(classifier.bias[classes].detach())
+    model.num_classes = len(classes)  # type: ignore[assignment]
 
 
 SEEN = {
@@ -415,11 +435,17 @@ def _column(record: dict[str, Any]) -> str:
     return f"{record['model']}, {record['image_size']} px"
 
 
-def recorded() -> list[dict[str, Any]]:
-    return list(read_records(FILE).values())
+def recorded(ships: bool) -> list[dict[str, Any]]:
+    """Return the records of the models that ship, or those of other runs."""
+    return [record for name, record in read_records(FILE).items() if timm.is_model(name) == ships]
 
 
-TABLES = {"token_ablations": lambda: ablation_table(recorded()), "tokens_seen": lambda: seen_table(recorded())}
+TABLES = {
+    "token_ablations": lambda: ablation_table(recorded(ships=True)),
+    "tokens_seen": lambda: seen_table(recorded(ships=True)),
+    "token_ablations_of_runs": lambda: ablation_table(recorded(ships=False)),
+    "tokens_seen_of_runs": lambda: seen_table(recorded(ships=False)),
+}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from benchmarks import tokens
 from benchmarks.common import records
 from tests.support.samples import fill, spots, tell_apart
+from vt_timm.errors import UserError
 
 N, K, SIZE = 6, 4, 96
 LABELS = torch.arange(N) % K
@@ -259,6 +260,23 @@ def test_the_command_records_both_tables_of_a_shipped_model(tmp_path, monkeypatc
     assert (record["photos"], record["image_size"], record["data"]) == (7, 64, "data")
     assert len(record["seen"]) == 2 and record["ablations"][0]["what"] == "nothing"
     assert tokens.ablation_table([record]) in capsys.readouterr().out
+
+
+def test_of_a_thousand_classes_those_with_a_folder_are_asked_for(tmp_path):
+    """n01440764 is ImageNet's first class, n03888257 its 702nd."""
+    photos = {name: write_photos(tmp_path / "val", [name]) for name in ("n01440764", "n03888257")}
+    model = timm.create_model("vt_resnet_micro", num_classes=1000).eval()
+    images = torch.rand(2, 3, 64, 64)
+    expected = model(images)[:, [0, 701]]
+    tokens.keep_classes(model, sorted(photos), "m")
+    torch.testing.assert_close(model(images), expected)
+    with pytest.raises(UserError, match="m has 2 classes, and not those of the 1 folders"):
+        tokens.keep_classes(model, ["church"], "m")
+
+
+def test_records_of_runs_stand_apart_from_those_of_what_ships(monkeypatch):
+    monkeypatch.setattr(tokens, "read_records", lambda file: {"vt_resnet18": {"of": 1}, "awake_seed42": {"of": 2}})
+    assert tokens.recorded(ships=True) == [{"of": 1}] and tokens.recorded(ships=False) == [{"of": 2}]
 
 
 def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys):
