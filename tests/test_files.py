@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,12 +73,49 @@ def test_a_folder_takes_its_place_at_once(tmp_path):
 
 def test_a_folder_moved_aside_comes_back(tmp_path):
     """As a process leaves it that is killed between the two moves."""
-    (tmp_path / "best.old").mkdir()
+    (tmp_path / ".best.old").mkdir()
     restore(tmp_path / "best")
     assert os.listdir(tmp_path) == ["best"]
-    (tmp_path / "best.old").mkdir()
+    (tmp_path / ".best.old").mkdir()
     restore(tmp_path / "best")
-    assert sorted(os.listdir(tmp_path)) == ["best", "best.old"]
+    assert sorted(os.listdir(tmp_path)) == [".best.old", "best"]
+
+
+def test_a_copy_that_the_user_made_of_a_folder_stays(tmp_path):
+    for name in ("best", "best.old", "best.new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").touch()
+    with whole_folder(tmp_path / "best") as new:
+        (new / "ours").touch()
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == {
+        "best/ours",
+        "best.old/mine",
+        "best.new/mine",
+    }
+
+
+@pytest.mark.parametrize("save", ["weights", "program"])
+def test_a_full_disk_is_one_line(save, tmp_path):
+    """A limit on the size of files stands in for the disk; it holds for one process, which torch may not end."""
+    weights = "save_file({'a': torch.zeros(100_000)}, 'out')"
+    program = "write_graph(torch.nn.Linear(400, 400), torch.zeros(2, 3, 4, 400), Path('out'), PT2, {})"
+    code = f"""
+import resource, signal, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from vt_timm.errors import CommandError
+from vt_timm.export.formats import PT2, write_graph
+from vt_timm.files import writing
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with writing("out"):
+        {weights if save == "weights" else program}
+except CommandError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("cannot write out: ") and "File too large" in done.stdout, done.stderr[-800:]
 
 
 def test_names_of_one_file(tmp_path, monkeypatch):

@@ -301,6 +301,14 @@ def test_a_folder_that_was_published_is_replaced_and_its_card_kept(run, tmp_path
     assert publish.main([str(run[0]), NAME, "-o", str(out)]) == 0
     assert "README.old.md" in capsys.readouterr().out
     assert (out / "README.old.md").read_text() == (out / "README.md").read_text() + "A word of mine.\n"
+    kept = (out / "README.old.md").read_text()
+    for number in (2, 3):
+        with (out / "README.md").open("a") as file:
+            file.write(f"Word {number}.\n")
+        assert publish.main([str(run[0]), NAME, "-o", str(out)]) == 0
+        assert f"README.old.{number}.md" in capsys.readouterr().out
+        assert f"Word {number}." in (out / f"README.old.{number}.md").read_text()
+    assert (out / "README.old.md").read_text() == kept
 
 
 PUBLISHED = ROOT / "tests" / "support" / "published"  # by vt_timm 0.1.0 at aed68b4, with the weights' shapes alone

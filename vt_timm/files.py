@@ -17,12 +17,14 @@ def writing(place: str) -> Iterator[None]:
     """Say in one line for the user what keeps from writing to a place.
 
     Raises:
-        CommandError: in place of an OSError.
+        CommandError: in place of an OSError, or of what safetensors makes of one.
     """
     try:
         yield
-    except OSError as error:
-        raise CommandError(f"cannot write {place}: {error.strerror or first_line(error)}") from error
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
+        raise CommandError(f"cannot write {place}: {getattr(error, 'strerror', '') or first_line(error)}") from error
 
 
 @contextmanager
@@ -75,7 +77,7 @@ def move(file: Path, target: Path) -> None:
 
     Some writers leave files that only their owner may read.
     """
-    probe = file.with_name(f"{file.name}~")
+    probe = file.with_name(".probe")  # short: the file's own name may be as long as the system allows
     probe.touch()
     file.chmod(probe.stat().st_mode)
     probe.unlink()
@@ -99,7 +101,7 @@ def restore(folder: Path) -> None:
 
 
 def _aside(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.old")
+    return folder.with_name(f".{folder.name}.old")  # hidden: the user may have a copy under the plain name
 
 
 def read_text(path: Path) -> str:

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,9 @@ def write_graph(
             if any_size:
                 # The tracer checks how maps lie in memory, such as that none has one pixel; the graph fits all.
                 program._guards_code = []
-            torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
+            whole = BytesIO()  # torch's own writer ends the process where a disk is full
+            torch.export.save(program, whole, extra_files={FACTS: json.dumps(facts)})
+            path.write_bytes(whole.getbuffer())
         elif kind == AOTI:
             # Frozen weights are stored as the processor reads them; in 8 bits nothing is found without.
             settings = {"aot_inductor.metadata": facts, "freezing": True}

@@ -5,6 +5,7 @@ included, before it is put in place and before anything goes up. No metric is ty
 """
 
 import datetime
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -75,7 +76,7 @@ class Draft:
             (self.files / CARD).write_text(text, encoding="utf-8")
             self.folder.mkdir(exist_ok=True)
             if card.is_file() and card.read_text(encoding="utf-8", errors="replace") != text:
-                os.replace(card, self.folder / OLD_CARD)
+                os.replace(card, _not_taken(self.folder / OLD_CARD))
             for name in FILES:
                 move(self.files / name, self.folder / name)
 
@@ -136,6 +137,12 @@ def _is_published(folder: Path) -> bool:
         return False
 
 
+def _not_taken(path: Path) -> Path:
+    """Return the path, with a number if there is a file already: README.old.md, README.old.2.md, ..."""
+    numbered = (path.with_suffix(f".{number}{path.suffix}") for number in itertools.count(2))
+    return next(one for one in itertools.chain([path], numbered) if not one.exists())
+
+
 def _same_answers(model: Pipeline, folder: Path) -> bool:
     """True if the folder, loaded as a user would load it, gives the model's answer, bit for bit."""
     answers = []
@@ -188,8 +195,8 @@ def report(folder: Path, repository: str, upload: bool, private: bool = False, d
     print(f"{folder}: loaded back, same predictions")
     for file in FILES:
         print(f"  {file:<20}{(folder / file).stat().st_size:>14,} bytes")
-    if (folder / OLD_CARD).is_file():
-        print(f"  {OLD_CARD:<20} the card that was there")
+    for card in sorted(folder.glob(f"{Path(OLD_CARD).stem}*.md")):
+        print(f"  {card.name:<20} a card that was there")
     if not upload:
         print(f"not uploaded; --push would upload it to {repository}")
     elif dry_run:

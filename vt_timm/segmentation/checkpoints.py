@@ -91,7 +91,7 @@ def load_state(accelerator: Any, output: Path) -> None:
 def save_state(accelerator: Any, output: Path) -> None:
     """Write `last/`: the whole state, for --resume."""
     folder = output / LAST
-    new = folder.with_name(f"{folder.name}.new")
+    new = folder.with_name(f".{folder.name}.new")
     if accelerator.is_main_process:
         shutil.rmtree(new, ignore_errors=True)
     accelerator.wait_for_everyone()
