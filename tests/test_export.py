@@ -1,6 +1,8 @@
 """Files of `vt-timm export`: every kind is written, run and compared; what goes wrong leaves nothing behind."""
 
+import copy
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -52,6 +54,23 @@ def exported(tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     write_file(load(MICRO), path, Options())
     return path
+
+
+def test_a_file_can_be_copied_pickled_and_called_by_any_ending(exported, tmp_path):
+    loud = tmp_path / "MODEL.ONNX"
+    shutil.copy(exported, loud)
+    photo = vt_timm.sample_photo()
+    model = load(str(exported))
+    expected = model(photo).scores
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), load(str(loud))):
+        assert other(photo).scores == expected
+    images = model.example()
+    for kind in (
+        images.clone().requires_grad_(),
+        images.double(),
+        images.contiguous(memory_format=torch.channels_last),
+    ):
+        torch.testing.assert_close(model.module(kind), model.module(images))
 
 
 def run(capsys, *arguments):

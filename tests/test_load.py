@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -259,6 +260,120 @@ def test_the_network_sees_photos_in_the_order_in_which_convolutions_are_fast(fol
     assert seen[0].is_contiguous(memory_format=torch.channels_last) and torch.equal(seen[0], batch)
     with torch.inference_mode():
         assert torch.allclose(output, network(batch), atol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["state dict", "in place", "head", "module"])
+def test_an_answer_is_of_the_weights_that_the_module_has_now(change, pixels):
+    model, photo = vt_timm.load("vt_resnet_micro"), Image.fromarray(pixels)
+    before = model(photo).scores
+    other = timm.create_model("vt_resnet_micro", num_classes=10).eval()
+    if change == "state dict":
+        model.module.load_state_dict(other.state_dict())
+    elif change == "in place":
+        with torch.no_grad():
+            model.module.fc.weight.zero_()
+    elif change == "head":
+        model.module.reset_classifier(3)
+    else:
+        model.module = other
+    after = model(photo).scores
+    assert after != before and list(after) != list(before)
+    assert model.attention(photo).answer.scores == pytest.approx(after, abs=1e-5)
+    if change == "head":
+        assert sorted(after) == ["class 0", "class 1", "class 2"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", ["vt_resnet_micro", "vt_fpn_tf_efficientnet_lite0.ccp"])
+def test_a_model_answers_in_any_precision(name, dtype, pixels):
+    model = vt_timm.load(name)
+    photo = Image.fromarray(pixels)
+    options = {} if model.kind == "classifier" else {"scales": [0.25]}
+    expected, checksum = model(photo, **options), model.checksum
+    model.module.to(dtype)
+    answer = model(photo, **options)
+    if model.kind == "classifier":
+        assert answer.scores == pytest.approx(expected.scores, abs=0.03)
+        assert model.attention(photo).answer.label == answer.label
+    else:
+        assert (answer.labels == expected.labels).double().mean() > 0.98
+    assert model.checksum != checksum and len(model.checksum) == len(checksum)
+
+
+def test_photos_on_several_threads_keep_their_own_attention(model):
+    photos = [Image.effect_noise((64, 64), 20 + 30 * i).convert("RGB") for i in range(4)] * 4
+    alone = [model.attention(photo).maps for photo in photos]
+    with ThreadPoolExecutor(4) as pool:
+        together = [look.maps for look in pool.map(model.attention, photos)]
+    assert all(
+        torch.equal(a, b) for maps, again in zip(alone, together, strict=True) for a, b in zip(maps, again, strict=True)
+    )
+    assert not torch.equal(alone[0][0], alone[1][0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"module": 0}, "module 0: there are modules 1 to 2"),
+        ({"module": 3}, "module 3: there are modules 1 to 2"),
+        ({"tokens": [0]}, "token 0: there are tokens 1 to 16"),
+        ({"tokens": [1, 17]}, "token 17: there are tokens 1 to 16"),
+        ({"tokens": []}, "name one at least"),
+    ],
+)
+def test_tokens_and_modules_that_there_are_not_are_not_drawn(options, message, model, pixels):
+    with pytest.raises(ValueError, match=message):
+        model.attention(Image.fromarray(pixels)).draw(**options)
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": -1}, {"topk": 0}, {"topk": 2.5}])
+def test_numbers_below_one_lose_no_photo(options, model, pixels):
+    with pytest.raises(ValueError, match=r"must be a whole number of at least 1"):
+        model([pixels, pixels], **options)
+
+
+def test_a_model_without_classes_has_tokens_and_no_answer(pixels):
+    model = ClassificationPipeline(timm.create_model("vt_resnet_micro", num_classes=0).eval(), "headless")
+    with pytest.raises(UserError, match="headless has no classes"):
+        model(pixels)
+    assert model.attention(pixels).draw().axes
+
+
+@pytest.mark.parametrize("kind", ["classifier", "ties"])
+def test_an_answer_that_is_no_number_is_said(kind, pixels):
+    model = vt_timm.load("vt_resnet_micro")
+    with torch.no_grad():
+        model.module.fc.bias.fill_(float("nan") if kind == "classifier" else 0.0)
+    if kind == "ties":
+        assert json.loads(model(pixels).to_json())
+        return
+    with pytest.raises(UserError, match=r"no numbers \(NaN\)"):
+        model(pixels)
+
+
+def test_classes_of_one_name_share_the_larger_probability(pixels):
+    model = vt_timm.load("vt_resnet_micro")
+    model.class_names = ["crane", "crane", *(f"class {i}" for i in range(8))]
+    answer = model.describe(Image.fromarray(pixels), torch.tensor([[5.0, 3.0, *[0.0] * 8]]))
+    assert answer.shares["crane"] == answer.scores["crane"] == answer.top[0]["probability"]
+    assert answer.caption == f"crane {100 * answer.top[0]['probability']:.0f} %"
+
+
+def test_parts_of_one_name_are_counted_together():
+    module = segmenters.create_segmenter("fpn", "resnet18", num_classes=3, class_names=np.array(["sky", "a", "a"]))
+    model = segmentation.SegmentationPipeline(module)
+    labels = torch.tensor([[0, 1, 2, 2]])
+    answer = model._described(Image.new("RGB", (4, 1)), labels)
+    assert answer.shares == {"a": 0.75, "sky": 0.25} and answer.to_dict()["shares"] == {"sky": 0.25, "a": 0.75}
+
+
+def test_a_default_device_of_the_users_changes_nothing(model, pixels, tmp_path):
+    (tmp_path / model.class_names[0]).mkdir()
+    Image.fromarray(pixels).save(tmp_path / model.class_names[0] / "a.png")
+    expected = model.score(tmp_path), model.example()
+    with torch.device("meta"):  # as torch.set_default_device("cuda") would
+        found = model.score(tmp_path), model.example()
+    assert found[0] == expected[0] and torch.equal(found[1], expected[1])
 
 
 def test_a_convolution_that_something_else_reads_keeps_its_norm():

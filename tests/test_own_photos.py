@@ -18,6 +18,7 @@ import timm
 import torch
 import yaml
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from timm.data import create_dataset, create_loader, create_naflex_loader
 from timm.utils import CheckpointSaver, update_summary
 
@@ -443,12 +444,115 @@ def test_arrays_of_other_kinds(tmp_path):
     assert read_channels(tmp_path / "mask.npy", 1)[..., 0].tolist() == [[255, 0]]
     for name, values, message in (
         ("none.npy", np.full((4, 4), np.nan), "it holds no number"),
-        ("complex.npy", np.ones((4, 4), complex), "complex numbers are no colours"),
+        ("complex.npy", np.ones((4, 4), complex), "complex128 are no colours"),
         ("text.npy", np.array([["a", "b"]]), "cannot read this array"),
     ):
         np.save(tmp_path / name, values)
         with pytest.raises(ImageError, match=message):
             read_channels(tmp_path / name, 1)
+
+
+@pytest.mark.parametrize("suffix", ["", ".npy"])
+@pytest.mark.parametrize("shape", [(40, 50), (40, 50, 1), (40, 50, 4), (40, 50, 3)], ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_arrays_get_the_channels_that_the_network_takes_as_pictures_do(shape, channels, suffix, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    mode = {2: "L", 1: "L", 4: "RGBA", 3: "RGB"}[shape[-1] if len(shape) == 3 else 2]
+    expected = to_image(Image.fromarray(pixels.squeeze(-1) if shape[-1] == 1 else pixels, mode), channels)
+    if suffix:
+        np.save(tmp_path / "a.npy", pixels)
+    found = to_image(str(tmp_path / "a.npy") if suffix else pixels, channels)
+    assert found.mode == expected.mode and found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("values", [np.zeros((4, 4, 2)), np.zeros((4, 4), "datetime64[s]"), np.zeros((4, 4), object)])
+def test_arrays_that_are_no_photos(values):
+    with pytest.raises(ImageError, match="cannot read this array"):
+        to_image(values)
+
+
+def test_floats_of_nothing_and_one_are_black_and_white(tmp_path):
+    values = np.array([[0.0, 1.0]], dtype=np.float32)
+    np.save(tmp_path / "a.npy", values)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    for photo in (values, tmp_path / "a.npy", tmp_path / "a.tif"):
+        assert np.asarray(to_image(photo, 1)).tolist() == [[0, 255]]
+    assert np.asarray(to_image(values.astype(np.uint8), 1)).tolist() == [[0, 1]]
+
+
+class Named:
+    """A path of another library's."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __fspath__(self):
+        return self.path
+
+
+def test_a_photo_in_yet_other_forms(tmp_path):
+    upright().save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    model = vt_timm.load("vt_resnet_micro")
+    expected = model(tmp_path / "a.png").scores
+    for photo in (bytearray(data), memoryview(data), Named(tmp_path / "a.png")):
+        assert model(photo).scores == expected
+
+
+@pytest.mark.parametrize(
+    ("photo", "message"),
+    [
+        (torch.rand(3, 64, 64), "cannot read a photo from a Tensor: give a file's name"),
+        (None, "from a NoneType"),
+        (3, "from a int"),
+        ([None], "from a NoneType"),
+        ([["a.png"]], "from a list"),
+        ({"image": "a.png"}, "from a dict"),
+        ("https://example.org/a.jpg", "not fetched from the network"),
+    ],
+    ids=str,
+)
+def test_what_is_no_photo_is_one_line(photo, message):
+    with pytest.raises(ImageError, match=message):
+        vt_timm.load("vt_resnet_micro")(photo)
+
+
+def test_a_closed_file_is_one_line(tmp_path):
+    upright().save(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        pass
+    with pytest.raises(ImageError, match="closed file"):
+        vt_timm.load("vt_resnet_micro")(file)
+
+
+def test_damage_in_what_a_png_says_of_itself_costs_no_photo(tmp_path):
+    text = PngInfo()
+    text.add_text("Raw profile type exif", "\nexif\n  8\nno hexadecimal digits\n")
+    upright().save(tmp_path / "a.png", pnginfo=text)
+    upright().save(tmp_path / "b.png")
+    assert read_image(tmp_path / "a.png").tobytes() == read_image(tmp_path / "b.png").tobytes()
+
+
+@pytest.mark.parametrize("name", ["picture", "a.pgf", "a.raw", "a.xyz"])
+def test_answers_are_saved_as_pictures_alone(name, tmp_path):
+    upright().save(tmp_path / "a.png")
+    answer = vt_timm.load("vt_resnet_micro")(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"name it .*\.png|pictures are .*\.svg, "):
+        answer.save(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("size", [(3000, 3), (3, 3000)])
+def test_a_strip_is_drawn_no_wider_than_a_slide(size):
+    figure = vt_timm.load("vt_resnet_micro")(Image.new("RGB", size)).draw()
+    assert figure.get_size_inches()[0] <= 13.34 and figure.get_size_inches()[1] <= 7.5
+
+
+def test_a_picture_of_the_longest_name_is_written(tmp_path):
+    upright().save(tmp_path / "a.png")
+    name = tmp_path / f"{'n' * 251}.png"
+    vt_timm.load("vt_resnet_micro")(tmp_path / "a.png").save(name)
+    assert name.is_file() and len(list(tmp_path.iterdir())) == 2
 
 
 # --- runs of timm's train.py

@@ -1,6 +1,7 @@
 """The attention of tokens and pixels: the softmaxes of eqs. 1, 2, 6 and 5 (Figures 5 and 7)."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,8 +32,8 @@ def record_attention(model: nn.Module, of: str = "tokenizer") -> Iterator[list[T
             over H and W. "projector" records which tokens each pixel reads, the softmax of eq. 5 averaged over the
             heads: a pixel's weights sum to one over L. A classifier's last module has no projector.
 
-    Yields a list that each forward pass fills anew: for each tokenizer or projector, in order, a tensor (B, L, H, W) at
-    feature resolution, detached. In VT-FPN there is one per level of the pyramid, finest first.
+    Yields a list that each forward pass of this thread fills anew: for each tokenizer or projector, in order, a tensor
+    (B, L, H, W) at feature resolution, detached. In VT-FPN there is one per level of the pyramid, finest first.
 
     Raises:
         ValueError: if the model has none of them, or for another `of`.
@@ -53,7 +54,7 @@ def record_attention(model: nn.Module, of: str = "tokenizer") -> Iterator[list[T
     hooks = []
     for index, module in enumerate(modules):
         if of == "tokenizer":
-            hooks.append(module.register_forward_hook(lambda _m, _args, out, i=index: record(i, out)))
+            hooks.append(module.register_forward_hook(_here(lambda _m, _args, out, i=index: record(i, out))))
         else:
             hooks += _projector_hooks(module, lambda attention, i=index: record(i, attention))
     try:
@@ -86,4 +87,15 @@ def _projector_hooks(projector: Any, record: Any) -> list[Any]:
         B, _, H, W = args[0].shape
         record(latest.pop().unflatten(0, (B, projector.num_heads)).mean(dim=1).unflatten(2, (H, W)))
 
-    return [projector.attention.register_forward_hook(keep), projector.register_forward_hook(reshape)]
+    return [projector.attention.register_forward_hook(_here(keep)), projector.register_forward_hook(_here(reshape))]
+
+
+def _here(hook: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook that leaves the passes of other threads, with photos of their own, alone."""
+    mine = threading.get_ident()
+
+    def run(*args: Any) -> None:
+        if threading.get_ident() == mine:
+            hook(*args)
+
+    return run

@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources, util
 from pathlib import Path
 
@@ -120,7 +120,7 @@ def read_image(path: Path, max_side: int | None = None, channels: int = 3) -> Im
     """Read an image the right way up, with 8 bits per channel.
 
     EXIF orientation is applied. Greys of 16 bits (I;16) are divided by 256. In other wide modes and in .npy the range
-    decides: fractions from 0 to 1 are multiplied by 255, values up to 255 stay, values up to 65535 are divided by 256,
+    decides: floats from 0 to 1 are multiplied by 255, values up to 255 stay, values up to 65535 are divided by 256,
     others are spread over their own range. Where a value is missing (NaN) it is black; infinities are the ends of the
     range; of booleans, true is white. A transparent background becomes white. CMYK and palettes become RGB.
 
@@ -151,7 +151,10 @@ def to_image(photo: str | Path | bytes | Image.Image | np.ndarray, channels: int
         ImageError: as `read_image`, and for an array of another shape.
     """
     if hasattr(photo, "read"):  # a file, opened
-        photo = photo.read()
+        try:
+            photo = photo.read()
+        except (OSError, ValueError) as error:  # closed, or open for writing
+            raise ImageError(f"cannot read this file ({first_line(error)})") from error
     if isinstance(photo, np.ndarray):
         try:
             values = _checked(photo, channels)
@@ -165,9 +168,16 @@ def to_image(photo: str | Path | bytes | Image.Image | np.ndarray, channels: int
             return _upright(photo, channels)
         except Exception as error:  # what is read late, such as the rest of a file that is cut off
             raise ImageError(f"cannot read this image ({first_line(error)})") from error
-    if isinstance(photo, bytes):
+    if isinstance(photo, (bytes, bytearray, memoryview)):
         with _opened(io.BytesIO(photo), "these bytes") as image:
             return _upright(image, channels)
+    if not isinstance(photo, (str, os.PathLike)):
+        raise ImageError(
+            f"cannot read a photo from a {type(photo).__name__}: give a file's name, its bytes, a PIL image, or a "
+            "NumPy array (height, width, channels)"
+        )
+    if isinstance(photo, str) and photo.startswith(("http://", "https://")):
+        raise ImageError(f"{photo}: photos are not fetched from the network; download it, and name the file")
     return read_image(Path(photo), channels=channels)
 
 
@@ -183,7 +193,10 @@ def read_channels(path: Path, channels: int) -> np.ndarray:
     if path.suffix.lower() == ARRAY:
         check_file(path)
         try:
-            return _checked(np.load(path, allow_pickle=False), channels)
+            values = np.load(path, allow_pickle=False)
+            if not isinstance(values, np.ndarray):
+                raise ValueError("it holds several arrays")
+            return _checked(values, channels)
         except Exception as error:  # whatever NumPy raises for what it was never meant to read
             raise ImageError(f"{path}: cannot read this array ({first_line(error)})") from error
     if channels in MODES:
@@ -218,7 +231,10 @@ def check_file(path: Path) -> None:
 
 def _upright(image: Image.Image, channels: int) -> Image.Image:
     """Return the image turned as its EXIF flag says, with 8 bits per channel, in the mode of so many channels."""
-    return _converted(_eight_bits(ImageOps.exif_transpose(image)), MODES[channels])
+    image.load()  # what is damaged here is the photo
+    with suppress(Exception):  # what is damaged here says how it was taken, and nothing of what is on it
+        image = ImageOps.exif_transpose(image)
+    return _converted(_eight_bits(image), MODES[channels])
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -238,15 +254,16 @@ def _scaled(values: np.ndarray) -> np.ndarray:
     """
     if values.dtype == bool:
         return values.astype(np.uint8) * 255
-    if np.iscomplexobj(values):
-        raise ValueError("complex numbers are no colours")
+    if values.dtype.kind not in "uif":
+        raise ValueError(f"values of the type {values.dtype} are no colours")
+    fractions = values.dtype.kind == "f"
     values = values.astype(np.float64)
     known = np.isfinite(values)
     if not known.any():
         raise ValueError("it holds no number")
     low, high = float(values[known].min()), float(values[known].max())
     values = np.nan_to_num(values, nan=min(low, 0.0), posinf=high, neginf=low)
-    if low >= 0 and high <= 1 and not np.array_equal(values, values.round()):
+    if low >= 0 and high <= 1 and fractions:
         return (values * 255).round().astype(np.uint8)  # shares, as scientific software writes them
     if low >= 0 and high <= 255:
         return values.round().astype(np.uint8)
@@ -282,9 +299,14 @@ def _checked(values: np.ndarray, channels: int) -> np.ndarray:
     values = values[..., None] if values.ndim == 2 else values
     if 0 in values.shape:
         raise ValueError("it has no pixels")
-    if values.ndim != 3 or values.shape[2] != channels:
+    if values.ndim != 3 or (values.shape[2] != channels and not {values.shape[2], channels} <= set(MODES)):
         raise ValueError(f"the array is {values.shape} and the network takes (height, width, {channels})")
-    return values if values.dtype == np.uint8 else _scaled(values)
+    values = values if values.dtype == np.uint8 else _scaled(values)
+    if values.shape[2] == channels:
+        return values
+    image = Image.fromarray(values.squeeze(-1) if values.shape[2] == 1 else values, MODES[values.shape[2]])
+    pixels = np.asarray(_converted(image, MODES[channels]))
+    return pixels[..., None] if channels == 1 else pixels
 
 
 def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:

@@ -196,9 +196,9 @@ def check_drawing(output: str, photos: Iterable[Path] = (), pages: int = 1) -> N
     check_apart([Path(output), *numbered], photos)
     if util.find_spec("matplotlib") is None:
         raise CommandError("drawing needs matplotlib: pip install 'vt_timm[plots]'")
-    from matplotlib.backend_bases import FigureCanvasBase
+    from ..photos.draw import picture_endings
 
-    kinds = FigureCanvasBase.get_supported_filetypes()
+    kinds = picture_endings()
     if Path(output).suffix[1:].lower() not in kinds:
         raise CommandError(f"-o {output}: pictures are {', '.join(f'.{kind}' for kind in sorted(kinds))}")
     folder = Path(output).parent

@@ -1,6 +1,5 @@
 """A model's look at a visitor's photo: the answer, and the maps of all tokens."""
 
-import threading
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,6 @@ from .samples import Sample
 LIMIT_MEGAPIXELS, ENOUGH_PIXELS = 150, 1600
 LARGE = 1000  # pixels of the long side of the picture
 NOT_A_PICTURE = "This file is not a picture that can be read. Try a JPEG or a PNG."
-
-_one_at_a_time = threading.Lock()  # attention is recorded by hooks on a model that all visitors share
 
 
 def open_photo(path: str) -> Image.Image:
@@ -63,9 +60,8 @@ class Session:
             UserError: for a number of channels that photos do not have.
         """
         seen = photo.convert(MODES[read_mode(model)])
-        with _one_at_a_time:
-            maps, output = _attend(model, seen)
-            answer = model.describe(seen, output)
+        maps, output = _attend(model, seen)
+        answer = model.describe(seen, output)
         view = model.display(seen)
         view.thumbnail((LARGE, LARGE))
         return cls(photo, name, _seen(model, photo), view, answer, maps, sample)

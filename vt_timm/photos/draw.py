@@ -34,6 +34,7 @@ LEGEND = 20  # how many classes are named at most
 PAINT, PAINT_FIRST = 0.7, 0.3  # opacity of a class's colour, and of the first's, the background
 SECONDS_PER_FRAME = 2.0
 SCREEN_DPI = 100
+NO_PICTURES = {"pgf", "raw", "rgba"}  # matplotlib writes them: for LaTeX, and bytes that do not say their size
 
 
 def _plainly(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -209,7 +210,7 @@ def draw_classification(photo: Image.Image, top: list[tuple[str, float]]) -> "Fi
     height, bars = 3.0, 3.2  # inches: of the photo, and of the bars' width
     photo = photo.convert("RGB")
     photo.thumbnail((max(int(DPI * height), 1),) * 2)
-    width = max(height * photo.width / photo.height, 1.0)
+    width = min(max(height * photo.width / photo.height, 1.0), SLIDE[0] - bars)
     figure = Figure(figsize=(width + bars, height), dpi=DPI)
     left, right = figure.subplots(1, 2, gridspec_kw=dict(width_ratios=(width, bars)))
     left.axis("off")
@@ -224,6 +225,13 @@ def draw_classification(photo: Image.Image, top: list[tuple[str, float]]) -> "Fi
     return figure
 
 
+def picture_endings() -> set[str]:
+    """Return the endings of the pictures that are written, without the dot."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    return set(FigureCanvasBase.get_supported_filetypes()) - NO_PICTURES
+
+
 @_plainly
 def save_figures(figures: Iterator["Figure"], path: Path) -> list[Path]:
     """Write one picture, or several: pages of a .pdf, frames of a .gif, numbered files of any other ending.
@@ -236,9 +244,13 @@ def save_figures(figures: Iterator["Figure"], path: Path) -> list[Path]:
 
     Raises:
         OSError: if the folder is missing or cannot be written to.
-        ValueError: for an ending that matplotlib does not know.
+        ValueError: for an ending that is missing, or of which no picture is made.
     """
     ending = path.suffix.lower()
+    if not ending:
+        raise ValueError(f"{path}: the ending says what kind of picture it is; name it {path}.png")
+    if ending[1:] not in picture_endings():
+        raise ValueError(f"{path}: pictures are {', '.join(f'.{kind}' for kind in sorted(picture_endings()))}")
     if ending == ".pdf":
         return _save_pages(figures, path)
     if ending == ".gif":

@@ -26,7 +26,7 @@ class Drawing(ABC):
 
         Raises:
             OSError: if the folder is missing or cannot be written to.
-            ValueError: for an ending that matplotlib does not know.
+            ValueError: for an ending that is missing, or of which no picture is made.
         """
         from ..photos.draw import save_figures
 
@@ -62,8 +62,11 @@ class Answer(Drawing):
 
     @property
     def label(self) -> str:
-        """The first of `shares`: the most probable class, or the one that covers most, background apart."""
-        return next(iter(self.shares))
+        """The first of `shares`: the most probable class, or the one that covers most, background apart.
+
+        It is empty for a model without classes.
+        """
+        return next(iter(self.shares), "")
 
     @property
     @abstractmethod
@@ -92,6 +95,11 @@ class Answer(Drawing):
     @abstractmethod
     def __str__(self) -> str:
         """Return it as the commands print it, a line per class."""
+
+
+def _check_counted(what: str, number: int, last: int) -> None:
+    if not 1 <= number <= last:
+        raise ValueError(f"{what} {number}: there are {what}s 1 to {last}")
 
 
 @dataclass
@@ -127,8 +135,16 @@ class Look(Drawing):
         Args:
             module: which VT module, counted from 1.
             tokens: which tokens, counted from 1; all if None.
+
+        Raises:
+            ValueError: for a module or a token that there is not, and for no tokens.
         """
         from ..photos.draw import draw_attention
 
+        _check_counted("module", module, len(self.maps))
+        for token in tokens if tokens is not None else ():
+            _check_counted("token", token, len(self.maps[module - 1]))
+        if tokens is not None and not len(tokens):
+            raise ValueError("tokens=[]: name one at least")
         title = f"module {module} of {self.modules}"
         return draw_attention([self.view], [self.maps[module - 1]], title, [self.answer.caption], tokens)

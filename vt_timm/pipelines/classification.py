@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.transforms import Compose
 from torchvision.transforms.v2 import functional as transforms
 
+from ..errors import UserError, check_positive
 from ..images import MODES, per_channel
 from ..weights.published import unsure_below
 from .answers import Answer
@@ -55,7 +56,7 @@ class Classification(Answer):
 
     @property
     def caption(self) -> str:
-        return f"{self.label} {100 * self.shares[self.label]:.0f} %"
+        return f"{self.label} {100 * self.shares[self.label]:.0f} %" if self.shares else ""
 
     def to_dict(self) -> dict[str, Any]:
         return {"top": self.top, **({"unsure": self.unsure} if self.unsure_below else {})}
@@ -132,19 +133,30 @@ class ClassificationPipeline(Pipeline):
             photos: as for a call.
             topk: how many classes an answer names.
             batch_size: how many photos the network sees at a time.
+
+        Raises:
+            ValueError: for numbers below 1.
+            UserError: for a model without classes, and one whose answers are no numbers.
         """
+        topk, batch_size = check_positive("topk", topk), check_positive("batch_size", batch_size)
+        if not self.module.num_classes:
+            raise UserError(f"{self.name or 'the model'} has no classes, and so no answer: it gives features alone")
         for batch in batched(map(self.prepare, photos), batch_size):
             output = self.run(torch.cat([ready.input for ready in batch]))
             for ready, logits_K in zip(batch, output, strict=True):
                 yield self.describe(ready.image, logits_K[None], topk)
 
     def describe(self, photo: Image.Image, output: Tensor, topk: int = TOP) -> Classification:
-        ranked = ranked_classes(output, self.class_names)
+        if output.isnan().any():
+            raise UserError(f"{self.name or 'the model'} answers with no numbers (NaN): its training diverged")
+        if len(self.class_names) != self.module.num_classes:  # it was given another head
+            self.class_names = class_names(self.module)
+        ranked = ranked_classes(output, self.class_names) if self.class_names else []
         scores: dict[str, float] = {}
         for one in ranked:  # of two classes of a name the larger
             scores.setdefault(one["class"], one["probability"])
         top = ranked[:topk]
-        shares = {one["class"]: one["probability"] for one in top}
+        shares = {one["class"]: scores[one["class"]] for one in top}
         return Classification(photo, self.class_names, shares, top, scores, self.unsure_below)
 
 
@@ -156,7 +168,7 @@ def class_names(model: nn.Module) -> list[str]:
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
     num_classes: int = model.num_classes  # type: ignore[assignment]
     info: CustomDatasetInfo | ImageNetInfo | None = None
-    if len(config.get("label_names") or ()) == num_classes:
+    if config.get("label_names") and len(config["label_names"]) == num_classes:
         info = CustomDatasetInfo(config["label_names"], config.get("label_descriptions"))
     elif subset := infer_imagenet_subset({"num_classes": num_classes}):
         info = ImageNetInfo(subset)

@@ -28,6 +28,7 @@ class OnnxFile(nn.Module):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
+        self.path = str(path)
         try:
             import onnxruntime
         except ImportError as error:
@@ -51,8 +52,12 @@ class OnnxFile(nn.Module):
         self.pretrained_cfg = {**facts, "label_names": self.class_names, "num_classes": self.num_classes}
         self.nothing = nn.Parameter(torch.empty(0), requires_grad=False)  # tells the module's device
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle it as the file's name: ONNX Runtime's session is of this process alone."""
+        return OnnxFile, (self.path,)
+
     def forward(self, images: Tensor) -> Tensor:
         if not len(images):  # of which ONNX Runtime cannot work out a size that is left to it
             return self(images.new_zeros(1, *images.shape[1:]))[:0]
-        (output,) = self.session.run(None, {self.input_name: images.cpu().numpy()})
+        (output,) = self.session.run(None, {self.input_name: images.detach().cpu().float().numpy()})
         return torch.from_numpy(output)

@@ -2,10 +2,10 @@
 
 import copy
 import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -41,6 +41,8 @@ class Ready(NamedTuple):
 
 
 Photo = str | Path | bytes | Image.Image | np.ndarray | Ready
+# What is one photo, or is meant as one, although one can iterate over it.
+ONE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, np.ndarray, Tensor, Mapping, Ready)
 
 
 class Pipeline(ABC):
@@ -64,7 +66,7 @@ class Pipeline(ABC):
     def __init__(self, module: nn.Module, name: str = "") -> None:
         self.module = module
         self.name = name
-        self.device = next(module.parameters()).device
+        self._folded: tuple[Any, nn.Module] | None = None
 
     @overload
     def __call__(self, photo: Photo, **options: Any) -> Answer: ...
@@ -88,7 +90,7 @@ class Pipeline(ABC):
         Raises:
             UserError: in one line, for a photo that cannot be read.
         """
-        if isinstance(photo, Photo) or hasattr(photo, "read"):
+        if isinstance(photo, ONE) or hasattr(photo, "read") or not isinstance(photo, Iterable):
             return next(self.answers([photo], **options))  # type: ignore[list-item]
         return list(self.answers(photo, **options))
 
@@ -144,7 +146,8 @@ class Pipeline(ABC):
         digest = hashlib.sha256()
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # NumPy knows no bfloat16
+            digest.update(values.numpy().tobytes())
         return digest.hexdigest()
 
     @property
@@ -211,18 +214,25 @@ class Pipeline(ABC):
     def input(self, view: Image.Image) -> Tensor:
         """Return a view as a normalised batch of one, (1, channels, H, W)."""
 
-    @cached_property
+    @property
     def network(self) -> nn.Module:
         """The module with its norms and VT modules folded: the same function in less time, for answers.
 
-        It is made when the first photo is asked for. A model of another's that cannot be folded answers as it is.
+        It is made when the first photo is asked for, and again when the module's weights have changed. A model of
+        another's that cannot be folded answers as it is.
         """
+        state = [_state(tensor) for tensor in chain(self.module.parameters(), self.module.buffers())]
+        if self._folded is None or self._folded[0] != state:
+            self._folded = state, self._fold()
+        return self._folded[1]
+
+    def _fold(self) -> nn.Module:
         if self.in_file or not any(isinstance(module, _BatchNorm) for module in self.module.modules()):
             return self.module
         from ..folding.fold import fold_norms
 
         try:
-            example = self.example()[:1].to(self.device, next(self.module.parameters()).dtype)
+            example = as_it_takes(self.example()[:1], self.module)
             network = fold_norms(self.folded(), example)
             if _apart(network, self.module, example) <= FOLDED_AS:
                 return network
@@ -243,7 +253,7 @@ class Pipeline(ABC):
         """
         network = self.network if folded else self.module
         if not self.in_file:  # as convolutions are fastest: a batch of photos takes 55 to 80 % of the time on a CPU
-            batch = batch.to(self.device, memory_format=torch.channels_last)
+            batch = as_it_takes(batch, self.module).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             return network(batch).float().cpu()
 
@@ -310,6 +320,18 @@ def _apart(network: nn.Module, module: nn.Module, example: Tensor) -> float:
     return ((network(example) - expected).abs().max() / expected.abs().max()).item()
 
 
+def as_it_takes(batch: Tensor, module: nn.Module) -> Tensor:
+    """Return a batch on the device and in the precision of a network."""
+    first = next(module.parameters())
+    return batch.to(first.device, first.dtype if first.is_floating_point() else batch.dtype)
+
+
+def _state(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what differs once a weight is another, or was changed in place."""
+    version = None if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), tensor.dtype, tensor.device, version
+
+
 def batched(photos: Iterable[Any], size: int) -> Iterator[list[Any]]:
     """Yield lists of as many as that, the last one shorter."""
     photos = iter(photos)
@@ -319,7 +341,8 @@ def batched(photos: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 def smooth_noise(batch: int, channels: int, height: int, width: int) -> Tensor:
     """Return images of smooth noise, (batch, channels, height, width), the same at every call."""
-    pixels = torch.randn(batch, channels, height // 7, width // 7, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(batch, channels, height // 7, width // 7, generator=generator, device="cpu")
     return nn.functional.interpolate(pixels, (height, width), mode="bicubic")
 
 

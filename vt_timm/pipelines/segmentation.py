@@ -16,7 +16,7 @@ from ..segmentation.data import MIN_SIDE
 from ..segmentation.model import Segmenter
 from .answers import Answer
 from .onnx_file import OnnxFile
-from .pipeline import DISPLAY_SCALE, Photo, Pipeline, smooth_noise
+from .pipeline import DISPLAY_SCALE, Photo, Pipeline, as_it_takes, smooth_noise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +52,10 @@ class Segmentation(Answer):
 
     def to_dict(self) -> dict[str, Any]:
         counts = self.labels.flatten().bincount(minlength=len(self.class_names)) / self.labels.numel()
-        return {"shares": dict(zip(self.class_names, counts.tolist(), strict=True))}
+        shares = dict.fromkeys(self.class_names, 0.0)
+        for name, share in zip(self.class_names, counts.tolist(), strict=True):  # two classes may have one name
+            shares[name] += share
+        return {"shares": shares}
 
     def __str__(self) -> str:
         return "\n".join(f"  {100 * share:5.1f} %  {name}" for name, share in self.shares.items())
@@ -163,7 +166,10 @@ class SegmentationPipeline(Pipeline):
         counts = labels.flatten().bincount(minlength=len(self.class_names))
         seen = [i for i in counts.argsort(descending=True).tolist() if counts[i] > SHARE_SHOWN * labels.numel()]
         seen.sort(key=lambda label: place_among_named(self.class_names[label]))
-        shares = {self.class_names[i]: counts[i].item() / labels.numel() for i in seen}
+        shares: dict[str, float] = {}
+        for i in seen:
+            name = self.class_names[i]
+            shares[name] = shares.get(name, 0.0) + counts[i].item() / labels.numel()
         return Segmentation(photo, self.class_names, shares, labels=labels)
 
     def attention_modules(self) -> nn.Module:
@@ -232,7 +238,7 @@ def segment(
         return _at_size(_mean_of_views(model, views), photo.height, photo.width)
     if window < MIN_WINDOW or window % MIN_WINDOW:
         raise ValueError(f"window={window} must be a multiple of {MIN_WINDOW}")
-    labels = torch.zeros(photo.height, photo.width, dtype=torch.long)
+    labels = torch.zeros(photo.height, photo.width, dtype=torch.long, device="cpu")
     for top, rows in _tiles(photo.height, window):
         for left, columns in _tiles(photo.width, window):
             box = (left, top, min(left + window, photo.width), min(top + window, photo.height))
@@ -253,9 +259,8 @@ def _tiles(length: int, window: int) -> Iterator[tuple[int, slice]]:
 
 
 def _logits(model: Segmenter, view: Image.Image) -> Tensor:
-    device = next(model.parameters()).device
     with torch.inference_mode():
-        return model(network_input(model, view).to(device)).float().cpu()
+        return model(as_it_takes(network_input(model, view), model)).float().cpu()
 
 
 def _mean_of_views(model: Segmenter, views: Sequence[Image.Image]) -> Tensor:
@@ -277,10 +282,10 @@ def _at_size(logits_1KHW: Tensor, height: int, width: int) -> Tensor:
     The logits of all classes at the size of a large photo would take gigabytes.
     """
     own = logits_1KHW.shape[-2]
-    labels = torch.empty(height, width, dtype=torch.long)
+    labels = torch.empty(height, width, dtype=torch.long, device="cpu")
     for start in range(0, height, STRIP):
         stop = min(start + STRIP, height)
-        row = ((torch.arange(start, stop) + 0.5) * own / height - 0.5).clamp(0, own - 1)
+        row = ((torch.arange(start, stop, device="cpu") + 0.5) * own / height - 0.5).clamp(0, own - 1)
         above, share = row.long(), (row - row.floor())[:, None]
         below = (above + 1).clamp(max=own - 1)
         rows_1KHW = torch.lerp(logits_1KHW[:, :, above], logits_1KHW[:, :, below], share)

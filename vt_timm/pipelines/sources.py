@@ -94,7 +94,7 @@ def resolve(name: str) -> Source:
     """
     if not name.strip():
         raise CommandError("the model has no name: `vt-timm models` lists those that there are")
-    if name.endswith(".onnx") and not Path(name).is_dir():
+    if name.lower().endswith(".onnx") and not Path(name).is_dir():
         if not Path(name).is_file():
             raise CommandError(f"there is no file {name}{near(Path(name))}")
         return Source(name, "onnx", name)

@@ -84,7 +84,7 @@ class ClassFolders(Validation):
 
     def accuracies(self, runs: Sequence[Run]) -> list[dict[str, float]]:
         ranks = (1, 5) if len(self.model.class_names) > 5 else (1,)  # of five classes all are among the first five
-        sums = torch.zeros(len(runs), len(ranks), dtype=torch.double)
+        sums = torch.zeros(len(runs), len(ranks), dtype=torch.double, device="cpu")
         read = 0
         for path, label in self.labels.items():
             try:
@@ -94,7 +94,7 @@ class ClassFolders(Validation):
                 continue
             read += 1
             for i, run in enumerate(runs):
-                sums[i] += torch.stack(accuracy(run(image), torch.tensor([label]), ranks))
+                sums[i] += torch.stack(accuracy(run(image), torch.tensor([label], device="cpu"), ranks))
         if not read:
             raise CommandError("none of the images could be read")
         names = [f"top-{rank}" for rank in ranks]

@@ -142,7 +142,8 @@ class Segmenter(
         self.neck_name, self.backbone_name, self.colours = neck, backbone, colours
         self.num_classes = num_classes
         self.short_side = short_side
-        self.class_names = class_names or [f"class {i}" for i in range(num_classes)]
+        names = [f"class {i}" for i in range(num_classes)] if class_names is None else class_names
+        self.class_names = [str(name) for name in names]
         self.channels_are_last = getattr(self.backbone, "output_fmt", None) == Format.NHWC  # Swin and its kin
         options: dict[str, Any] = {"channels": 256, **(neck_options or {})}
         known = list(inspect.signature(NECKS[neck]).parameters)[1:]
