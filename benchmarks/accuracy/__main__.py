@@ -182,7 +182,9 @@ def find_right(run: Path, args: dict[str, Any], folder: str, size: int | None = 
         model = of_folders(model, Path(folder), size or args["img_size"])
     loader = validation_loader(folder, config, batch_size=128)
     with torch.autocast("cpu", torch.bfloat16, enabled=args["amp"]):
-        return np.concatenate([(model(images).argmax(dim=1) == labels).numpy() for images, labels in tqdm(loader)])
+        return np.concatenate(
+            [(model(images).argmax(dim=1) == labels).numpy() for images, labels in tqdm(loader, disable=None)]
+        )
 
 
 def percent(right_N: np.ndarray) -> float:

@@ -411,9 +411,10 @@ def test_import_costs_less_than_a_hundredth_of_timms():
     assert ours < timms / 100
 
 
-def test_a_folder_is_classified_at_four_fifths_of_the_networks_speed():
-    alone, *commands = read_rows(RESULTS / "speed" / "folder.csv", record="folder")
-    assert alone["share"] == 1 and [round(5 * row["share"]) for row in commands] == [4, 4]
+def test_a_folder_is_classified_nearly_as_fast_as_the_network_answers():
+    """And faster than timm's inference.py does it."""
+    alone, classify, inference = read_rows(RESULTS / "speed" / "folder.csv", record="folder")
+    assert alone["share"] == 1 and classify["share"] > 0.9 > inference["share"]
 
 
 def test_vt_fpn_is_faster_and_smaller_than_fpn():
