@@ -455,7 +455,7 @@ def test_a_second_run_never_destroys_the_first(small, capsys):
     shutil.move(output / "last", small / "elsewhere")
     with pytest.raises(UserError, match="there is no last/ to go on from; name another folder"):
         training.run(run, output, resume=True)
-    shutil.move(small / "elsewhere", output / "last.old")  # as where the run was killed between two moves
+    shutil.move(small / "elsewhere", output / ".last.old")  # as where the run was killed between two moves
     with pytest.raises(UserError, match="last does not fit these settings"):
         training.run(settings(small, **{**FPN, "neck_options": dict(channels=16)}), output, resume=True)
     kept = (output / "settings.yaml").read_bytes()
