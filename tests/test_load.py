@@ -283,6 +283,20 @@ def test_an_answer_is_of_the_weights_that_the_module_has_now(change, pixels):
         assert sorted(after) == ["class 0", "class 1", "class 2"]
 
 
+class WithoutMemory(torch.Tensor):
+    """As a tensor of torchao's, which is made of others."""
+
+    def data_ptr(self):
+        raise RuntimeError("Cannot access data pointer of Tensor that doesn't have storage")
+
+
+def test_weights_without_memory_of_their_own_answer_too(pixels):
+    model, photo = vt_timm.load("vt_resnet_micro"), Image.fromarray(pixels)
+    expected = model(photo).scores
+    model.module.fc.weight = torch.nn.Parameter(model.module.fc.weight.detach().as_subclass(WithoutMemory))
+    assert model(photo).scores == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", ["vt_resnet_micro", "vt_fpn_tf_efficientnet_lite0.ccp"])
 def test_a_model_answers_in_any_precision(name, dtype, pixels):

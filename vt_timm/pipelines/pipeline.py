@@ -329,7 +329,11 @@ def as_it_takes(batch: Tensor, module: nn.Module) -> Tensor:
 def _state(tensor: Tensor) -> tuple[Any, ...]:
     """Return what differs once a weight is another, or was changed in place."""
     version = None if tensor.is_inference() else tensor._version
-    return tensor.data_ptr(), tensor.dtype, tensor.device, version
+    try:
+        place = tensor.data_ptr()
+    except RuntimeError:  # a kind of tensor with no memory of its own, such as a quantised one
+        place = id(tensor)
+    return place, tensor.dtype, tensor.device, version
 
 
 def batched(photos: Iterable[Any], size: int) -> Iterator[list[Any]]:
