@@ -41,8 +41,9 @@ from vt_timm.runs.run import read_evaluations
 from vt_timm.weights.published import HUB
 
 from ..pretrained import validation_loader
+from ..tokens import keep_classes
 from . import plan
-from .answers import agreement, of_folders, write_class_map
+from .answers import agreement, write_class_map
 from .pairs import keep_right
 from .plan import Experiment, best_learning_rates
 from .runs import keep_run, run_named, training_losses
@@ -179,7 +180,7 @@ def find_right(run: Path, args: dict[str, Any], folder: str, size: int | None = 
     """
     model, config = trained(run, args, size)
     if args.get("class_map"):
-        model = of_folders(model, Path(folder), size or args["img_size"])
+        keep_classes(model, sorted(place.name for place in Path(folder).iterdir() if place.is_dir()), run.name)
     loader = validation_loader(folder, config, batch_size=128)
     with torch.autocast("cpu", torch.bfloat16, enabled=args["amp"]):
         return np.concatenate(

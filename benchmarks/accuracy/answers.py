@@ -8,7 +8,7 @@ import torch
 from timm.data import ImageNetInfo
 from torch import nn
 
-from vt_timm.distillation import Teacher, create_teacher, teacher_classes
+from vt_timm.distillation import create_teacher
 
 from ..pretrained import validation_loader
 from ..token_trials import divergence, normalised
@@ -20,12 +20,6 @@ def write_class_map(folder: Path) -> Path:
     file = folder / "imagenet_classes.txt"
     file.write_text("\n".join(ImageNetInfo("imagenet-1k").label_names()) + "\n")
     return file
-
-
-def of_folders(model: nn.Module, data: Path, size: int) -> nn.Module:
-    """Return a network of ImageNet's classes as one that answers with those that have a folder, and no others."""
-    names = sorted(folder.name for folder in data.iterdir() if folder.is_dir())
-    return Teacher(model, teacher_classes(model, names), size)
 
 
 @torch.inference_mode()
