@@ -252,7 +252,7 @@ class Pipeline(ABC):
             folded: False for the module itself, the same bit for bit wherever its weights are.
         """
         network = self.network if folded else self.module
-        if not self.in_file:  # as convolutions are fastest: a batch of photos takes 55 to 80 % of the time on a CPU
+        if not self.in_file:  # the order in which convolutions are fastest on a CPU
             batch = as_it_takes(batch, self.module).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             return network(batch).float().cpu()
