@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import tables
+from benchmarks import tables, tokens
 from benchmarks.accuracy import pairs, plan
 from benchmarks.accuracy.plan import best_learning_rates, has_diverged
 from benchmarks.accuracy.runs import accuracy_of, all_runs, arguments_of, epochs_of
@@ -146,7 +146,7 @@ def test_eager_vt_resnets_are_often_faster_by_less_than_the_macs_promise():
 
 
 def test_many_tokens_of_the_second_module_look_at_the_same_pixels():
-    for found in read_records("tokens.json").values():
+    for found in tokens.recorded(ships=True):
         first, second = (row["map_pairs_alike"] for row in found["seen"])
         assert second > 0.4 > first
         mean = next(r for r in found["ablations"] if r["module"] == 2 and r["what"] == "tokens := their mean")
@@ -380,6 +380,18 @@ def test_its_lead_is_gone_after_training_at_that_size_and_on_mixtures():
     assert 0 < before - after < 1
     resnet = pairs.difference("answers192_awake", "answers192_resnet18", 192)
     assert -1.5 * resnet["standard_error"] < resnet["difference"] < 0
+
+
+def test_in_the_run_with_an_awake_projector_the_first_module_works_and_the_second_does_not():
+    run = read_records("tokens.json")["awake_seed42"]
+    found = {(row["part"], row["module"], row["what"]): row for row in run["ablations"]}
+    for key, points in ((("tokenizer", 1, "tokens := their mean"), 3), (("transformer", 1, "removed"), 17),
+                        (("tokenizer", 1, "maps flat"), 11)):  # fmt: skip
+        assert round(-found[key]["difference"]) == points and points > 2 * found[key]["standard_error"]
+    assert found["tokenizer", 2, "tokens := their mean"]["difference"] == 0
+    assert all(abs(row["difference"]) <= 1 for (part, _, _), row in found.items() if part == "head")
+    first = run["seen"][0]
+    assert round(2 * first["border_worst"] / first["border_chance"]) == 3
 
 
 def test_vts_stage_learns_more_of_the_photos_and_of_mixtures_no_more():
