@@ -353,10 +353,11 @@ def test_a_model_without_classes_has_tokens_and_no_answer(pixels):
     assert model.attention(pixels).draw().axes
 
 
-def test_an_answer_that_is_no_number_is_said(pixels):
-    model = vt_timm.load("vt_resnet_micro")
+@pytest.mark.parametrize("name", ["vt_resnet_micro", "vt_fpn_tf_efficientnet_lite0.ccp"])
+def test_an_answer_that_is_no_number_is_said(name, pixels):
+    model = vt_timm.load(name)
     with torch.no_grad():
-        model.module.fc.bias.fill_(float("nan"))
+        list(model.module.parameters())[-1].fill_(float("nan"))  # the bias of the last layer
     with pytest.raises(UserError, match=r"no numbers \(NaN\)"):
         model(pixels)
 

@@ -15,7 +15,7 @@ from ..errors import UserError, check_positive
 from ..images import MODES, per_channel
 from ..weights.published import unsure_below
 from .answers import Answer
-from .pipeline import BATCH, DISPLAY_SCALE, Photo, Pipeline, Ready, batched, smooth_noise
+from .pipeline import BATCH, DISPLAY_SCALE, Photo, Pipeline, Ready, batched, check_numbers, smooth_noise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,8 +147,7 @@ class ClassificationPipeline(Pipeline):
                 yield self.describe(ready.image, logits_K[None], topk)
 
     def describe(self, photo: Image.Image, output: Tensor, topk: int = TOP) -> Classification:
-        if output.isnan().any():
-            raise UserError(f"{self.name or 'the model'} answers with no numbers (NaN): its training diverged")
+        check_numbers(output)
         if len(self.class_names) != self.module.num_classes:  # it was given another head
             self.class_names = class_names(self.module)
         ranked = ranked_classes(output, self.class_names) if self.class_names else []

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..attention_maps import record_attention
-from ..errors import CommandError
+from ..errors import CommandError, UserError
 from ..images import MODES, to_image
 from ..weights.published import licence_on_card
 from .answers import Answer, Look
@@ -324,6 +324,16 @@ def as_it_takes(batch: Tensor, module: nn.Module) -> Tensor:
     """Return a batch on the device and in the precision of a network."""
     first = next(module.parameters())
     return batch.to(first.device, first.dtype if first.is_floating_point() else batch.dtype)
+
+
+def check_numbers(output: Tensor) -> None:
+    """Refuse an answer that holds NaN, of which softmax and argmax would still make classes.
+
+    Raises:
+        UserError: saying where such an answer comes from.
+    """
+    if output.isnan().any():
+        raise UserError("the model answers with no numbers (NaN): its training diverged")
 
 
 def _state(tensor: Tensor) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from ..segmentation.data import MIN_SIDE
 from ..segmentation.model import Segmenter
 from .answers import Answer
 from .onnx_file import OnnxFile
-from .pipeline import DISPLAY_SCALE, Photo, Pipeline, as_it_takes, smooth_noise
+from .pipeline import DISPLAY_SCALE, Photo, Pipeline, as_it_takes, check_numbers, smooth_noise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -230,6 +230,7 @@ def segment(
 
     Raises:
         ValueError: for a window that is not such a multiple, and for no scales or some that are not above 0.
+        UserError: for a model whose answers are no numbers.
     """
     if not scales or not all(0 < scale < math.inf for scale in scales):
         raise ValueError(f"scales={list(scales)} must be numbers above 0")
@@ -260,7 +261,9 @@ def _tiles(length: int, window: int) -> Iterator[tuple[int, slice]]:
 
 def _logits(model: Segmenter, view: Image.Image) -> Tensor:
     with torch.inference_mode():
-        return model(as_it_takes(network_input(model, view), model)).float().cpu()
+        logits = model(as_it_takes(network_input(model, view), model)).float().cpu()
+    check_numbers(logits)
+    return logits
 
 
 def _mean_of_views(model: Segmenter, views: Sequence[Image.Image]) -> Tensor:
