@@ -1,7 +1,9 @@
 """From a run folder to a Hub folder and its card."""
 
 import json
+import re
 import shutil
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from markdown_it import MarkdownIt
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -90,6 +93,19 @@ def test_metrics_can_be_measured_anew(run, tmp_path, capsys):
     assert publish.main(arguments) == 0
     text = (tmp_path / "out" / "README.md").read_text()
     assert f"6 validation images: top-1 {100 * hits / 6:.2f} %" in text and "measured on 20" in text
+
+
+def test_a_card_shows_class_names_as_they_are(run, tmp_path):
+    """As a page they read as the folders are called: no name is a link, and none loses a sign."""
+    folder, _ = run
+    names = ["[cat](mailto:x)", "*big* | __dog__ <b> `c` a_b"]
+    for name in names:
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "classes" / name / "1.png")
+    out = tmp_path / "out"
+    assert publish.main([str(folder), NAME, "-o", str(out), "--class-folders", str(tmp_path / "classes")]) == 0
+    page = MarkdownIt("gfm-like", {"linkify": False}).render((out / "README.md").read_text())
+    assert "2 classes: *big* | __dog__ <b> `c` a_b, [cat](mailto:x)." in unescape(re.sub("<[^>]+>", "", page))
 
 
 @pytest.mark.parametrize(

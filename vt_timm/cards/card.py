@@ -3,6 +3,7 @@
 No number is typed by hand.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,7 @@ def _iou(names: list[str], iou: list[float | None] | None) -> str:
     if not iou:
         return ""
     rows = [
-        f"| {name.replace('|', chr(92) + '|')} | {'does not occur' if one is None else f'{one:.2f}'} |"
+        f"| {_as_written(name)} | {'does not occur' if one is None else f'{one:.2f}'} |"
         for name, one in zip(names, iou, strict=True)
     ]
     return "\n".join(["| class | IoU, % |", "|---|---|", *rows, "", ""])
@@ -287,7 +288,7 @@ def _common(
     return {
         "front_matter": front_matter.to_yaml().strip(),
         "title": title,
-        "data_name": data_name,
+        "data_name": _as_written(data_name),
         "license": licence
         or "the licences of the training images and of the backbone's weights hold for what was learnt",
     }
@@ -308,5 +309,10 @@ def _data_set(data: str) -> tuple[str | None, str]:
 
 
 def _classes(names: list[str], number: int) -> str:
-    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    shown = ", ".join(map(_as_written, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return f"{number} classes: {shown}" if names else f"{number} classes"
+
+
+def _as_written(name: str) -> str:
+    """Return a user's name such that Markdown shows it as it is: no link, no emphasis, no column of a table."""
+    return re.sub(r"([\\`*\[\]<>|~&$#]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(name.split()))
