@@ -30,6 +30,8 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "MODEL_CARD.md",
     RESULTS / "accuracy" / "README.md",
+    RESULTS / "tokens" / "README.md",
+    RESULTS / "tokens" / "stored_maps.md",
     RESULTS / "segmentation" / "README.md",
     RESULTS / "speed" / "README.md",
 )

@@ -41,7 +41,7 @@ from vt_timm.vt_resnet import VTResNet
 from .common.records import keep_record, read_records, table
 from .tokens import ablate, average, look, share_found
 
-FILE = "accuracy/token_trials.json"
+FILE = "tokens/token_trials.json"
 HEAD = ["stage 5", "top-1", "names the teacher's class", "divergence"]
 SIZE, CHANNELS, CLASSES, ANSWERS = 128, 256, 10, 1000
 SCALE = (0.25, 1.0)
@@ -546,7 +546,7 @@ def main() -> int:
     parser.add_argument(
         "--grid", type=int, default=1, metavar="N", help="ask about N x N photos side by side (default: 1)"
     )
-    parser.add_argument("--write", action="store_true", help="record in benchmarks/results/accuracy/token_trials.json")
+    parser.add_argument("--write", action="store_true", help="record in benchmarks/results/tokens/token_trials.json")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
     trunk = name_of(args.trunk)

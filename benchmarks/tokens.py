@@ -37,7 +37,7 @@ from vt_timm.vt_resnet import VTResNet
 
 from .common.records import RESULTS, keep_record, read_records, table
 
-FILE = "tokens.json"
+FILE = "tokens/tokens.json"
 ALIKE = 0.9  # two maps that correlate above this over the pixels look at the same place
 BATCH = 50
 SEED = 0

@@ -16,7 +16,7 @@ class Projector(nn.Module):
 
     Each pixel asks (X W_Q) which tokens it needs, by their keys (T W_K), and adds what they hold. Multi-head, so W_Q is
     block-diagonal. Heads, 1/sqrt(d), W_V (only where C != D) and the batch norm are ours. The norm's gain starts at
-    `gain`; at 0 a fresh projector leaves the map as it is (see benchmarks/results/accuracy/README.md).
+    `gain`; at 0 a fresh projector leaves the map as it is (see benchmarks/results/tokens/stored_maps.md).
 
     Args:
         feature_dim: C, channels of the feature map.

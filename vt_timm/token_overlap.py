@@ -17,7 +17,7 @@ def token_overlap(maps: Sequence[Tensor]) -> Tensor:
 
     `1 / (L (L - 1)) sum_(i != j) A_i . A_j / (|A_i| |A_j|)`, averaged over images and VT modules: 0 if no pixel is
     looked at by two tokens, 1 if all tokens look at the same pixels. The paper has no such loss. Without it, nothing
-    asks a classifier's tokens to differ: its head takes their mean (benchmarks/results/accuracy/README.md).
+    asks a classifier's tokens to differ: its head takes their mean (benchmarks/results/tokens/stored_maps.md).
 
     Args:
         maps: (B, L, H, W) of each VT module, as `record_attention` gives them, but with their gradients.

@@ -11,8 +11,8 @@ from ..common.counting import count
 from ..common.paper_tables import IMAGENETTE_LEADERBOARD
 from ..common.records import RESULTS, table
 from . import plan
-from .pairs import pairs
-from .plan import CLASSES, Experiment, best_learning_rates, has_diverged
+from .pairs import SIZES, pairs
+from .plan import CLASSES, NETWORKS, Experiment, best_learning_rates, has_diverged
 from .runs import all_runs, arguments_of, epochs_of, run_named
 
 COMPARED = (("vt_resnet18", "resnet18"), ("vt_resnet34", "resnet34"))
@@ -23,6 +23,14 @@ CALLED = {
     "vt_resnet18": "`vt_resnet18`",
     "awake": "`vt_resnet18`, projector awake from the start",
     "resnet18": "`resnet18`",
+}
+
+DRAWN: dict[str, dict[str, Any]] = {
+    "pooled": {"color": "tab:gray", "marker": "s"},
+    "one_filter": {"color": "tab:orange", "marker": "^"},
+    "vt_resnet18": {"color": "tab:purple", "marker": "v"},
+    "awake": {"color": "tab:red", "marker": "o"},
+    "resnet18": {"color": "black", "marker": "D", "linestyle": "--"},
 }
 
 
@@ -103,23 +111,53 @@ def defaults() -> str:
     )
 
 
+def of_controls(name: str) -> list[dict[str, Any]]:
+    """Return the recorded runs of one of `NETWORKS` that were asked for ten labels, one per seed."""
+    model, options = NETWORKS[name]
+    return recorded([e for e in plan.controls({}) if (e.model, e.options) == (model, options)])
+
+
+def at_size(runs: Sequence[Mapping[str, Any]], size: int) -> list[float]:
+    """Return the top-1 of those runs for which it was measured at a size in pixels; 128 is that of the training."""
+    found = [run["val_top1"] if size == 128 else (run["top1_at"] or {}).get(str(size)) for run in runs]
+    return [top1 for top1 in found if top1 is not None]
+
+
 def controls() -> str:
     """Tabulate the networks without tokens and with one beside the whole ones: a row each, a figure per run."""
-    planned = plan.controls({})
     rows = []
     for name, called in CALLED.items():
-        model, options = plan.NETWORKS[name]
-        runs = recorded([e for e in planned if (e.model, e.options) == (model, options)])
+        model, options = NETWORKS[name]
+        runs = of_controls(name)
         if runs:
             cost = count(model, 128, num_classes=CLASSES, **options)
-            larger = [[(r["top1_at"] or {}).get(size) for r in runs] for size in ("160", "192", "224")]
-            top1 = [[r["val_top1"] for r in runs], *larger]
-            figures = [*top1, [r["train_top1"] for r in runs]]
-            cells = [", ".join(f"{value:.2f}" for value in one if value is not None) for one in figures]
+            figures = [*(at_size(runs, size) for size in SIZES), [r["train_top1"] for r in runs]]
+            cells = [", ".join(f"{value:.2f}" for value in one) for one in figures]
             seeds = ", ".join(str(r["seed"]) for r in runs)
             rows.append([called, seeds, *cells, f"{cost.macs:.0f}", f"{cost.params:.1f}"])
     head = ["network", "seeds", "top-1 at 128 px", "at 160 px", "at 192 px", "at 224 px", "training top-1"]
     return table([*head, "MACs at 128 px (M)", "parameters (M)"], rows)
+
+
+def over_controls(other: str, size: int) -> tuple[float, float] | None:
+    """Return what `vt_resnet18` has over another network in mean top-1, and the standard error over the seeds.
+
+    None where either has one run or none.
+    """
+    ours, peers = (at_size(of_controls(name), size) for name in ("vt_resnet18", other))
+    if min(len(ours), len(peers)) < 2:
+        return None
+    return statistics.mean(ours) - statistics.mean(peers), standard_error(ours, peers)
+
+
+def control_differences() -> str:
+    """Tabulate what `vt_resnet18` has over the others, by the means over the seeds."""
+    rows = []
+    for other, called in CALLED.items():
+        found = [over_controls(other, size) for size in SIZES] if other != "vt_resnet18" else []
+        if any(found):
+            rows.append([called, *(one and f"{one[0]:+.2f} +- {one[1]:.2f}" for one in found)])
+    return table(["`vt_resnet18` less", *(f"at {size} px" for size in SIZES)], rows)
 
 
 def answers(begun: str = "answers") -> str:
@@ -256,6 +294,12 @@ def _or_diverged(record: dict[str, Any], classes: int = CLASSES) -> str:
 
 
 def draw() -> None:
+    """Draw the pictures of the pages."""
+    _draw_losses()
+    _draw_sizes()
+
+
+def _draw_losses() -> None:
     """Draw training loss over the epochs of every run at its model's best learning rate."""
     from matplotlib.figure import Figure
 
@@ -274,11 +318,46 @@ def draw() -> None:
     figure.savefig(RESULTS / "accuracy" / "curves.png")
 
 
+def _draw_sizes() -> None:
+    """Draw top-1 over the size of the photos: a panel for what was asked, a line for each run of each network."""
+    from matplotlib.figure import Figure
+
+    panels = {
+        "ten labels, 20 epochs": {name: of_controls(name) for name in NETWORKS},
+        "a teacher's thousand answers": {name: _answers_of("answers", name) for name in NETWORKS},
+        "... then two epochs at 192 px": {name: _answers_of("answers192", name) for name in NETWORKS},
+    }
+    figure = Figure(figsize=(10.0, 3.6), dpi=150)
+    axes = figure.subplots(1, len(panels))
+    lines = {}
+    for axis, (asked, networks) in zip(axes, panels.items(), strict=True):
+        for name, runs in networks.items():
+            for run in runs:
+                top1 = {size: found for size in SIZES for found in at_size([run], size)}
+                (lines[name],) = axis.plot([*top1], [*top1.values()], **DRAWN[name])
+        axis.set_title(asked, fontsize=10)
+        axis.set_xticks(SIZES)
+        axis.set_xlabel("photos shown, px")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("top-1, %")
+    shown = [name for name in NETWORKS if name in lines]
+    called = [CALLED[name].replace("`", "") for name in shown]
+    figure.legend([lines[name] for name in shown], called, loc="lower center", ncols=3, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.13, 1, 1))
+    figure.savefig(RESULTS / "tokens" / "sizes.png")
+
+
+def _answers_of(begun: str, name: str) -> list[dict[str, Any]]:
+    run = run_named(f"{begun}_{name}")
+    return [run] if run else []
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "matched": matched,
     "differences": differences,
     "defaults": defaults,
     "controls": controls,
+    "control_differences": control_differences,
     "answers": answers,
     "answers192": partial(answers, "answers192"),
     "answers_mixed": partial(answers, "mixed"),

@@ -155,11 +155,11 @@ def test_many_tokens_of_the_second_module_look_at_the_same_pixels():
 
 def test_the_first_modules_tokens_matter_in_vt_resnet18():
     found = {
-        r["what"]: r["difference"] for r in read_records("tokens.json")["vt_resnet18"]["ablations"] if r["module"] == 1
+        r["what"]: r["difference"] for r in read_records(tokens.FILE)["vt_resnet18"]["ablations"] if r["module"] == 1
     }
     assert round(found["tokens := their mean"]) == -12 and found["no update"] < -20
     assert abs(found["update := its mean over the pixels"]) < 0.5
-    first = read_records("tokens.json")["vt_resnet18"]["seen"][0]
+    first = read_records(tokens.FILE)["vt_resnet18"]["seen"][0]
     assert first["update_equal"] > 0.95 and 0.78 < first["border_worst"] < 0.84
     assert first["border_worst"] > 2 * first["border_chance"]
 
@@ -383,7 +383,7 @@ def test_its_lead_is_gone_after_training_at_that_size_and_on_mixtures():
 
 
 def test_in_the_run_with_an_awake_projector_the_first_module_works_and_the_second_does_not():
-    run = read_records("tokens.json")["awake_seed42"]
+    run = read_records(tokens.FILE)["awake_seed42"]
     found = {(row["part"], row["module"], row["what"]): row for row in run["ablations"]}
     for key, points in ((("tokenizer", 1, "tokens := their mean"), 3), (("transformer", 1, "removed"), 17),
                         (("tokenizer", 1, "maps flat"), 11)):  # fmt: skip

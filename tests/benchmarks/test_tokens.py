@@ -256,7 +256,7 @@ def test_the_command_records_both_tables_of_a_shipped_model(tmp_path, monkeypatc
     command = ["x", "vt_resnet_micro", "--data", str(folder), "--photos", "7", "--size", "64", "--write"]
     monkeypatch.setattr("sys.argv", command)
     tokens.main()
-    record = records.read_records("tokens.json")["vt_resnet_micro"]
+    record = records.read_records(tokens.FILE)["vt_resnet_micro"]
     assert (record["photos"], record["image_size"], record["data"]) == (7, 64, "data")
     assert len(record["seen"]) == 2 and record["ablations"][0]["what"] == "nothing"
     assert tokens.ablation_table([record]) in capsys.readouterr().out
