@@ -22,7 +22,7 @@ from vt_timm.pipelines.sources import load, load_network
 from vt_timm.run_files import CONFIG, WEIGHTS
 from vt_timm.segmentation import training
 from vt_timm.segmentation.model import load_segmenter
-from vt_timm.timm_scripts.around_train import create_or_say
+from vt_timm.timm_scripts.checks import create_or_say
 from vt_timm.weights.download import DownloadError, fetch, is_cached
 from vt_timm.weights.published import HUB
 

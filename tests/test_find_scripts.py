@@ -10,9 +10,9 @@ import pytest
 import timm
 
 from vt_timm import cli
-from vt_timm.timm_scripts import run as timm_scripts
-from vt_timm.timm_scripts.around_train import ScriptError
-from vt_timm.timm_scripts.run import find_script
+from vt_timm.timm_scripts import find as timm_scripts
+from vt_timm.timm_scripts.checks import ScriptError
+from vt_timm.timm_scripts.find import find_script
 
 
 def test_a_path_given_comes_first_then_the_variable(tmp_path, monkeypatch):

@@ -27,14 +27,10 @@ from vt_timm.cli import main
 from vt_timm.files import find_circle
 from vt_timm.images import ImageError, find_images, read_channels, read_image, to_image
 from vt_timm.runs.train_run import load_run
-from vt_timm.timm_scripts.around_train import (
-    ScriptError,
-    TrainingRun,
-    check_checkpoints,
-    check_data_folder,
-    fit_to_photos,
-)
+from vt_timm.timm_scripts.around_train import TrainingRun
 from vt_timm.timm_scripts.best import best_epoch, prefer_lower_loss, report
+from vt_timm.timm_scripts.checks import ScriptError, check_checkpoints, check_data_folder
+from vt_timm.timm_scripts.fitting import fit_to_photos
 from vt_timm.timm_scripts.reading import finding_photos, reading_photos
 
 NEEDS = "needs the package: pip install '.[clients]'"

@@ -19,7 +19,8 @@ from timm.data import create_dataset
 from timm.models import load_state_dict, save_for_hf
 
 from vt_timm import cli
-from vt_timm.timm_scripts.around_train import ScriptError, create_or_say, fitted_batch
+from vt_timm.timm_scripts.checks import ScriptError, create_or_say
+from vt_timm.timm_scripts.fitting import fitted_batch
 from vt_timm.timm_scripts.run import _of_one_split, _use_training_run, run_script
 
 STAND_IN = Path(__file__).parent / "support" / "stand_in_train.py"

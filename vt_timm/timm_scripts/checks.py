@@ -1,0 +1,105 @@
+"""What keeps a script of timm's from running, said in one line."""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+
+from ..errors import UserError, did_you_mean, first_line
+from ..files import find_circle, near
+from ..weights.download import check_reachable
+
+NO_FOLDER = "photos that lie in no class folder"  # which timm takes for a class without a name
+
+
+class ScriptError(UserError):
+    """An error that says in one line what keeps a script from running."""
+
+
+def check_data_folder(args: Any) -> None:
+    """Refuse a folder that is missing or goes round; a reader of timm's (`--dataset`) knows its own place."""
+    if getattr(args, "dataset", "") or not hasattr(args, "data_dir"):
+        return
+    folder = args.data_dir or args.data
+    if not folder:
+        raise ScriptError("no data: name the folder that holds train and validation images with --data-dir")
+    if not Path(folder).exists():
+        raise ScriptError(f"--data-dir {folder}: there is no such folder")
+    circle = find_circle(Path(folder)) if Path(folder).is_dir() else None
+    if circle:
+        raise ScriptError(
+            f"{circle} leads back to a folder that it lies in, so that timm would read the same photos again and again "
+            "under the names of other classes: delete this link"
+        )
+
+
+def check_checkpoints(args: Any) -> None:
+    """Refuse a checkpoint that is not there; timm says so without a name, once a network is built."""
+    for option in ("initial_checkpoint", "resume", "checkpoint"):
+        value = str(getattr(args, option, "") or "")
+        if value and not (option == "resume" and value == "auto") and ":" not in value and not Path(value).exists():
+            raise ScriptError(f"--{option.replace('_', '-')} {value}: there is no such file")
+
+
+def create_or_say(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Return timm's `create_model`, which asks the Hub once and says in one line what is wrong with a model's name."""
+
+    @functools.wraps(create_model)
+    def create(name: str, *args: Any, **kwargs: Any) -> nn.Module:
+        _check_folder_is_there(name)
+        try:
+            if kwargs.get("pretrained"):
+                check_reachable(name)
+            return create_model(name, *args, **kwargs)
+        except UserError:
+            raise
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            hint = did_you_mean(name, timm.list_models(), 3) if "Unknown model" in str(error) else ""
+            raise ScriptError(f"cannot create {name}: {first_line(error)}{hint}") from error
+
+    return create
+
+
+def _check_folder_is_there(name: str) -> None:
+    """Refuse a model's name that looks like a folder and is none; timm says how it would be written in Python."""
+    if "/" in name and ":" not in name:
+        raise ScriptError(
+            f"there is no model at {name}{near(Path(name)) or f'; a repository of the Hub is called hf-hub:{name}'}"
+        )
+
+
+def read_dataset(create_dataset: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return a data set of timm's, or raise one line that says which split cannot be read."""
+    name = str(args[0] if args else kwargs.get("name", ""))
+    if "/" in name and not name.partition("/")[2]:
+        raise ScriptError(f"--dataset {name}: name the data set behind the slash, as in {name}NAME")
+    try:
+        return create_dataset(*args, **kwargs)
+    except UserError:
+        raise
+    except Exception as error:  # whatever its reader raises: no images, a missing package, a tar that is cut off
+        reason = first_line(error).partition(". Supported image extensions")[0]  # a list of sixty
+        if isinstance(error, TypeError) and not kwargs.get("root"):
+            reason = "it lies in a folder, which --data-dir has to name"
+        raise ScriptError(f"cannot read the data of split {kwargs.get('split')}: {reason}") from error
+
+
+def check_same_classes(first: Mapping[str, int], other: Mapping[str, int], names: tuple[str, str]) -> None:
+    """Refuse other class folders: timm numbers classes by the folders' names, so that each number would mean another.
+
+    Args:
+        first: the number of each class.
+        other: the numbers to compare with.
+        names: where each comes from, for the message.
+    """
+    if dict(first) == dict(other):
+        return
+    lacking = [
+        f"only {name} has {', '.join(one or NO_FOLDER for one in sorted(own)[:3])}{', ...' if len(own) > 3 else ''}"
+        for name, own in ((names[0], set(first) - set(other)), (names[1], set(other) - set(first)))
+        if own
+    ] or ["the same classes are in another order"]
+    raise ScriptError(f"{names[0]} and {names[1]} differ in their classes: {'; '.join(lacking)}")
