@@ -28,7 +28,7 @@ from vt_timm.files import find_circle
 from vt_timm.images import ImageError, find_images, read_channels, read_image, to_image
 from vt_timm.runs.train_run import load_run
 from vt_timm.timm_scripts.around_train import TrainingRun
-from vt_timm.timm_scripts.best import best_epoch, prefer_lower_loss, report
+from vt_timm.timm_scripts.best import best_epoch, keep_best, report
 from vt_timm.timm_scripts.checks import ScriptError, check_checkpoints, check_data_folder
 from vt_timm.timm_scripts.fitting import fit_to_photos
 from vt_timm.timm_scripts.reading import finding_photos, reading_photos
@@ -572,8 +572,12 @@ def test_a_plain_run_is_looked_at_as_it_was_evaluated(settings, size, tmp_path):
     assert config["test_input_size"] == config["input_size"] == size and config["crop_mode"] == "center"
 
 
-def test_of_equal_top1_the_lower_loss_is_kept_also_after_a_resume(tmp_path, capsys):
-    """timm keeps the first of equals: of a few validation photos, a network that has just begun to learn."""
+@pytest.mark.parametrize("restored", [True, False])
+def test_the_best_is_kept_also_after_a_resume_and_of_equal_top1_the_lower_loss(restored, tmp_path, capsys):
+    """timm keeps the first of equals: of a few validation photos, a network that has just begun to learn.
+
+    After a resume not every version of train.py tells its saver what was best before.
+    """
     model = torch.nn.Linear(1, 1)
 
     def train(saver, epochs):
@@ -587,21 +591,23 @@ def test_of_equal_top1_the_lower_loss_is_kept_also_after_a_resume(tmp_path, caps
         return torch.load(tmp_path / "model_best.pth.tar", weights_only=True)["epoch"]
 
     saver = CheckpointSaver(model, torch.optim.SGD(model.parameters()), checkpoint_dir=str(tmp_path), max_history=2)
-    prefer_lower_loss(saver, "top1")
+    keep_best(saver, "top1")
     train(saver, {0: (50.0, 0.9), 1: (90.0, 0.8), 2: (90.0, 0.3), 3: (90.0, 0.4)})
     assert kept() == 2
     resumed = CheckpointSaver(model, torch.optim.SGD(model.parameters()), checkpoint_dir=str(tmp_path), max_history=2)
-    if hasattr(resumed, "load_state_dict_from_checkpoint"):
+    if restored and hasattr(resumed, "load_state_dict_from_checkpoint"):
         resumed.load_state_dict_from_checkpoint(str(tmp_path / "last.pth.tar"))
-        prefer_lower_loss(resumed, "top1")
-        train(resumed, {4: (90.0, 0.5)})
-        assert kept() == 2
-        train(resumed, {5: (90.0, 0.2)})
-        assert kept() == 5
-        report(tmp_path, "top1")
-        said = capsys.readouterr().out
-        assert "best: top-1 90.00 %, loss 0.2 on the validation photos, after epoch 5" in said
-        assert "next: vt-timm classify PHOTO --model " in said
+    keep_best(resumed, "top1")
+    train(resumed, {4: (70.0, 0.1)})
+    assert kept() == 2
+    train(resumed, {5: (90.0, 0.5)})
+    assert kept() == 2
+    train(resumed, {6: (90.0, 0.2)})
+    assert kept() == 6
+    report(tmp_path, "top1")
+    said = capsys.readouterr().out
+    assert "best: top-1 90.00 %, loss 0.2 on the validation photos, after epoch 6" in said
+    assert "next: vt-timm classify PHOTO --model " in said
     row = best_epoch(tmp_path, "loss")
     assert row is not None and row["eval_loss"] == min(0.2, row["eval_loss"])
 

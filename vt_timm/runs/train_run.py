@@ -77,6 +77,12 @@ def write_description(
         new.write_text(text, encoding="utf-8")
 
 
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Return what a checkpoint of train.py holds, its tensors without their values."""
+    with torch.serialization.safe_globals([argparse.Namespace]):  # train.py keeps its arguments in there
+        return torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
+
+
 def read_description(folder: Path) -> dict[str, Any]:
     """Return what `write_description` wrote; it is empty for a run of a plain train.py.
 
@@ -238,9 +244,7 @@ class TrainRun(Run):
         return describe_classes(names)["label_descriptions"]
 
     def metrics(self, config: dict[str, Any], how: Publication) -> dict[str, Any]:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # train.py keeps its arguments in there
-            checkpoint = torch.load(self._path(how.checkpoint), map_location="meta", weights_only=True, mmap=True)
-        epoch = int(checkpoint["epoch"])
+        epoch = int(read_state(self._path(how.checkpoint))["epoch"])
         rows = [row for row in self.evaluations if row.get("epoch") == epoch]
         if not rows or not rows[-1].keys() >= {"eval_top1", "eval_top5"}:
             raise RunError(f"{self.folder}/summary.csv has no top-1 and top-5 for epoch {epoch} of the checkpoint")

@@ -23,8 +23,16 @@ from ..files import read_text
 from ..run_files import ARGUMENTS, CHECKPOINTS, LAST
 from ..runs.train_run import read_description, write_description
 from ..token_overlap import add_token_overlap
-from .best import MEASURED, prefer_lower_loss, report
-from .checks import ScriptError, check_checkpoints, check_data_folder, check_same_classes, create_or_say, read_dataset
+from .best import MEASURED, keep_best, report
+from .checks import (
+    ScriptError,
+    check_checkpoints,
+    check_data_folder,
+    check_same_classes,
+    classes_of,
+    create_or_say,
+    read_dataset,
+)
 from .fitting import check_batch, fit_to_photos
 from .reading import finding_photos, reading_photos
 
@@ -178,7 +186,7 @@ class TrainingRun:
         """Create a data set whose classes are those of the model, of the other split, and of the run that goes on."""
         dataset = read_dataset(self.timms["create_dataset"], *args, **kwargs)
         check_batch(dataset, kwargs, PROCESSES)
-        classes, split = getattr(getattr(dataset, "reader", None), "class_to_idx", None), str(kwargs.get("split"))
+        classes, split = classes_of(dataset), str(kwargs.get("split"))
         if not classes:
             return dataset
         self.first = self.first or (classes, split)
@@ -202,7 +210,7 @@ class TrainingRun:
             self.folder = Path(kwargs["output_dir"])
             write_description(self.folder, self.model, self.data_config, self.class_to_idx)
             if kwargs.get("saver") is not None:
-                prefer_lower_loss(kwargs["saver"], self.metric)
+                keep_best(kwargs["saver"], self.metric)
         seed = self.args.seed + 1_000_003 * (epoch + 1)  # a prime apart, so that no two ranks' seeds meet
         random_seed(seed % 2**31, RANK)
         return self.timms["train_one_epoch"](epoch, *args, **kwargs)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..run_files import BEST, CHECKPOINTS, LAST, SUMMARY
 from ..runs.run import read_evaluations
+from ..runs.train_run import read_state
 
 MEASURED = ("top1", "top5", "loss")  # what train.py measures of the validation photos
 NAMES = {"top1": "top-1 {:.2f} %", "top5": "top-5 {:.2f} %"}
@@ -34,11 +35,13 @@ def best_epoch(folder: Path, metric: str) -> dict[str, float] | None:
     return max(rows.values(), key=lambda row: worst[row["epoch"]], default=None)
 
 
-def prefer_lower_loss(saver: Any, metric: str) -> None:
-    """Let timm's saver of checkpoints keep the lower loss of equal metrics, where it keeps the first.
+def keep_best(saver: Any, metric: str) -> None:
+    """Let timm's saver of checkpoints keep the best of all epochs, also of those before a resume.
 
-    Few validation photos tie early, and the first of the ties is a network that has just begun to learn.
+    Of equal metrics it keeps the lower loss, where timm keeps the first: few validation photos tie early, and the first
+    of the ties is a network that has just begun to learn.
     """
+    _remember(saver, metric)
     save = saver.save_checkpoint
 
     def save_checkpoint(epoch: int, metric: float | None = None) -> tuple[float | None, int | None]:
@@ -54,6 +57,24 @@ def prefer_lower_loss(saver: Any, metric: str) -> None:
 
     name = metric
     saver.save_checkpoint = save_checkpoint
+
+
+def _remember(saver: Any, metric: str) -> None:
+    """Tell a saver that has just begun which epoch is kept, which not every version of train.py does.
+
+    It would take the first epoch after a resume for the best, and put a worse one in its place.
+    """
+    kept = Path(saver.checkpoint_dir) / CHECKPOINTS[BEST]
+    if saver.best_metric is not None or not kept.is_file():
+        return
+    try:
+        state = read_state(kept)
+    except Exception:  # torch raises many kinds for a damaged file, and what is damaged need not be kept
+        return
+    reached = state.get("metric")
+    same = getattr(state.get("args"), "eval_metric", metric) == metric
+    if same and reached is not None and not math.isnan(reached):
+        saver.best_epoch, saver.best_metric = state["epoch"], reached
 
 
 def report(folder: Path, metric: str) -> None:

@@ -87,6 +87,13 @@ def read_dataset(create_dataset: Callable[..., Any], *args: Any, **kwargs: Any) 
         raise ScriptError(f"cannot read the data of split {kwargs.get('split')}: {reason}") from error
 
 
+def classes_of(dataset: Any) -> dict[str, int] | None:
+    """Return the number of each class of a data set of timm's, None where its reader knows no names."""
+    reader = getattr(dataset, "reader", None)
+    # The reader of tar files has another name for it.
+    return getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None) or None
+
+
 def check_same_classes(first: Mapping[str, int], other: Mapping[str, int], names: tuple[str, str]) -> None:
     """Refuse other class folders: timm numbers classes by the folders' names, so that each number would mean another.
 

@@ -7,7 +7,7 @@ from typing import Any
 from timm.data import ImageDataset
 
 from ..errors import say
-from .checks import NO_FOLDER, ScriptError, read_dataset
+from .checks import NO_FOLDER, ScriptError, classes_of, read_dataset
 
 UPDATES_PER_EPOCH = 4  # at least, unless the batch would become smaller than SMALLEST_BATCH
 SMALLEST_BATCH = 8  # below it, a batch norm's statistics are mostly noise
@@ -32,7 +32,7 @@ def fit_to_photos(args: Any, create_dataset: Callable[..., Any], processes: int,
         create_dataset, args.dataset, root=root, split=args.train_split, is_training=True, class_map=args.class_map
     )
     found = []
-    classes = getattr(photos.reader, "class_to_idx", None)
+    classes = classes_of(photos)
     if classes and len(classes) < 2:
         (name,) = classes
         raise ScriptError(

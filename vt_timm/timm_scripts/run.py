@@ -24,7 +24,15 @@ from ..recipes import find_recipe
 from ..runs.train_run import is_run, load_run, read_description
 from ..weights.download import check_reachable
 from .around_train import prepare_training
-from .checks import ScriptError, check_checkpoints, check_data_folder, check_same_classes, create_or_say, read_dataset
+from .checks import (
+    ScriptError,
+    check_checkpoints,
+    check_data_folder,
+    check_same_classes,
+    classes_of,
+    create_or_say,
+    read_dataset,
+)
 from .find import find_script, script_version
 from .reading import finding_photos, reading_photos
 
@@ -180,7 +188,7 @@ def _with_the_runs_classes(names: list[str] | None, create_dataset: Callable[...
     @functools.wraps(create_dataset)
     def create(*args: Any, **kwargs: Any) -> Any:
         dataset = read_dataset(create_dataset, *args, **kwargs)
-        classes = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
+        classes = classes_of(dataset)
         if names and classes and not kwargs.get("class_map"):
             check_same_classes({n: i for i, n in enumerate(names)}, classes, ("the run", str(kwargs.get("root"))))
         return dataset
