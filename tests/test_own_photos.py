@@ -288,6 +288,34 @@ def test_what_is_trained_on_is_not_validated_with(splits, changes, message, tmp_
         fit()
 
 
+def test_the_classes_of_tar_files_are_counted_and_named(tmp_path):
+    for split in ("train", "val"):
+        write_tar(tmp_path / f"{split}.tar", {f"{name}/{i}.png": photo_bytes("16 bits") for name in "ab" for i in "12"})
+    arguments = arguments_of(tmp_path, train_split="train.tar", val_split="val.tar")
+    assert fit_to_photos(arguments, create_dataset, 1, True) == ["--num-classes", "2"]
+    run = TrainingRun(types.SimpleNamespace(create_dataset=create_dataset), argparse.Namespace(resume=""))
+    run.name, run.model = "net", types.SimpleNamespace(num_classes=2)
+    run.create_dataset("", root=str(tmp_path), split="train.tar")
+    assert run.class_to_idx == {"a": 0, "b": 1}
+    write_tar(tmp_path / "val.tar", {"a/1.png": photo_bytes("16 bits"), "c/1.png": photo_bytes("16 bits")})
+    with pytest.raises(ScriptError, match=r"only train.tar has photos of b; only val.tar has photos of c"):
+        run.create_dataset("", root=str(tmp_path), split="val.tar")
+
+
+def test_an_empty_class_folder_is_told_from_a_missing_one_before_a_network_is_built(tmp_path):
+    put(tmp_path, "train/a, b/1.png", "train/c/1.png", "validation/c/1.png")
+    (tmp_path / "validation" / "a, b").mkdir()
+    with pytest.raises(ScriptError, match=r"only train has photos of 'a, b'$"):
+        fit_to_photos(arguments_of(tmp_path), create_dataset, 1, True)
+
+
+def test_folders_below_those_of_the_classes_are_refused_where_they_would_mix(tmp_path):
+    put(tmp_path, *(f"{split}/{name}/2019/1.png" for split in ("train", "validation") for name in ("cat", "dog")))
+    put(tmp_path, *(f"{split}/cat/2020/1.png" for split in ("train", "validation")))
+    with pytest.raises(ScriptError, match=r"cat/2019 and .*dog/2019 would be one class, 2019"):
+        fit_to_photos(arguments_of(tmp_path), create_dataset, 1, True)
+
+
 def test_a_batch_that_the_data_of_a_reader_does_not_fill_is_refused(tmp_path):
     """No photo is counted before of data that may first have to be downloaded."""
     put(tmp_path, *[f"train/{name}/{i}.png" for name in ("cat", "dog") for i in range(4)])

@@ -21,7 +21,7 @@ from timm.models import load_state_dict, save_for_hf
 from vt_timm import cli
 from vt_timm.timm_scripts.checks import ScriptError, create_or_say
 from vt_timm.timm_scripts.fitting import fitted_batch
-from vt_timm.timm_scripts.run import _of_one_split, _use_training_run, run_script
+from vt_timm.timm_scripts.run import _of_one_split, _refuse_a_part_of_the_classes, _use_training_run, run_script
 
 STAND_IN = Path(__file__).parent / "support" / "stand_in_train.py"
 CHECKOUT = os.environ.get("VT_TIMM_SCRIPTS")
@@ -207,9 +207,9 @@ def _empty_photos(root, **classes):
 @pytest.mark.parametrize(
     ("val", "message"),
     [
-        (("bee", "cat", "dog"), "only train has ant; only validation has dog"),
-        (("Ant", "bee", "cat"), "only train has ant; only validation has Ant"),
-        (("x", "y", "z"), "only train has ant, bee, cat; only validation has x, y, z"),
+        (("bee", "cat", "dog"), "only train has photos of ant; only validation has photos of dog"),
+        (("Ant", "bee", "cat"), "only train has photos of ant; only validation has photos of Ant"),
+        (("x", "y", "z"), "only train has photos of ant, bee, cat; only validation has photos of x, y, z"),
     ],
 )
 def test_other_classes_in_val_are_refused_before_training(run, tmp_path, val, message):
@@ -234,7 +234,7 @@ def test_a_run_is_resumed_with_its_own_classes(run, photos, tmp_path):
     assert run(*common, "--data-dir", photos)[0] == 0
     other = _empty_photos(tmp_path / "data", train=("bright", "night"), val=("bright", "night"))
     status, _, err = run(*common, "--data-dir", other, "--resume", "auto")
-    assert status == 2 and "only the run to resume has dark; only train has night" in err
+    assert status == 2 and "only the run to resume has photos of dark; only train has photos of night" in err
 
 
 @pytest.mark.parametrize(
@@ -242,14 +242,45 @@ def test_a_run_is_resumed_with_its_own_classes(run, photos, tmp_path):
     [
         ("out/min", "there is no model at out/min; did you mean out/mine?"),
         ("some/model", "there is no model at some/model; a repository of the Hub is called hf-hub:some/model"),
+        ("out/mine", "out/mine is a folder: say local-dir:out/mine"),
+        ("out", "out is a folder: say local-dir:out"),
+        ("run", "run is a training run: to go on from its weights name its architecture as --model, and say "
+                "--initial-checkpoint run/model_best.pth.tar"),
+        ("run/last.pth.tar", "run/last.pth.tar is a training run: to go on from its weights name its architecture as "
+                             "--model, and say --initial-checkpoint run/last.pth.tar"),
     ],
-)
+)  # fmt: skip
 def test_a_model_that_is_not_there_is_said_as_the_other_commands_do(name, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("out/mine").mkdir(parents=True)
+    for folder in ("out/mine", "run"):
+        Path(folder).mkdir(parents=True)
+    for name_of_file in ("args.yaml", "model_best.pth.tar", "last.pth.tar"):
+        Path("run", name_of_file).touch()
     with pytest.raises(ScriptError) as caught:
         create_or_say(timm.create_model)(name, pretrained=True)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("model", "folders", "refused"),
+    [
+        ("vt_resnet_micro.muon_imagenette", ["n02979186", "n03000684"], "folders of 2 of the model's 10 classes"),
+        ("resnet18", ["n01440764", "n03000684"], "folders of 2 of the model's 1000 classes"),
+        ("resnet18", ["cat", "dog"], ""),  # nobody knows which of ImageNet's classes they are
+    ],
+)
+def test_a_part_of_the_classes_is_not_numbered_anew(model, folders, refused, tmp_path):
+    _empty_photos(tmp_path, val=folders)
+    script = types.SimpleNamespace(create_model=timm.create_model, create_dataset=create_dataset)
+    _refuse_a_part_of_the_classes(script)
+    script.create_model(model)
+    if not refused:
+        assert len(script.create_dataset("", root=str(tmp_path), split="val")) == 6
+        return
+    with pytest.raises(ScriptError, match=refused):
+        script.create_dataset("", root=str(tmp_path), split="val")
+    (tmp_path / "map.txt").write_text("\n".join(folders))
+    assert len(script.create_dataset("", root=str(tmp_path), split="val", class_map=str(tmp_path / "map.txt"))) == 6
 
 
 def test_a_split_that_is_not_there_is_not_all_of_the_photos(photos):

@@ -81,6 +81,17 @@ class Teacher(nn.Module):
         return F.interpolate(images, self.size, mode=self.interpolation, align_corners=False, antialias=True)
 
 
+def names_of_outputs(model: nn.Module) -> list[str]:
+    """Return what a classifier's outputs are called: in its `pretrained_cfg`, else as ImageNet's subset of so many is.
+
+    Returns:
+        The names (WordNet's for ImageNet, such as n01440764) in the order of the outputs, none where nobody knows them.
+    """
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
+    subset = infer_imagenet_subset({"num_classes": model.num_classes})
+    return list(config.get("label_names") or (ImageNetInfo(subset).label_names() if subset else ()))
+
+
 def teacher_classes(model: nn.Module, names: Sequence[str]) -> list[int]:
     """Find which outputs of a teacher answer for a student's classes.
 
@@ -94,9 +105,7 @@ def teacher_classes(model: nn.Module, names: Sequence[str]) -> list[int]:
         ValueError: for a teacher whose outputs have no names, a name that none of them has, and one named twice.
     """
     num_classes: int = model.num_classes  # type: ignore[assignment]
-    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
-    subset = infer_imagenet_subset({"num_classes": num_classes})
-    known = list(config.get("label_names") or (ImageNetInfo(subset).label_names() if subset else ()))
+    known = names_of_outputs(model)
     index_of = {name: index for index, name in enumerate(known)} | {str(i): i for i in range(num_classes)}
     if not known and not all(name in index_of for name in names):
         raise ValueError(f"the teacher's {num_classes} classes have no names: give their numbers, one per line")

@@ -10,6 +10,8 @@ from torch import nn
 
 from ..errors import UserError, did_you_mean, first_line
 from ..files import find_circle, near
+from ..run_files import BEST, CHECKPOINTS
+from ..runs.train_run import is_run
 from ..weights.download import check_reachable
 
 NO_FOLDER = "photos that lie in no class folder"  # which timm takes for a class without a name
@@ -42,6 +44,11 @@ def check_checkpoints(args: Any) -> None:
         value = str(getattr(args, option, "") or "")
         if value and not (option == "resume" and value == "auto") and ":" not in value and not Path(value).exists():
             raise ScriptError(f"--{option.replace('_', '-')} {value}: there is no such file")
+        if value and option != "checkpoint" and Path(value).is_dir():  # of which validate.py takes all
+            raise ScriptError(
+                f"--{option.replace('_', '-')} {value}: this is a folder; name a checkpoint in it, such as "
+                f"{Path(value, CHECKPOINTS[BEST])}"
+            )
 
 
 def create_or_say(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -49,7 +56,7 @@ def create_or_say(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Mo
 
     @functools.wraps(create_model)
     def create(name: str, *args: Any, **kwargs: Any) -> nn.Module:
-        _check_folder_is_there(name)
+        _check_folder(name)
         try:
             if kwargs.get("pretrained"):
                 check_reachable(name)
@@ -63,9 +70,20 @@ def create_or_say(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Mo
     return create
 
 
-def _check_folder_is_there(name: str) -> None:
-    """Refuse a model's name that looks like a folder and is none; timm says how it would be written in Python."""
-    if "/" in name and ":" not in name:
+def _check_folder(name: str) -> None:
+    """Refuse a folder that is not written as timm wants it, and a name that looks like a folder and is none."""
+    if ":" in name or timm.is_model(name):
+        return
+    if is_run(Path(name)):
+        run = Path(name) if Path(name).is_dir() else Path(name).parent
+        kept = [run / file for file in CHECKPOINTS.values() if (run / file).is_file()]
+        raise ScriptError(
+            f"{name} is a training run: to go on from its weights name its architecture as --model, and say "
+            f"--initial-checkpoint {kept[0] if run == Path(name) and kept else name}"
+        )
+    if Path(name).is_dir():
+        raise ScriptError(f"{name} is a folder: say local-dir:{name}")
+    if "/" in name:
         raise ScriptError(
             f"there is no model at {name}{near(Path(name)) or f'; a repository of the Hub is called hf-hub:{name}'}"
         )
@@ -105,8 +123,13 @@ def check_same_classes(first: Mapping[str, int], other: Mapping[str, int], names
     if dict(first) == dict(other):
         return
     lacking = [
-        f"only {name} has {', '.join(one or NO_FOLDER for one in sorted(own)[:3])}{', ...' if len(own) > 3 else ''}"
+        f"only {name} has photos of {', '.join(map(_named, sorted(own)[:3]))}{', ...' if len(own) > 3 else ''}"
         for name, own in ((names[0], set(first) - set(other)), (names[1], set(other) - set(first)))
         if own
-    ] or ["the same classes are in another order"]
+    ] or ["the same classes are in another order, which a --class-map gives them"]
     raise ScriptError(f"{names[0]} and {names[1]} differ in their classes: {'; '.join(lacking)}")
+
+
+def _named(one: str) -> str:
+    """Return a class's name in a list of names, where one with a comma would be two."""
+    return f"'{one}'" if "," in one else one or NO_FOLDER

@@ -7,7 +7,7 @@ from typing import Any
 from timm.data import ImageDataset
 
 from ..errors import say
-from .checks import NO_FOLDER, ScriptError, classes_of, read_dataset
+from .checks import NO_FOLDER, ScriptError, check_same_classes, classes_of, read_dataset
 
 UPDATES_PER_EPOCH = 4  # at least, unless the batch would become smaller than SMALLEST_BATCH
 SMALLEST_BATCH = 8  # below it, a batch norm's statistics are mostly noise
@@ -40,6 +40,8 @@ def fit_to_photos(args: Any, create_dataset: Callable[..., Any], processes: int,
             "PHOTOS/train/CLASS/*.jpg and PHOTOS/val/CLASS/*.jpg"
         )
     _check_splits(args, Path(root), photos, create_dataset)
+    if not args.class_map:
+        _check_depth(photos)
     if args.num_classes is None and classes:
         say(f"{len(classes)} classes: {', '.join(list(classes)[:5])}{', ...' if len(classes) > 5 else ''}")
         found += ["--num-classes", str(len(classes))]
@@ -75,6 +77,26 @@ def _check_splits(args: Any, root: Path, photos: Any, create_dataset: Callable[.
             f"{root} has no folder {' and no folder '.join(missing)}, so that photos would be trained on and validated "
             "with: sort them as PHOTOS/train/CLASS/*.jpg and PHOTOS/val/CLASS/*.jpg"
         )
+    check_same_classes(classes_of(photos) or {}, classes_of(validation) or {}, (args.train_split, args.val_split))
+
+
+def _check_depth(photos: Any) -> None:
+    """Refuse two folders of one name: timm calls a class by a photo's own folder, and would mix what is above.
+
+    Args:
+        photos: a data set of timm's.
+    """
+    if type(photos.reader).__name__ != "ReaderImageFolder":
+        return
+    found: dict[str, Path] = {}
+    for path, _ in photos.reader.samples:
+        folder = Path(path).parent
+        other = found.setdefault(folder.name, folder)
+        if other != folder:
+            raise ScriptError(
+                f"{other} and {folder} would be one class, {folder.name}, since a class is called as the folder that "
+                "its photos lie in: sort them as PHOTOS/train/CLASS/*.jpg"
+            )
 
 
 def fitted_batch(photos: int, batch: int, is_typed: bool) -> int:

@@ -18,7 +18,9 @@ from typing import Any, NoReturn
 import timm
 import torch
 from timm.data import CustomDatasetInfo
+from torch import nn
 
+from ..distillation import names_of_outputs
 from ..errors import UserError, did_you_mean, first_line, say
 from ..recipes import find_recipe
 from ..runs.train_run import is_run, load_run, read_description
@@ -74,6 +76,8 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
         check_checkpoints(args)
         if hasattr(script, "create_dataset"):
             script.create_dataset = _of_one_split(finding_photos(script.create_dataset))  # type: ignore[attr-defined]
+        if hasattr(script, "create_model") and name == "validate":
+            _refuse_a_part_of_the_classes(script)
         _use_training_run(script)
     if hasattr(script, "create_loader"):
         script.create_loader = reading_photos(script.create_loader)  # type: ignore[attr-defined]
@@ -155,7 +159,9 @@ def _use_training_run(script: ModuleType) -> None:
     run = named[0]
     model = load_run(run)
     architecture = str(model.pretrained_cfg["architecture"])  # type: ignore[index]
-    sys.argv += ["--model", architecture, "--checkpoint", ""]
+    sys.argv += ["--model", architecture]
+    if hasattr(args, "checkpoint"):  # which benchmark.py does not know
+        sys.argv += ["--checkpoint", ""]
     script.create_model = lambda *args, **kwargs: model  # type: ignore[attr-defined]
     own: Any = model.pretrained_cfg
     if hasattr(script, "infer_imagenet_subset") and own.get("label_names"):  # else probabilities of nobody knows what
@@ -180,6 +186,29 @@ def _of_one_split(create_dataset: Callable[..., Any]) -> Callable[..., Any]:
         return dataset
 
     return create
+
+
+def _refuse_a_part_of_the_classes(script: ModuleType) -> None:
+    """Refuse folders of some of a model's classes: timm numbers them anew, so that every score would be wrong."""
+    create_model, create_dataset = script.create_model, script.create_dataset
+    known: list[str] = []
+
+    def create(*args: Any, **kwargs: Any) -> nn.Module:
+        model = create_model(*args, **kwargs)
+        known[:] = names_of_outputs(model)
+        return model
+
+    def create_checked(*args: Any, **kwargs: Any) -> Any:
+        dataset = read_dataset(create_dataset, *args, **kwargs)
+        classes = list(classes_of(dataset) or ())
+        if classes and set(classes) < set(known) and not kwargs.get("class_map"):
+            raise ScriptError(
+                f"{kwargs.get('root')} has folders of {len(classes)} of the model's {len(known)} classes; timm would "
+                "number them from 0: give it the names of all as --class-map FILE, one a line, in the model's order"
+            )
+        return dataset
+
+    vars(script).update(create_model=create, create_dataset=create_checked)
 
 
 def _with_the_runs_classes(names: list[str] | None, create_dataset: Callable[..., Any]) -> Callable[..., Any]:
