@@ -423,3 +423,20 @@ def test_photos_are_read_beside_and_none_of_those_read_is_waited_for_when_one_st
     numbers.close()  # as Ctrl-C does
     go_on.set()
     assert len(begun) <= 2
+
+
+@pytest.mark.parametrize("holds", ["", "photos", "config.json", "args.yaml"])
+def test_a_folder_of_its_name_does_not_take_a_models_place(holds, tmp_path, monkeypatch, capsys):
+    """An empty folder called vt_resnet18 broke every command's default, and a run in it answered in its place."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("vt_resnet_micro", "vt_resnet_micro.mine"):
+        Path(name).mkdir()
+        if holds:
+            Path(name, holds).touch()
+    found = sources.resolve("vt_resnet_micro")
+    assert (found.kind, found.place) == ("classifier", "vt_resnet_micro")
+    assert ("the folder here is called ./vt_resnet_micro" in capsys.readouterr().err) == ("." in holds)
+    if "." in holds:
+        kind = {"config.json": "classifier", "args.yaml": "run"}[holds]
+        for name in ("./vt_resnet_micro", "local-dir:vt_resnet_micro", "vt_resnet_micro.mine"):  # no tag of ours
+            assert sources.resolve(name).kind == kind

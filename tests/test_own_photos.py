@@ -439,11 +439,36 @@ def test_an_opened_file_is_a_photo(tmp_path):
     expected = model(tmp_path / "a.png").scores
     with (tmp_path / "a.png").open("rb") as file:
         assert model(file).scores == expected
+        assert model(file).scores == expected  # read to its end by now
     with (tmp_path / "a.png").open("rb") as one, (tmp_path / "a.png").open("rb") as other:
         for answer in model([one, other]):  # two at a time round differently from one
             assert answer.scores == pytest.approx(expected, abs=1e-5)
     with (tmp_path / "a.png").open("rb") as file:
         assert model.attention(file).answer.scores == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_file_opened_as_text_is_one_line(tmp_path):
+    (tmp_path / "a.txt").write_text("a\nb\n")
+    with (tmp_path / "a.txt").open() as file, pytest.raises(ImageError) as caught:
+        to_image(file)
+    assert str(caught.value) == 'cannot read this file (it was opened as text): open it with the mode "rb"'
+
+
+def test_a_folder_s_photos_are_what_pillow_gives_pixels_of(tmp_path):
+    """Photos of a 3D camera are opened as JPEGs; a film and data in HDF5 have an opener that gives no pixels."""
+    for name in ("a.mpo", "b.jpg"):
+        upright().save(tmp_path / name, "JPEG")
+    for name in ("c.mpg", "d.h5", "e.emf", "f.pdf"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [path.name for path in find_images([str(tmp_path)])] == ["a.mpo", "b.jpg"]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.0001, 1.2])
+def test_floats_a_little_above_one_are_as_bright_as_those_up_to_one(factor):
+    """Resizing leaves such; they were taken for values up to 255, and the photo for a black one."""
+    pixels = np.asarray(upright())
+    seen = np.asarray(to_image(pixels / 255 * factor)).astype(int)
+    assert abs(seen - np.minimum(pixels * factor, 255)).max() <= 1
 
 
 HOLED = np.linspace(0.1, 0.9, 64, dtype=np.float32).reshape(8, 8)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence
+from PIL.ImageFile import StubImageFile
 
 from .errors import UserError, check_choice, first_line, say
 from .files import leads_back
@@ -18,9 +19,11 @@ SAMPLES = {  # package, file, and what the package is called to pip
     "photo": ("sklearn", "datasets/images/china.jpg", "scikit-learn"),
     "person": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "matplotlib"),
 }
-NOT_PHOTOS = {".pdf", ".ps", ".eps"}  # Pillow opens them, but a page is not a photo
+# Pillow opens them, but a page is not a photo, and of a film it reads the size alone.
+NOT_PHOTOS = {".pdf", ".ps", ".eps", ".mpg", ".mpeg"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode by the number of channels that a network takes
 ARRAY = ".npy"
+SHARE = 1.5  # floats up to here are shares of white: resizing overshoots by a little, and of 255 this would be black
 
 if util.find_spec("pillow_heif") is not None:  # a plug-in for the photos of telephones
     import pillow_heif
@@ -48,8 +51,11 @@ def is_hidden(path: Path) -> bool:
 
 def photo_suffixes() -> set[str]:
     """Return the endings of the files that Pillow reads as photos."""
-    readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return readable - NOT_PHOTOS
+    kinds = Image.registered_extensions()
+    # A stub knows a kind of file and leaves its pixels to a plug-in that is not there.
+    readable = {kind for kind, (create, _) in Image.OPEN.items() if StubImageFile not in getattr(create, "__mro__", ())}
+    readable |= {"MPO"} & set(kinds.values())  # of 3D cameras, which the reader of JPEG opens
+    return {suffix for suffix, kind in kinds.items() if kind in readable} - NOT_PHOTOS
 
 
 def find_images(names: Iterable[str], sample: str = "photo") -> list[Path]:
@@ -120,9 +126,10 @@ def read_image(path: Path, max_side: int | None = None, channels: int = 3) -> Im
     """Read an image the right way up, with 8 bits per channel.
 
     EXIF orientation is applied. Greys of 16 bits (I;16) are divided by 256. In other wide modes and in .npy the range
-    decides: floats from 0 to 1 are multiplied by 255, values up to 255 stay, values up to 65535 are divided by 256,
-    others are spread over their own range. Where a value is missing (NaN) it is black; infinities are the ends of the
-    range; of booleans, true is white. A transparent background becomes white. CMYK and palettes become RGB.
+    decides: floats from 0 to 1, or a little above, are multiplied by 255, values up to 255 stay, values up to 65535 are
+    divided by 256, others are spread over their own range. Where a value is missing (NaN) it is black; infinities are
+    the ends of the range; of booleans, true is white. A transparent background becomes white. CMYK and palettes become
+    RGB.
 
     Args:
         path: the file.
@@ -152,9 +159,13 @@ def to_image(photo: str | Path | bytes | Image.Image | np.ndarray, channels: int
     """
     if hasattr(photo, "read"):  # a file, opened
         try:
+            if hasattr(photo, "seek") and (not hasattr(photo, "seekable") or photo.seekable()):
+                photo.seek(0)  # where Pillow begins too: it may have been read before
             photo = photo.read()
         except (OSError, ValueError) as error:  # closed, or open for writing
             raise ImageError(f"cannot read this file ({first_line(error)})") from error
+        if isinstance(photo, str):
+            raise ImageError('cannot read this file (it was opened as text): open it with the mode "rb"')
     if isinstance(photo, np.ndarray):
         try:
             values = _checked(photo, channels)
@@ -263,8 +274,8 @@ def _scaled(values: np.ndarray) -> np.ndarray:
         raise ValueError("it holds no number")
     low, high = float(values[known].min()), float(values[known].max())
     values = np.nan_to_num(values, nan=min(low, 0.0), posinf=high, neginf=low)
-    if low >= 0 and high <= 1 and fractions:
-        return (values * 255).round().astype(np.uint8)  # shares, as scientific software writes them
+    if low >= 0 and high <= SHARE and fractions:
+        return (values * 255).round().clip(0, 255).astype(np.uint8)  # as scientific software writes them
     if low >= 0 and high <= 255:
         return values.round().astype(np.uint8)
     if low >= 0 and high < 1 << 16:

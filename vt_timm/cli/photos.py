@@ -148,7 +148,10 @@ def _looks(photos: Photos, args: argparse.Namespace) -> Iterator["Look"]:
 
 
 def _short(name: str) -> str:
-    return "/".join(Path(name).resolve().parts[-2:]) if Path(name).is_dir() else name
+    import timm
+
+    is_folder = Path(name).is_dir() and not timm.is_model(name)
+    return "/".join(Path(name).resolve().parts[-2:]) if is_folder else name
 
 
 def _npy(name: str) -> Path:

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from ..errors import CommandError, UserError, did_you_mean, first_line
+from ..errors import CommandError, UserError, did_you_mean, first_line, say
 from ..files import near
 from ..run_files import BEST, CHECKPOINT, CONFIG, SETTINGS
 from ..runs.train_run import is_run, load_run
@@ -99,6 +99,10 @@ def resolve(name: str) -> Source:
             raise CommandError(f"there is no file {name}{near(Path(name))}")
         return Source(name, "onnx", name)
     path = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
+    if timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name)):  # before a folder that is called so
+        if is_run(path) or (path / CONFIG).is_file():
+            say(f"{name} is taken for the model of this name; the folder here is called ./{name}")
+        return Source(name, "classifier", name)
     if os.path.exists(path) or name.endswith(CHECKPOINT):
         return _on_disk(name, path)
     repository = name.removeprefix("hf-hub:")
