@@ -143,6 +143,29 @@ def test_no_photo_is_written_over(tmp_path, photo):
     assert [path.name for path in names.values()] == ["photo.png", "Photo-2.png"]  # two also where case says nothing
 
 
+def test_a_picture_that_nobody_named_takes_no_other_pictures_place(tmp_path, photo, capsys):
+    """Masks that lie in the folder for labels are the user's; what a command of ours has drawn there is not."""
+    vt_timm.create_segmenter("laterals", "vt_resnet_micro", 2, channels=8).save_pretrained(tmp_path / "model")
+    command = ["segment", photo, "--model", tmp_path / "model", "--scales", 0.5]
+    for option in ("--save-labels", "-o"):
+        (tmp_path / option).mkdir()
+        for _again in range(2):
+            assert run(capsys, *command, option, tmp_path / option)[0] == 0
+        mask = Image.new("L", (9, 9), 3)
+        mask.save(tmp_path / option / "photo.png")
+        status, _, err = run(capsys, *command, option, tmp_path / option)
+        assert status == 2 and "photo.png is there and no picture of vt-timm's" in err
+        assert Image.open(tmp_path / option / "photo.png").tobytes() == mask.tobytes()
+    for name in ("a.jpg", "a.png"):  # of several pages, one of whose names is taken
+        for _again in range(2):
+            assert run(capsys, "attention", photo, photo, "--photos", 1, "-o", tmp_path / name)[0] == 0
+        photo_2 = tmp_path / Path(name).with_stem("a-2")
+        Image.new("RGB", (8, 8)).save(photo_2)
+        kept = photo_2.read_bytes()
+        status, _, err = run(capsys, "attention", photo, photo, "--photos", 1, "-o", tmp_path / name)
+        assert status == 2 and "is there and no picture of vt-timm's" in err and photo_2.read_bytes() == kept
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -23,6 +23,7 @@ SAMPLES = {  # package, file, and what the package is called to pip
 NOT_PHOTOS = {".pdf", ".ps", ".eps", ".mpg", ".mpeg"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode by the number of channels that a network takes
 ARRAY = ".npy"
+DRAWN_BY = "vt_timm"  # what stands in a PNG file of ours as "Software", in a JPEG as its comment
 SHARE = 1.5  # floats up to here are shares of white: resizing overshoots by a little, and of 255 this would be black
 
 if util.find_spec("pillow_heif") is not None:  # a plug-in for the photos of telephones
@@ -47,6 +48,15 @@ def is_picture(path: Path) -> bool:
 def is_hidden(path: Path) -> bool:
     """True if a part of a path is hidden, or is what macOS packs beside the photos of an archive."""
     return any(part.startswith((".", "__MACOSX")) for part in path.parts)
+
+
+def is_drawn_here(path: Path) -> bool:
+    """True if a file is a picture that one of our commands has written, which the next may replace."""
+    try:
+        with Image.open(path) as picture:
+            return DRAWN_BY in (picture.info.get("Software"), picture.info.get("comment", b"").decode(errors="replace"))
+    except (OSError, ValueError):
+        return False
 
 
 def photo_suffixes() -> set[str]:

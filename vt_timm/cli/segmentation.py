@@ -141,16 +141,20 @@ def _save_labels(path: Path, labels: Any, class_names: list[str]) -> None:
     """Write an indexed PNG of the labels, its palette the colours of the pictures; 16 bits for many classes."""
     import numpy as np
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
+    from ..images import DRAWN_BY
     from ..photos.colours import palette
 
+    marked = PngInfo()
+    marked.add_text("Software", DRAWN_BY)
     if len(class_names) > INDEXED:
         picture = Image.fromarray(labels.numpy().astype(np.uint16))
     else:
         picture = Image.fromarray(labels.numpy().astype(np.uint8)).convert("P")
         picture.putpalette(palette(class_names).tobytes())
     with writing(str(path)), whole_file(path) as temporary:
-        picture.save(temporary)
+        picture.save(temporary, pnginfo=marked)
 
 
 def train_segmenter(args: argparse.Namespace) -> int:

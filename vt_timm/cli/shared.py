@@ -194,6 +194,7 @@ def check_drawing(output: str, photos: Iterable[Path] = (), pages: int = 1) -> N
         raise CommandError(f"-o {output}: the ending says what kind of picture it is; name it {output}.png")
     numbered = [Path(output).with_stem(f"{Path(output).stem}-{i + 1}") for i in range(pages)] if pages > 1 else []
     check_apart([Path(output), *numbered], photos)
+    check_ours(numbered)
     if util.find_spec("matplotlib") is None:
         raise CommandError("drawing needs matplotlib: pip install 'vt_timm[plots]'")
     from ..photos.draw import picture_endings
@@ -216,6 +217,21 @@ def check_apart(written: Iterable[Path], photos: Iterable[Path]) -> None:
     for path in written:
         if identity(path) in read:
             raise CommandError(f"{path}: this is one of the photos, and would be overwritten; write to another place")
+
+
+def check_ours(written: Iterable[Path]) -> None:
+    """Refuse to write over a picture that nobody named and that no command of ours has drawn.
+
+    Raises:
+        CommandError: naming it.
+    """
+    from ..images import is_drawn_here, is_picture
+
+    for path in written:
+        if is_picture(path) and not is_drawn_here(path):
+            raise CommandError(
+                f"{path} is there and no picture of vt-timm's, and would be overwritten: name another place"
+            )
 
 
 def write(figures: Iterator["Figure"], output: str, quiet: bool = False) -> None:
@@ -255,6 +271,7 @@ def names_in(folder: str, paths: list[Path]) -> dict[Path, Path]:
         taken.add(name.casefold())
         names[path] = Path(folder) / f"{name}.png"
     check_apart(names.values(), paths)
+    check_ours(names.values())
     return names
 
 

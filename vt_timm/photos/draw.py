@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..files import whole_file
+from ..images import DRAWN_BY
 from .colours import palette, place_among_named
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ LEGEND = 20  # how many classes are named at most
 PAINT, PAINT_FIRST = 0.7, 0.3  # opacity of a class's colour, and of the first's, the background
 SECONDS_PER_FRAME = 2.0
 SCREEN_DPI = 100
+# How a file says that we wrote it, by its ending.
+MARKS: dict[str, dict[str, Any]] = {
+    ".png": {"metadata": {"Software": DRAWN_BY}},
+    **{ending: {"pil_kwargs": {"comment": DRAWN_BY}} for ending in (".jpg", ".jpeg")},
+}
 NO_PICTURES = {"pgf", "raw", "rgba"}  # matplotlib writes them: for LaTeX, and bytes that do not say their size
 
 
@@ -260,7 +266,7 @@ def save_figures(figures: Iterator["Figure"], path: Path) -> list[Path]:
     for number, figure in enumerate(itertools.chain(two, figures), start=1):
         target = path if len(two) == 1 else path.with_stem(f"{path.stem}-{number}")
         with whole_file(target) as temporary:
-            figure.savefig(temporary)
+            figure.savefig(temporary, **MARKS.get(ending, {}))
         written.append(target)
     return written
 
