@@ -7,6 +7,7 @@ from PIL import Image
 
 import vt_timm
 from tests.support.samples import fill
+from vt_timm.cli import main
 from vt_timm.photos.draw import draw_attention, overlay, save_figures
 
 
@@ -163,3 +164,17 @@ def test_many_photos_make_files_pages_or_frames(ending, files, tmp_path):
         assert Image.open(written[0]).n_frames == 2
     if ending == "pdf":
         assert written[0].read_bytes().count(b"/Type /Page\n") == 2 or b"/Count 2" in written[0].read_bytes()
+
+
+def test_several_photos_are_named_in_the_picture(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("vt_timm.cli.photos.write", lambda figures, output: drawn.extend(figures))
+    names = ["a.png", f"{'long' * 9}.png"]
+    for name in names:
+        Image.new("RGB", (64, 64)).save(tmp_path / name)
+    for photos in (names, names[:1]):
+        command = ["attention", *(str(tmp_path / name) for name in photos), "--model", "vt_resnet_micro"]
+        assert main([*command, "-o", str(tmp_path / "out.png"), "--tokens", "1"]) == 0
+    several, alone = ([axis.get_title() for axis in figure.axes] for figure in drawn)
+    assert several[0].startswith("a.png ") and several[2].startswith("longlonglonglonglon…") and "%" in several[2]
+    assert not alone[0].startswith("a.png")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..pipelines.answers import Look
 
+LONGEST = 20  # letters of a photo's name in a picture
 NOUNS = {"tokenizer": "where each visual token looks", "projector": "which pixels read each visual token"}
 
 
@@ -113,8 +114,11 @@ def attention(args: argparse.Namespace) -> int:
     _check_colours(args.colours)
     check_apart([args.save_maps] if args.save_maps else [], args.paths)
     photos = Photos(args.paths, load_model(args))
-    looks = list(_looks(photos, args))
+    named, looks = zip(*_looks(photos, args), strict=True)
     chosen = [found.maps[args.module - 1] for found in looks]
+    # Of several photos nobody would know which is which.
+    captions = [f"{_start(path.name)} {one.answer.caption}" if len(looks) > 1 else one.answer.caption
+                for path, one in zip(named, looks, strict=True)]  # fmt: skip
     tokens = args.tokens or list(range(1, len(chosen[0]) + 1))
     if max(tokens) > len(chosen[0]):
         raise CommandError(f"--tokens {max(tokens)}: the module has tokens 1 to {len(chosen[0])}")
@@ -126,15 +130,15 @@ def attention(args: argparse.Namespace) -> int:
     def figures() -> Iterator["Figure"]:
         for start in range(0, len(looks), each):
             page = slice(start, start + each)
-            views, captions = ([one.view for one in looks[page]], [one.answer.caption for one in looks[page]])
-            yield draw_attention(views, chosen[page], title, captions, tokens, args.colours, args.opacity, args.columns)
+            views, texts = [one.view for one in looks[page]], captions[page]
+            yield draw_attention(views, chosen[page], title, texts, tokens, args.colours, args.opacity, args.columns)
 
     write(figures(), args.output)
     return photos.status
 
 
-def _looks(photos: Photos, args: argparse.Namespace) -> Iterator["Look"]:
-    for _, photo in photos:
+def _looks(photos: Photos, args: argparse.Namespace) -> Iterator[tuple[Path, "Look"]]:
+    for path, photo in photos:
         try:
             found = photos.model.attention(photo, args.of)
         except ValueError as error:
@@ -144,7 +148,11 @@ def _looks(photos: Photos, args: argparse.Namespace) -> Iterator["Look"]:
             if args.module > found.modules:
                 raise CommandError(f"--module {args.module}: {args.model} has {place}s 1 to {found.modules}")
             raise CommandError(f"--module {args.module}: {place} {args.module} of {found.modules} has no {args.of}")
-        yield found
+        yield path, found
+
+
+def _start(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _short(name: str) -> str:
