@@ -119,6 +119,10 @@ def test_resume_auto(run, photos, tmp_path):
     assert f"resume '{tmp_path}/run/last.pth.tar'" in run(*common, "--experiment", "run")[1]
     status, _, err = run(*common)
     assert status == 2 and "--resume auto needs --experiment" in err
+    (tmp_path / "run" / "args.yaml").write_text("lr: 0.1\n")
+    assert run(*common, "--experiment", "run", "--lr", 0.1)[0] == 0
+    status, _, err = run(*common, "--experiment", "run", "--lr", 0.3)  # train.py would go on at 0.1, and note 0.3
+    assert status == 2 and "--lr 0.3: the run goes on at the rate of its checkpoint, 0.1; leave the option out" in err
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def prepare_training(script: ModuleType) -> Callable[[], None]:
     check_data_folder(args)
     check_checkpoints(args)
     _resume_where_it_stopped(args)
+    _check_rate(args)
     _check_output(args)
     _check_metric(args)
     script.create_dataset = finding_photos(script.create_dataset)  # type: ignore[attr-defined]
@@ -129,6 +130,19 @@ def _resume_where_it_stopped(args: Any) -> None:
     last = Path(args.output or OUTPUT) / args.experiment / CHECKPOINTS[LAST]
     args.resume = str(last) if last.is_file() else ""
     sys.argv += ["--resume", args.resume]
+
+
+def _check_rate(args: Any) -> None:
+    """Refuse another rate for a run that goes on: train.py takes the checkpoint's, and writes down the other one."""
+    before = Path(args.resume).parent / ARGUMENTS if args.resume else None
+    if before is None or not before.is_file() or args.lr is None or getattr(args, "no_resume_opt", False):
+        return
+    rate = (yaml.safe_load(read_text(before)) or {}).get("lr")
+    if rate is not None and float(rate) != float(args.lr):
+        raise ScriptError(
+            f"--lr {args.lr}: the run goes on at the rate of its checkpoint, {rate}; leave the option out, or say "
+            "--no-resume-opt to begin with a new optimizer"
+        )
 
 
 def _check_output(args: Any) -> None:
