@@ -224,6 +224,20 @@ def test_wrong_usage_exits_with_2(capsys, arguments):
     assert "vt-timm" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name", "values"),
+    [
+        ("train-segmenter --config ccp -o RUN --set a=1 b=2 --set c=3", "set", ["a=1", "b=2", "c=3"]),
+        ("segment sample --scales 0.5 1 --scales 2", "scales", [0.5, 1, 2]),
+        ("attention sample -o a.png --tokens 1 --tokens 4 7", "tokens", [1, 4, 7]),
+        ("explore --models a --models b", "models", ["a", "b"]),
+    ],
+)
+def test_an_option_of_several_values_that_stands_twice_adds_to_the_first(arguments, name, values):
+    for _ in range(2):  # what was said of one command is not kept for the next
+        assert getattr(cli.parser().parse_args(arguments.split()), name) == values
+
+
 def test_attention_writes_a_picture(capsys, tmp_path, photo):
     for module in (1, 2):
         output = tmp_path / f"attention{module}.png"

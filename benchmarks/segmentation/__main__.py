@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("--necks", nargs="+", choices=NECKS, default=list(NECK_NAMES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43])
     parser.add_argument("--label", default="full", help="what to call these settings in the names of the runs")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings beside the recipe's")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings beside the recipe's"
+    )
     parser.add_argument("--write", action="store_true", help="record under benchmarks/results/segmentation/")
     args = parser.parse_args()
     changes = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in args.set)}

@@ -56,7 +56,9 @@ def _add_attention(commands: argparse._SubParsersAction) -> None:
         default="tokenizer",
         help="tokenizer: where tokens look (default); projector: which tokens the pixels read",
     )
-    parser.add_argument("--tokens", nargs="+", type=positive, metavar="N", help="which tokens (default: all)")
+    parser.add_argument(
+        "--tokens", nargs="+", action="extend", type=positive, metavar="N", help="which tokens (default: all)"
+    )
     parser.add_argument(
         "--colours", default="jet", metavar="NAME", help="colour map of matplotlib: jet, cividis, ... (default: jet)"
     )
@@ -84,6 +86,7 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--models",
         nargs="+",
+        action="extend",
         metavar="NAME",
         help="models to choose from, named as for --model (default: those that ship)",
     )

@@ -48,6 +48,7 @@ def _add_segment(commands: argparse._SubParsersAction) -> None:
         "--scales",
         type=float,
         nargs="+",
+        action="extend",
         metavar="N",
         help="sizes at which it sees the photo, times the short side; their probabilities are averaged (default: "
         "0.5 0.66 1 1.4); 1 is as evaluated",
@@ -79,7 +80,12 @@ def _add_train_segmenter(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings that differ from the recipe"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings that differ from the recipe",
     )
     parser.set_defaults(run=train_segmenter)
 
