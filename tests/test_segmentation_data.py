@@ -241,7 +241,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
 
 def test_files_that_are_not_the_users_are_left_alone(small):
     for folder in ("train/images", "train/labels"):
-        for name in ("._000.jpg", ".DS_Store", "Thumbs.db", "notes.txt", "flyer.pdf"):
+        for name in ("._000.jpg", ".DS_Store", "Thumbs.db", "notes.txt", "flyer.pdf", "clip.mpg"):
             (small / folder / name).write_bytes(b"not a picture")
         (small / folder / "more.png").mkdir()
     assert len(SegmentationDataset("folder", small, "train")) == 6

@@ -16,6 +16,7 @@ from timm.models import save_for_hf
 from vt_timm import Segmenter, create_segmenter
 from vt_timm.errors import UserError
 from vt_timm.pipelines.segmentation import resized
+from vt_timm.pipelines.sources import load
 from vt_timm.segmentation import training, training_data
 from vt_timm.segmentation.labels import IGNORE
 from vt_timm.segmentation.loss import segmentation_loss
@@ -363,6 +364,62 @@ def test_photos_are_seen_at_the_size_of_the_evaluation(small):
     model = load_segmenter(small / "run" / "best")
     assert model.short_side == [32, 64]
     assert resized(Image.new("RGB", (33, 100)), model.short_side).size == (64, 32)
+
+
+def cut(path):
+    """Leave of a photo what is read before its pixels are."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def write_things(root):
+    (root / "classes.txt").write_text("background\nsquare\n")
+    (root / "things").mkdir()
+    for i in range(5):
+        Image.effect_noise((64, 48), 50).convert("RGB").save(root / "things" / f"{i}.jpg")
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "said", "scored"),
+    [
+        ("train/images/003.jpg", cut, "cannot read this image", 3),
+        ("train/labels/003.png", lambda path: Image.new("L", (5, 7)).save(path), "the mask has 5 x 7 pixels", 3),
+        ("val/images/000.jpg", cut, "cannot read this image", 2),
+        ("val/images/002.jpg", cut, "cannot read this image", 2),
+        ("things/3.jpg", cut, "cannot read this image", 3),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_cannot_be_used_is_said_once_and_left_out(file, spoil, said, scored, workers, small, capfd):
+    """A training of hours once ended at the first, with nothing kept. Every epoch meets all photos."""
+    write_things(small)
+    run = settings(
+        small, **FPN | dict(updates=8), workers=workers, background_photos=[str(small / "things")], background_share=0.5
+    )
+    spoil(small / file)
+    best = training.run(run, small / "run", resume=False)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "left out" in line]
+    assert len(lines) == 1 and file in lines[0] and said in lines[0]
+    assert best["images"] == scored and load_segmenter(small / "run" / "best").class_names == ["background", "square"]
+    if file.startswith("val"):
+        scores = load(str(small / "run" / "best")).score(small)
+        assert scores["mIoU"] == pytest.approx(best["miou"]) and f"left out {small / file}" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("train/images", "6 files in a row cannot be used, the last of them .*jpg: cannot read this image"),
+        ("val/images", "none of the 3 photos to validate on can be used"),
+        ("things", "5 files in a row cannot be used, the last of them .*jpg: cannot read this image"),
+    ],
+)
+def test_a_folder_of_files_that_cannot_be_used_is_an_error(folder, said, small):
+    write_things(small)
+    for path in (small / folder).iterdir():
+        cut(path)
+    run = settings(small, **FPN, background_photos=[str(small / "things")], background_share=0.5)
+    with pytest.raises(SettingsError, match=said):
+        training.run(run, small / "run", resume=False)
 
 
 # --- what is refused before training

@@ -143,10 +143,10 @@ class LabelledPixels(Validation):
 
     def accuracies(self, runs: Sequence[Run]) -> list[dict[str, float]]:
         confusions = [Confusion(self.data.classes) for _ in runs]
-        for image, mask in self.data:  # type: ignore[attr-defined]
+        for image, mask in self.data.usable():
             for run, confusion in zip(runs, confusions, strict=True):
                 confusion.add(run(image[None]), mask)
-        return [
-            {said: summary[name] for name, said in SCORES.items() if name in summary}
-            for summary in (confusion.summary() for confusion in confusions)
-        ]
+        summaries = [confusion.summary() for confusion in confusions]
+        if not summaries[0]["images"]:
+            raise CommandError("none of the images could be read")
+        return [{said: summary[name] for name, said in SCORES.items() if name in summary} for summary in summaries]

@@ -1,9 +1,10 @@
 """A data set of images with their masks, in one of the published folder layouts, and transforms of both together."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,37 @@ SPLITS = ("train", "val")
 ENOUGH_MASKS = 200  # at least so many are read, or all, to say how frequent each class is
 JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif")
 MIN_SIDE = 32  # pixels; what a network of stride 32 needs
+BAD_IN_A_ROW = 50  # so many files that cannot be used end a training; fewer are left out
+
+T = TypeVar("T")
+
+
+class LeftOut:
+    """Those of a list of files that cannot be used: each is said once, whichever worker of a loader meets it first."""
+
+    def __init__(self, files: int) -> None:
+        self.said = torch.zeros(files, dtype=torch.bool).share_memory_()
+
+    def say(self, index: int, error: DataError) -> None:
+        if not self.said[index]:
+            self.said[index] = True
+            # Not by `say`, which is silent in all processes but the first: each has files of its own.
+            print(f"vt-timm: left out {error}", file=sys.stderr, flush=True)
+
+    def first_usable(self, read: Callable[[int], T], index: int) -> T:
+        """Return what `read` gives for a file, or for the next one that can be used.
+
+        Raises:
+            DataError: where a whole row of files cannot be used.
+        """
+        row = range(index, index + min(BAD_IN_A_ROW, len(self.said)))
+        for at in (place % len(self.said) for place in row):
+            try:
+                return read(at)
+            except DataError as error:
+                self.say(at, error)
+                last = error
+        raise DataError(f"{len(row)} files in a row cannot be used, the last of them {last}")
 
 
 class SegmentationDataset(Dataset):
@@ -38,6 +70,7 @@ class SegmentationDataset(Dataset):
         label_options: more arguments for `Labels`: groups, rest, reduce_zero, values, ignore, colours, ignore_colour.
         channels: number of channels that the network takes: 3 for RGB.
         mask_suffix: what a mask's name has after its image's: "_mask" where photo.jpg goes with photo_mask.png.
+        go_on: whether the next image takes the place of one that cannot be used, which is said once.
 
     Shapes: image (channels, H, W) uint8, mask (H, W) int64 of 0 to the number of classes - 1, or `IGNORE`.
 
@@ -56,6 +89,7 @@ class SegmentationDataset(Dataset):
         label_options: dict[str, Any] | None = None,
         channels: int = 3,
         mask_suffix: str = "",
+        go_on: bool = False,
     ) -> None:
         check_choice("layout", layout, LAYOUTS)
         check_choice("split", split, SPLITS)
@@ -70,6 +104,7 @@ class SegmentationDataset(Dataset):
         self.pairs = list(_pairs(images, masks, mask_suffix))
         if not self.pairs:
             raise DataError(f"{images}: no images in this folder that Pillow can read")
+        self.go_on, self.left_out = go_on, LeftOut(len(self.pairs))
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -80,6 +115,17 @@ class SegmentationDataset(Dataset):
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
         """Read an image and its mask as they are before any transform."""
+        return self.left_out.first_usable(self._pair, index) if self.go_on else self._pair(index)
+
+    def usable(self, start: int = 0, step: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield every image, or every so many, with its mask; of those that cannot be used it is said once."""
+        for index in range(start, len(self), step):
+            try:
+                yield self[index]
+            except DataError as error:
+                self.left_out.say(index, error)
+
+    def _pair(self, index: int) -> tuple[Tensor, Tensor]:
         image_path, mask_path = self.pairs[index]
         image, mask = self.image(image_path), tv_tensors.Mask(self.mask(index))
         if mask.shape[-2:] != image.shape[-2:]:

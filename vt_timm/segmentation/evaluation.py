@@ -28,10 +28,12 @@ class Confusion:
     """
 
     def __init__(self, classes: Sequence[str], device: torch.device | str = "cpu") -> None:
+        from torchmetrics import SumMetric
         from torchmetrics.classification import MulticlassConfusionMatrix
 
         self.background = list(classes).index(BACKGROUND) if BACKGROUND in classes else None
         self.matrix = MulticlassConfusionMatrix(len(classes), ignore_index=IGNORE).to(device)
+        self.images = SumMetric().to(device)
 
     def add(self, logits_1KHW: Tensor, mask_HW: Tensor) -> None:
         """Add one image, scored at the size of its mask."""
@@ -41,9 +43,10 @@ class Confusion:
     def add_labels(self, labels_HW: Tensor, mask_HW: Tensor) -> None:
         """Add one image, as `pipelines.segmentation.segment` labels it."""
         self.matrix.update(labels_HW, mask_HW.to(labels_HW.device))
+        self.images.update(1)
 
     def summary(self) -> dict[str, Any]:
-        """Return over all processes `SCORES`, and "iou" (one per class, None for one that does not occur).
+        """Return over all processes `SCORES`, "iou" (one per class, None for one that does not occur), and "images".
 
         mIoU is the mean over the classes that occur in a mask or a prediction, "miou_without_background" that of all
         others than the background; "foreground_accuracy" is the share of right pixels among those that the masks give
@@ -58,7 +61,7 @@ class Confusion:
             others = [i for i in range(len(iou)) if i != self.background]
             scores["miou_without_background"] = _mean([iou[i] for i in others])
             scores["foreground_accuracy"] = _share(hits[others], labelled[others])
-        return {**scores, "iou": iou}
+        return {**scores, "iou": iou, "images": int(self.images.compute())}
 
 
 def _mean(iou: Sequence[float | None]) -> float:
@@ -76,8 +79,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return mIoU and pixel accuracy in percent over a whole data set, scored at the size of the masks.
 
-    Every image counts once, also where processes hold different numbers of them: each process counts its own images,
-    and torchmetrics adds up the counts.
+    Every image counts once, but for those that cannot be used, also where processes hold different numbers of them:
+    each process counts its own images, and torchmetrics adds up the counts.
 
     Args:
         model: a segmenter, in eval mode.
@@ -86,11 +89,10 @@ def evaluate(
         rank, world: the number of this process, and how many processes there are.
 
     Returns:
-        What `Confusion.summary` does, and "images".
+        What `Confusion.summary` does.
     """
     confusion = Confusion(dataset.classes, device)
     with torch.inference_mode():
-        for index in range(rank, len(dataset), world):
-            image, mask = dataset[index]
+        for image, mask in dataset.usable(rank, world):
             confusion.add(model(image[None].to(device)), mask)
-    return {**confusion.summary(), "images": len(dataset)}
+    return confusion.summary()

@@ -174,7 +174,7 @@ def train(settings: Settings, output: Path, resume: bool = False) -> dict[str, A
 
     Raises:
         UserError, ValueError: before training, for data or options that cannot work, or a folder that holds a run.
-        SettingsError, DataError: during training, for a loss that is not finite, or a photo or mask that is bad.
+        SettingsError, DataError: during training, for a loss that is not finite, or many bad photos or masks in a row.
     """
     if not resume:
         check_new(output)
@@ -229,14 +229,18 @@ def _model(settings: Settings, train_set: SegmentationDataset, val_set: Segmenta
 
 
 def check_sizes(model: nn.Module, settings: Settings, val_set: SegmentationDataset, world: int) -> None:
-    """Send shapes without numbers through the network: a training batch, and the first validation photo.
+    """Send shapes without numbers through the network: a training batch, and a validation photo.
 
     Raises:
         SettingsError: if the network cannot take one of them, with the settings to change.
+        DataError: if no photo can be used.
     """
     shapes_only = copy.deepcopy(model).to("meta")
     batch = settings.batch_size * (world if settings.sync_bn else 1)
-    channels, height, width = val_set[0][0].shape
+    first = next(val_set.usable(), None)
+    if first is None:
+        raise DataError(f"{settings.data_dir}: none of the {len(val_set)} photos to validate on can be used")
+    channels, height, width = first[0].shape
     for trains, shape in ((True, (batch, channels, *2 * [settings.crop_size])), (False, (1, channels, height, width))):
         _to_training_mode(shapes_only, settings.freeze_backbone)
         try:

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from ..errors import say
 from ..images import ImageError, find_images
-from .data import IGNORE, SegmentationDataset, class_shares
+from .data import IGNORE, LeftOut, SegmentationDataset, class_shares
 from .labels import BACKGROUND, LAYOUTS, DataError
 from .settings import Settings, SettingsError
 
@@ -37,9 +37,9 @@ def open_splits(settings: Settings) -> tuple[SegmentationDataset, SegmentationDa
     label_options = label_options_of(settings)
     train_set, val_set = (
         SegmentationDataset(
-            settings.layout, settings.data_dir, split, None, label_options, channels, settings.mask_suffix
+            settings.layout, settings.data_dir, split, None, label_options, channels, settings.mask_suffix, go_on
         )
-        for split in ("train", "val")
+        for split, go_on in (("train", True), ("val", False))
     )
     _check_shares(settings, class_shares(train_set))
     class_shares(val_set)  # a bad mask is said now, and not after the first updates
@@ -99,7 +99,8 @@ class Backgrounds(Dataset):
 
     Raises:
         SettingsError: for classes among which no background is.
-        DataError: for a folder that is missing or holds no photos.
+        DataError: for a folder that is missing or holds no photos, and, when a sample is drawn, for many photos in a
+            row that cannot be read; fewer are said once, and others take their place.
     """
 
     def __init__(self, dataset: SegmentationDataset, settings: Settings) -> None:
@@ -111,6 +112,7 @@ class Backgrounds(Dataset):
             self.photos = find_images(settings.background_photos)
         except ImageError as error:
             raise DataError(f"background_photos: {error}") from error
+        self.left_out = LeftOut(len(self.photos))
         self.swap, self.crowds = settings.background_swap, settings.background_crowds
         self.samples = round(len(dataset) / (1 - settings.background_share))
         say(f"background: {len(self.photos)} photos, {settings.background_share:.0%} of the samples")
@@ -129,7 +131,8 @@ class Backgrounds(Dataset):
         return self.dataset.transform(image, mask) if self.dataset.transform else (image, mask)
 
     def _photo(self) -> tv_tensors.Image:
-        return self.dataset.image(self.photos[int(torch.randint(len(self.photos), ()))])
+        drawn = int(torch.randint(len(self.photos), ()))
+        return self.left_out.first_usable(lambda index: self.dataset.image(self.photos[index]), drawn)
 
     def _nobody(self, image: tv_tensors.Image) -> tuple[Tensor, Tensor]:
         return image, tv_tensors.Mask(torch.full(image.shape[-2:], self.label))
