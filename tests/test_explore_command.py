@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
+import torch
 import yaml
 from PIL import Image
 
 from vt_timm.cli import main
+from vt_timm.explore import words
+from vt_timm.explore.session import Session
 from vt_timm.images import read_image
+from vt_timm.pipelines.classification import ClassificationPipeline
 from vt_timm.pipelines.sources import load
 from vt_timm.weights.published import unsure_below
 
@@ -33,6 +37,17 @@ def test_a_note_of_the_config_says_below_which_probability_a_classifier_is_unsur
     noted = timm.create_model("vt_resnet_micro", pretrained_cfg_overlay={"notes": ("made here", "unsure_below=0.8")})
     assert unsure_below(noted.pretrained_cfg) == 0.8
     assert unsure_below(timm.create_model("resnet18").pretrained_cfg) == 0
+
+
+@pytest.mark.parametrize("unsure", [False, True])
+def test_the_best_of_many_classes_is_named_however_little_it_is(unsure):
+    model = timm.create_model("vt_resnet_micro", num_classes=300)
+    torch.nn.init.zeros_(model.fc.weight)
+    model.fc.bias.data[7] += 0.1
+    pipeline = ClassificationPipeline(model.eval())
+    pipeline.unsure_below = 0.5 * unsure
+    said = words.headline(Session.begin(Image.new("RGB", (64, 64)), "model", pipeline))
+    assert said == ([("Nothing I know well", ""), ("at best class 7", "< 1 %")] if unsure else [("class 7", "< 1 %")])
 
 
 def test_a_busy_port_is_said_in_our_own_line(capsys):

@@ -42,17 +42,17 @@ def models(names: Sequence[str]) -> list[tuple[str, str]]:
 
 def headline(session: Session) -> list[tuple[str, str]]:
     """Return what the model sees, the most probable or the largest first, each with its percentage."""
-    found = session.answer
-    shares = {name: share for name, share in found.shares.items() if share >= LEAST}
+    found, shares = session.answer, session.answer.shares
+    shown = [name for name, share in shares.items() if share >= LEAST]
     if found.labels is None:
-        first = list(shares)[:NAMED]
+        first = shown[:NAMED] or list(shares)[:1]  # the best, however little it is
         if found.unsure:
             return [("Nothing I know well", "")] + [(f"at best {name}", percent(shares[name])) for name in first[:1]]
     else:
-        first = [name for name in shares if not place_among_named(name)]
+        first = [name for name in shown if not place_among_named(name)]
         if not first:
             return [("No clothes" if BACKGROUND in found.class_names else "Nothing", "")]
-    return [(name, percent(shares[name])) for name in first or list(found.shares)[:1]]
+    return [(name, percent(shares[name])) for name in first]
 
 
 def crop(session: Session) -> str:
