@@ -2,7 +2,9 @@
 
 import socket
 import sys
+import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +75,30 @@ def test_an_address_that_cannot_be_is_said_in_a_line(arguments, said, capsys):
     pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
     assert main(["explore", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_address_of_ipv6_is_served(host, capsys, monkeypatch):
+    gradio = pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
+    from vt_timm.explore import page
+
+    try:
+        with socket.socket(socket.AF_INET6) as free:
+            free.bind(("::1", 0))
+            port = free.getsockname()[1]
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with gradio.Blocks() as blocks:
+        gradio.HTML("tokens")
+    blocks.block_thread = lambda: None
+    monkeypatch.setattr(page, "Page", lambda models: SimpleNamespace(blocks=blocks))
+    try:
+        assert main(["explore", "--host", host, "--port", str(port)]) == 0
+        address = f"http://[::1]:{port}/"
+        assert f"ready: {address} " in capsys.readouterr().out
+        assert urllib.request.urlopen(address).status == 200
+    finally:
+        blocks.close()
 
 
 def test_the_space_starts_this_page():

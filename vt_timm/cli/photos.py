@@ -190,6 +190,7 @@ def explore(args: argparse.Namespace) -> int:
         from ..explore.page import serve
     except ImportError as error:
         raise CommandError(f"the page needs {error.name}: pip install 'vt_timm[explore]'") from error
+    args.host = args.host.strip("[]")  # as addresses of IPv6 stand in the browser's line
     _check_address(args.host, args.port)
     print("The models are loaded; that takes some seconds.", flush=True)
     try:

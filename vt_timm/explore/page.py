@@ -187,7 +187,7 @@ def serve(
     blocks = Page(models or shipped_models()).blocks
     _, url, _ = blocks.launch(
         inbrowser=open_browser,
-        server_name=host,
+        server_name=f"[{host}]" if host and ":" in host else host,  # gradio makes an address for browsers of it
         server_port=port,
         theme=theme,
         css_paths=HERE / "explore.css",
