@@ -182,6 +182,10 @@ def test_a_picture_that_nobody_named_takes_no_other_pictures_place(tmp_path, pho
             ["segment", "PHOTO", "-o", "EMPTY/a.png", "--scales", "1", "--window", "64"],
             "leave --window or --scales out",
         ),
+        (
+            ["segment", "PHOTO", "-o", "EMPTY/a.png", "--short-side", "32", "--window", "64"],
+            "leave --window or --short-side out",
+        ),
         (["classify", "PHOTO", "--model", "vt_resnet19"], "Unknown model (vt_resnet19); did you mean vt_resnet18"),
         (["classify", "PHOTO", "--model", "vt_resnet50"], "it has no trained weights: name a training run"),
         (["classify", "PHOTO", "--model", "local-dir:nowhere"], "cannot load local-dir:nowhere"),

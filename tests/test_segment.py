@@ -1,5 +1,6 @@
 """Using a segmenter: photos of any size, seen at several scales, drawn, and from a folder that holds none."""
 
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -129,10 +130,28 @@ def test_scales_are_of_the_short_side_or_of_both_sides(short_side, sizes):
     assert resized(photo, short_side, 96, 1000.0).size == ((96, 48) if short_side is None else (96, 64))
 
 
-@pytest.mark.parametrize("scales", [[], [1, 0], [-1], [float("nan")], [float("inf")]])
-def test_scales_that_are_none(scales):
-    with pytest.raises(ValueError, match="must be numbers above 0"):
-        segment(BySize(), Image.new("RGB", (64, 64)), scales=scales)
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        *(
+            (dict(scales=s), "scales=.* must be numbers above 0")
+            for s in ([], [1, 0], [-1], [math.nan], [math.inf], 1.0)
+        ),
+        *((dict(short_side=s), f"short_side={s} must be a whole number of at least 1") for s in (0, -5, 64.5)),
+        (dict(short_side=(64, -96)), "short_side=-96 must be a whole number of at least 1"),
+        (dict(short_side=[64]), r"short_side=\[64\] must be one number or \[height, width\]"),
+        *((dict(max_long_side=s), f"max_long_side={s} must be a whole number of at least 1") for s in (0, -3)),
+        *((dict(window=s), f"window={s} must be a whole number of at least 1") for s in (64.0, 0, -64)),
+        (dict(window=96), "window=96 must be a multiple of 64"),
+        *((dict([("window", 64), o]), f"leave window or {o[0]} out") for o in dict(scales=[1], short_side=32).items()),
+        (dict(window=64, max_long_side=512), "leave window or max_long_side out"),
+    ],
+)
+def test_sizes_that_cannot_be(sizes, said):
+    model = BySize()
+    model.class_names, model.short_side = ["background", "square", "disc"], 64
+    with pytest.raises(ValueError, match=said):
+        SegmentationPipeline(model)(Image.new("RGB", (64, 64)), **sizes)
 
 
 def test_the_command_and_the_page_see_a_photo_alike(tmp_path, capsys):

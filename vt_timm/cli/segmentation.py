@@ -56,7 +56,6 @@ def _add_segment(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--max-long-side",
         type=positive,
-        default=1024,
         metavar="N",
         help="longest side that the model sees, in pixels (default: 1024)",
     )
@@ -94,8 +93,10 @@ def _check_segment(args: argparse.Namespace) -> None:
     """Refuse options that cannot work, before torch is imported."""
     if not (args.output or args.save_labels or args.json):
         raise CommandError("nothing to write: name a picture or a folder with -o, or say --save-labels or --json")
-    if args.window and args.scales:
-        raise CommandError("--scales: a window sees the photo at its own size; leave --window or --scales out")
+    for option in ("scales", "short_side", "max_long_side"):
+        if args.window and getattr(args, option):
+            name = f"--{option.replace('_', '-')}"
+            raise CommandError(f"{name}: a window sees the photo at its own size; leave --window or {name} out")
 
 
 def segment_photos(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
+from ..errors import check_positive
 from ..photos.colours import palette, place_among_named
 from ..segmentation.data import MIN_SIDE
 from ..segmentation.model import Segmenter
@@ -129,7 +130,7 @@ class SegmentationPipeline(Pipeline):
         photos: Iterable[Photo],
         short_side: int | Sequence[int] | None = None,
         scales: Sequence[float] | None = None,
-        max_long_side: int = MAX_LONG_SIDE,
+        max_long_side: int | None = None,
         window: int | None = None,
     ) -> Iterator[Segmentation]:
         """Yield the answer for one photo after the other, its labels at the photo's own size.
@@ -137,23 +138,25 @@ class SegmentationPipeline(Pipeline):
         Args:
             photos: as for a call.
             short_side: that of what the network sees, in pixels; None for that of its evaluation.
-            max_long_side: side in pixels to which a longer photo is brought, so that it fits into memory.
+            max_long_side: side in pixels to which a longer photo is brought, so that it fits into memory; None for
+                `MAX_LONG_SIDE`.
             scales: sizes at which it sees the photo, times the short side; None for `SCALES`.
             window: side of a window that moves over the photo at its own size instead.
 
         Raises:
             ValueError: for sizes that cannot be.
         """
-        if window and scales:
-            raise ValueError("scales: a window sees the photo at its own size; leave window or scales out")
+        for name, value in dict(scales=scales, short_side=short_side, max_long_side=max_long_side).items():
+            if window is not None and value is not None:
+                raise ValueError(f"{name}: a window sees the photo at its own size; leave window or {name} out")
         for photo in map(self.read, photos):
             labels = segment(
                 self.network,  # type: ignore[arg-type]
                 photo,
-                short_side or self.module.short_side,
-                max_long_side,
+                self.module.short_side if short_side is None else short_side,
+                MAX_LONG_SIDE if max_long_side is None else max_long_side,
                 window,
-                scales or SCALES,
+                SCALES if scales is None else scales,
             )
             yield self._described(photo, labels)
 
@@ -229,15 +232,21 @@ def segment(
             window has one.
 
     Raises:
-        ValueError: for a window that is not such a multiple, and for no scales or some that are not above 0.
+        ValueError: for sides that are no whole numbers of at least 1, a window that is not such a multiple, and for no
+            scales or some that are not above 0.
         UserError: for a model whose answers are no numbers.
     """
-    if not scales or not all(0 < scale < math.inf for scale in scales):
-        raise ValueError(f"scales={list(scales)} must be numbers above 0")
+    for side in short_side if isinstance(short_side, Sequence) else [] if short_side is None else [short_side]:
+        check_positive("short_side", side)
+    if isinstance(short_side, Sequence) and len(short_side) != 2:
+        raise ValueError(f"short_side={short_side!r} must be one number or [height, width]")
+    check_positive("max_long_side", max_long_side)
+    if isinstance(scales, (int, float)) or not scales or not all(0 < scale < math.inf for scale in scales):
+        raise ValueError(f"scales={scales!r} must be numbers above 0, such as [0.5, 1]")
     if window is None:
         views = [resized(photo, short_side, max_long_side, scale) for scale in scales]
         return _at_size(_mean_of_views(model, views), photo.height, photo.width)
-    if window < MIN_WINDOW or window % MIN_WINDOW:
+    if check_positive("window", window) % MIN_WINDOW:
         raise ValueError(f"window={window} must be a multiple of {MIN_WINDOW}")
     labels = torch.zeros(photo.height, photo.width, dtype=torch.long, device="cpu")
     for top, rows in _tiles(photo.height, window):
