@@ -282,6 +282,14 @@ def test_images_of_a_few_pixels_are_stretched(size, tmp_path):
     assert image.shape == (3, 32, 32) and mask.shape == (32, 32) and 1 in mask
 
 
+@pytest.mark.parametrize("options", [dict(scale=(0.01, 0.01)), dict(short_sides=[40], max_long_side=1)])
+def test_of_images_that_become_very_small_a_pixel_is_left(options):
+    image, mask = training_transform(32, **options)(
+        tv_tensors.Image(torch.zeros(3, 40, 1600)), tv_tensors.Mask(torch.ones(40, 1600).long())
+    )
+    assert image.shape == (3, 32, 32) and 1 in mask
+
+
 def test_color_jitter_changes_colours_of_the_image_alone(tmp_path):
     image = tv_tensors.Image(torch.full((3, 40, 40), 128, dtype=torch.uint8))
     mask = tv_tensors.Mask(torch.ones(40, 40).long())
@@ -335,6 +343,19 @@ def test_masks_from_which_nothing_can_be_learnt(change, message, small):
     spoil_masks(small, change)
     with pytest.raises(DataError, match=message):
         open_splits(settings(small))
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (dict(classes={"a": [], "b": ["ground"]}), "since classes names no group for square: rest=GROUP names the one"),
+        (dict(reduce_zero_label=True), "since 0 means no class: if it is one, say --set reduce_zero_label=false"),
+    ],
+)
+def test_what_takes_the_class_from_pixels_is_named(options, hint, small):
+    """The label 255, which no mask holds here, was said to, whatever did."""
+    with pytest.raises(DataError, match=f"so nothing can be learnt; [0-9.]+ % of the pixels have no class, {hint}"):
+        open_splits(settings(small, **options))
 
 
 def test_masks_in_black_and_white_train_with_one_setting(small):

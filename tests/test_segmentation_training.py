@@ -1,6 +1,7 @@
 """What a run of a segmenter can be told, what it refuses, and what it leaves on disk."""
 
 import copy
+import dataclasses
 import json
 import os
 import shutil
@@ -467,8 +468,16 @@ def test_norms_that_cannot_be_synchronised_are_refused_before_training(small, mo
         (dict(scale=2), "scale=2: write it as"),
         (dict(color_jitter=-0.1), "color_jitter=-0.1 must be a number of at least 0"),
         (dict(color_jitter=0.4, backbone_options=dict(in_chans=4)), "color_jitter=0.4 needs photos of 1 or 3 channels"),
-        (dict(eval_size="big"), "eval_size='big': write it as eval_size=512"),
-        (dict(short_sides=[]), "short_sides=.*: write it as"),
+        *((dict(eval_size=s), "eval_size=.*: write it as eval_size=512") for s in ("big", 31.5, [64.5, 64], [64])),
+        *((dict(short_sides=s), "short_sides=.*: write it as") for s in ([], [40.5])),
+        (dict(ignore_colour=[0.5, 0, 0]), "ignore_colour=.*: write it as"),
+        (dict(colours=[[0, 0, 0], [0.5, 0, 0]]), "colours=.*: write it as"),
+        (dict(max_long_side=0.5, short_sides=[40]), "max_long_side=0.5 must be a whole number of at least 0"),
+        *(
+            (dict([(field.name, float("nan"))]), f"{field.name}=nan must be")
+            for field in dataclasses.fields(Settings)
+            if field.type in (float, float | None)
+        ),
         (dict(background_photos="things"), r"background_photos='things': write it as background_photos='\[FOLDER"),
         (dict(background_share=1), "background_share=1 must be a number from 0, below 1"),
         (dict(background_swap=1.5), "background_swap=1.5 must be a number from 0 to 1"),

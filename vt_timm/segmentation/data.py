@@ -191,6 +191,22 @@ def class_shares(dataset: SegmentationDataset) -> dict[str, float]:
     return {**named, "(ignored)": shares[IGNORE].item()}
 
 
+class _AtLeastAPixel:
+    """Keeps a pixel of the short side of a very long image, of which torchvision's transforms leave none."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        params = super().make_params(flat_inputs)  # type: ignore[misc]
+        return {**params, "size": [max(side, 1) for side in params["size"]]}
+
+
+class _ShortestSize(_AtLeastAPixel, v2.RandomShortestSize):
+    pass
+
+
+class _ScaleJitter(_AtLeastAPixel, v2.ScaleJitter):
+    pass
+
+
 class RandomMirror:
     """Mirrors image and mask left to right half of the time, and swaps the labels that name a side."""
 
@@ -231,9 +247,9 @@ def training_transform(
     fewer than `MIN_SIDE` pixels is stretched first.
     """
     if short_sides:
-        resize: v2.Transform = v2.RandomShortestSize(list(short_sides), max_size=max_long_side)
+        resize: v2.Transform = _ShortestSize(list(short_sides), max_size=max_long_side)
     else:
-        resize = v2.ScaleJitter((crop_size, crop_size), scale_range=scale)
+        resize = _ScaleJitter((crop_size, crop_size), scale_range=scale)
     fill: dict[Any, Any] = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
     return v2.Compose(
         [

@@ -109,6 +109,14 @@ class Labels:
         """The classes that are trained, in the order of our labels."""
         return list(self.names if self.groups is None else self.groups)
 
+    @property
+    def left_out(self) -> list[str]:
+        """The data set's classes that belong to no group, and are ignored."""
+        if self.groups is None or self.rest is not None:
+            return []
+        named = {name for names in self.groups.values() for name in names}
+        return [name for name in self.names if name not in named]
+
     def table(self) -> np.ndarray:
         """Return our label (65536,) of every value of a mask; IGNORE for none, UNKNOWN for a value without meaning."""
         group_of = list(range(len(self.names)))

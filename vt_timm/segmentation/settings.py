@@ -32,6 +32,10 @@ def _are_whole(values: Iterable[Any]) -> bool:
     return all(isinstance(one, int) and not isinstance(one, bool) for one in values)
 
 
+def _whole_numbers(value: Any, least: int, count: int | None = None) -> bool:
+    return _numbers(value, least, count) and _are_whole(value)
+
+
 def _are_groups(value: Any) -> bool:
     return isinstance(value, dict) and all(
         isinstance(names, list) and all(isinstance(name, str) for name in names) for names in value.values()
@@ -43,15 +47,15 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "classes": (_are_groups, "'{top: [shirt, blouse], other: [bag]}'"),
     "values": (lambda v: isinstance(v, dict) and _are_whole([*v, *v.values()]), "'{255: 1}'"),
     "colours": (
-        lambda v: isinstance(v, list) and all(_numbers(colour, 0, 3) for colour in v),
+        lambda v: isinstance(v, list) and all(_whole_numbers(colour, 0, 3) for colour in v),
         "'[[0, 0, 0], [128, 0, 0]]', one [red, green, blue] per class",
     ),
-    "ignore_colour": (lambda v: _numbers(v, 0, 3), "'[224, 224, 192]'"),
+    "ignore_colour": (lambda v: _whole_numbers(v, 0, 3), "'[224, 224, 192]'"),
     "mask_suffix": (lambda v: isinstance(v, str), "_mask"),
     "background_photos": (lambda v: isinstance(v, list) and all(isinstance(p, str) for p in v), "'[FOLDER, FOLDER]'"),
     "scale": (lambda v: _numbers(v, LEAST_SCALE, 2), "'[0.5, 2.0]'"),
-    "short_sides": (lambda v: _numbers(v, 1), "'[480, 512, 544]'"),
-    "eval_size": (lambda v: _is_number(v, 1) or _numbers(v, 1, 2), "512, '[height, width]' or null"),
+    "short_sides": (lambda v: _whole_numbers(v, 1), "'[480, 512, 544]'"),
+    "eval_size": (lambda v: _whole_numbers([v], 1) or _whole_numbers(v, 1, 2), "512, '[height, width]' or null"),
     "milestones": (lambda v: isinstance(v, list) and _are_whole(v), "'[800, 1200]'"),
     "class_weights": (lambda v: isinstance(v, dict) and all(map(_is_number, v.values())), "'{shoes: 2.0}'"),
     "neck_options": (lambda v: isinstance(v, dict), "'{tokens: 16}'"),
@@ -188,7 +192,7 @@ class Settings:
             self._check_number(name, (int, float), 0)
         for name in ("clip_grad", "ema_decay", "max_long_side", "backbone_lr", "ignore_label"):
             if getattr(self, name) is not None:
-                self._check_number(name, int if name == "ignore_label" else (int, float), 0)
+                self._check_number(name, int if name in ("ignore_label", "max_long_side") else (int, float), 0)
         for name in ("clip_grad", "max_long_side"):
             if getattr(self, name) == 0:
                 raise SettingsError(f"{name}=0 would leave nothing; null sets no limit")
@@ -227,7 +231,7 @@ class Settings:
 
     def _check_number(self, name: str, kind: type | tuple[type, ...], least: int) -> None:
         value = getattr(self, name)
-        if not isinstance(value, kind) or isinstance(value, bool) or value < least:  # type: ignore[operator]
+        if not isinstance(value, kind) or isinstance(value, bool) or not value >= least:  # type: ignore[operator]
             number = "whole number" if kind is int else "number"
             hint = " (in YAML, 1.0e-4 and not 1e-4)" if isinstance(value, str) else ""
             raise SettingsError(f"{name}={value!r} must be a {number} of at least {least}{hint}")

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from ..errors import say
 from ..images import ImageError, find_images
 from .data import IGNORE, LeftOut, SegmentationDataset, class_shares
-from .labels import BACKGROUND, LAYOUTS, DataError
+from .labels import BACKGROUND, LAYOUTS, DataError, Labels
 from .settings import Settings, SettingsError
 
 FIGURES = (2, 12)  # how many are pasted onto one photo
@@ -41,7 +41,7 @@ def open_splits(settings: Settings) -> tuple[SegmentationDataset, SegmentationDa
         )
         for split, go_on in (("train", True), ("val", False))
     )
-    _check_shares(settings, class_shares(train_set))
+    _check_shares(settings, class_shares(train_set), train_set.labels)
     class_shares(val_set)  # a bad mask is said now, and not after the first updates
     return train_set, val_set
 
@@ -59,23 +59,33 @@ def _are_of_another_data_set(settings: Settings) -> bool:
     return names.isdisjoint(name for group in settings.classes.values() for name in group)
 
 
-def _check_shares(settings: Settings, shares: dict[str, float]) -> None:
+def _check_shares(settings: Settings, shares: dict[str, float], labels: Labels) -> None:
     """Say how the pixels are shared out, and refuse what cannot be learnt."""
     say("share of the pixels: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()))
     ignored = shares.pop("(ignored)")
     missing = [name for name, share in shares.items() if share == 0]
-    hint = ""
-    if ignored and settings.ignore_label is not None and settings.colours is None:
-        hint = (
-            f"; {100 * ignored:.1f} % of the pixels have no class, since the label {settings.ignore_label} is ignored: "
-            f"if it is a class, say which with --set 'values={{{settings.ignore_label}: NUMBER}}'"
-        )
+    hint = f"; {100 * ignored:.1f} % of the pixels have no class{_why_ignored(labels)}" if ignored else ""
     if len(missing) > len(shares) - 2:
         found = ", ".join(name for name in shares if name not in missing)
         seen = f"all pixels that have a class are {found}" if found else "no pixel has a class"
         raise DataError(f"{settings.data_dir}: in the training masks {seen}, so nothing can be learnt{hint}")
     if missing:
         say(f"warning: {', '.join(missing)} occurs in none of the training masks that were looked at{hint}")
+
+
+def _why_ignored(labels: Labels) -> str:
+    """Return what takes the class from pixels, and what to do about it."""
+    if labels.left_out:
+        some = ", ".join(labels.left_out[:5]) + (", ..." if len(labels.left_out) > 5 else "")
+        return f", since classes names no group for {some}: rest=GROUP names the one that takes them"
+    if labels.reduce_zero:
+        return ", since 0 means no class: if it is one, say --set reduce_zero_label=false"
+    if labels.ignore is None or labels.colours is not None:
+        return ""
+    return (
+        f", since the label {labels.ignore} is ignored: if it is a class, say which with --set "
+        f"'values={{{labels.ignore}: NUMBER}}'"
+    )
 
 
 def fit_batch(settings: Settings, photos: int, world: int) -> Settings:
