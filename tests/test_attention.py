@@ -71,6 +71,12 @@ def test_picture_shows_high_attention_in_red_and_low_in_blue(tmp_path):
     assert blue > red + 60
 
 
+def test_panels_of_a_thin_photo_are_no_higher_than_a_slide():
+    """A photo of 32 x 1024 made a picture of three rows of more than a metre each."""
+    figure = draw_attention([Image.new("RGB", (32, 1024))], [torch.rand(16, 32, 1)], "test", ["photo"])
+    assert figure.get_figheight() < 3 * 8 + 1
+
+
 @pytest.mark.parametrize("columns", [None, 1, 3, 8, 17])
 @pytest.mark.parametrize("photos", [1, 3])
 def test_nothing_lies_over_anything_else(photos, columns):

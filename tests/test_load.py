@@ -4,6 +4,7 @@ import copy
 import doctest
 import io
 import json
+import math
 import re
 import shutil
 import threading
@@ -440,3 +441,23 @@ def test_a_folder_of_its_name_does_not_take_a_models_place(holds, tmp_path, monk
         kind = {"config.json": "classifier", "args.yaml": "run"}[holds]
         for name in ("./vt_resnet_micro", "local-dir:vt_resnet_micro", "vt_resnet_micro.mine"):  # no tag of ours
             assert sources.resolve(name).kind == kind
+
+
+@pytest.mark.parametrize("size", [(2, 400), (400, 2), (100, 300), (40, 700)])
+def test_a_picture_to_draw_on_shows_what_is_seen_and_takes_no_more_work_the_thinner_a_photo_is(size, monkeypatch):
+    """Of a thin photo, three times as large, a part in a hundred was kept."""
+    model, resize, areas = vt_timm.load("vt_resnet_micro"), Image.Image.resize, []
+
+    def noted(self, to, *args, **options):
+        areas.append(math.prod(to))
+        return resize(self, to, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", noted)
+    photo = resize(Image.effect_noise((4, 4), 90).convert("RGB"), size, Image.Resampling.BICUBIC)
+    view, seen = model.view(photo), max(areas)
+    areas.clear()
+    drawn = model.display(photo)
+    assert max(areas) <= (seen if max(size) > 16 * min(size) else 9.1 * seen)
+    assert drawn.size == (3 * view.width, 3 * view.height)
+    small = np.asarray(resize(drawn, view.size, Image.Resampling.BOX)).astype(int)
+    assert abs(small - np.asarray(view)).mean() < 2

@@ -68,7 +68,7 @@ def draw_attention(
     opacity: str = "weight",
     columns: int | None = None,
 ) -> "Figure":
-    """Draw one panel per token, its attention over the photo, no wider than a slide (Figure 7).
+    """Draw one panel per token, its attention over the photo, no wider than a slide and no panel higher (Figure 7).
 
     Args:
         photos: what the model saw, at the size to draw.
@@ -87,7 +87,8 @@ def draw_attention(
     tokens = tokens or list(range(1, len(maps_LHW[0]) + 1))
     columns = min(columns or (COLUMNS if len(photos) == 1 else len(tokens) + 1), len(tokens) + 1)
     rows_each = math.ceil((len(tokens) + 1) / columns)
-    panel = min(PANEL, (SLIDE[0] - BAR) / columns)
+    tallest = max(photo.height / photo.width for photo in photos)
+    panel = min(PANEL, (SLIDE[0] - BAR) / columns, SLIDE[1] / tallest)
     size = min(9.0, 9.0 * panel / PANEL + 2)
     captions = [fill(caption, int(panel * LETTERS / size)) for caption in captions]
     heading = HEADING + LINE * size / POINTS * max(caption.count("\n") for caption in captions)

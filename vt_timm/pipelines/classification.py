@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .validation import Validation
 
 TOP = 5
+THIN = 16  # so many times as long as it is wide, a photo is drawn with no more detail than the network sees
 
 
 @dataclass
@@ -94,6 +95,9 @@ class ClassificationPipeline(Pipeline):
         return self.geometry(photo)
 
     def display(self, photo: Image.Image) -> Image.Image:
+        if max(photo.size) > THIN * min(photo.size):  # which is enlarged whole before its middle is cut out
+            view = self.view(photo)
+            return view.resize((DISPLAY_SCALE * view.width, DISPLAY_SCALE * view.height), Image.Resampling.BICUBIC)
         channels, height, width = self.config["input_size"]
         config = {**self.config, "input_size": (channels, DISPLAY_SCALE * height, DISPLAY_SCALE * width)}
         return Compose(create_transform(**config).transforms[:-2])(photo)
