@@ -23,6 +23,7 @@ import vt_timm
 from vt_timm import attention_maps, distillation, images, vt_resnet
 from vt_timm.cli.shared import ahead
 from vt_timm.errors import UserError
+from vt_timm.export.write_file import describe
 from vt_timm.folding.fold import fold_norms
 from vt_timm.pipelines import answers, classification, pipeline, segmentation, sources
 from vt_timm.pipelines.classification import ClassificationPipeline
@@ -110,6 +111,23 @@ def named(*names):
     network = timm.create_model("vt_resnet_micro", num_classes=len(names)).eval()
     network.pretrained_cfg = {**network.pretrained_cfg, "label_names": list(names)}
     return ClassificationPipeline(network)
+
+
+def test_after_a_new_head_the_names_are_its_own_wherever_they_are_read(tmp_path):
+    model = named("cat", "dog", "fox")
+    model.module.reset_classifier(2)
+    assert model.class_names == ["class 0", "class 1"] == json.loads(describe(model, "float32")["vt_timm.class_names"])
+    write_folders(tmp_path, ["cat", "dog"])
+    assert labels_of(model, tmp_path) == {"cat": 0, "dog": 1}  # in timm's order
+    write_folders(tmp_path, ["fox"])
+    with pytest.raises(UserError, match=r"are not the model's 2 classes \(class 0, class 1\)"):
+        model.score(tmp_path)
+    with pytest.raises(ValueError, match="the teacher's 2 classes have no names"):
+        distillation.teacher_classes(model.module, ["dog", "cat"])
+
+    segmenter = segmentation.SegmentationPipeline(segmenters.create_segmenter("fpn", "resnet18", num_classes=2))
+    segmenter.module = segmenters.create_segmenter("fpn", "resnet18", num_classes=3, class_names=["sky", "a", "b"])
+    assert segmenter.class_names == ["sky", "a", "b"]
 
 
 def test_folders_get_the_classes_that_they_are_called(tmp_path):
@@ -364,8 +382,7 @@ def test_an_answer_that_is_no_number_is_said(name, pixels):
 
 
 def test_classes_of_one_name_share_the_larger_probability(pixels):
-    model = vt_timm.load("vt_resnet_micro")
-    model.class_names = ["crane", "crane", *(f"class {i}" for i in range(8))]
+    model = named("crane", "crane", *(f"class {i}" for i in range(8)))
     answer = model.describe(Image.fromarray(pixels), torch.tensor([[5.0, 3.0, *[0.0] * 8]]))
     assert answer.shares["crane"] == answer.scores["crane"] == answer.top[0]["probability"]
     assert answer.caption == f"crane {100 * answer.top[0]['probability']:.0f} %"

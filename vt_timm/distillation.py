@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .errors import did_you_mean, first_line
 from .weights.download import NotReachedError, check_reachable
+from .weights.published import names_of_head
 
 FBNETV3_G = "fbnetv3_g.ra2_in1k"  # the paper's teacher
 DISTILL_WEIGHT, TASK_WEIGHT, TEMPERATURE = 0.8, 0.2, 1.0
@@ -87,9 +88,8 @@ def names_of_outputs(model: nn.Module) -> list[str]:
     Returns:
         The names (WordNet's for ImageNet, such as n01440764) in the order of the outputs, none where nobody knows them.
     """
-    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
     subset = infer_imagenet_subset({"num_classes": model.num_classes})
-    return list(config.get("label_names") or (ImageNetInfo(subset).label_names() if subset else ()))
+    return names_of_head(model) or (ImageNetInfo(subset).label_names() if subset else [])
 
 
 def teacher_classes(model: nn.Module, names: Sequence[str]) -> list[int]:

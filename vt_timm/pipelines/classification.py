@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from ..errors import UserError, check_positive
 from ..images import MODES, per_channel
-from ..weights.published import unsure_below
+from ..weights.published import names_of_head, unsure_below
 from .answers import Answer
 from .pipeline import BATCH, DISPLAY_SCALE, Photo, Pipeline, Ready, batched, check_numbers, smooth_noise
 
@@ -88,8 +89,12 @@ class ClassificationPipeline(Pipeline):
         self.config = {**config, **{key: per_channel(config[key], self.channels) for key in ("mean", "std")}}
         *geometry, self.to_tensor, self.normalize = create_transform(**self.config).transforms
         self.geometry = Compose(geometry)
-        self.class_names = class_names(module)
         self.unsure_below = unsure_below(getattr(module, "pretrained_cfg", {}))
+
+    @property
+    def class_names(self) -> list[str]:
+        """What the classes are called: those of the head that the module has now."""
+        return class_names(self.module)
 
     def view(self, photo: Image.Image) -> Image.Image:
         return self.geometry(photo)
@@ -152,15 +157,14 @@ class ClassificationPipeline(Pipeline):
 
     def describe(self, photo: Image.Image, output: Tensor, topk: int = TOP) -> Classification:
         check_numbers(output)
-        if len(self.class_names) != self.module.num_classes:  # it was given another head
-            self.class_names = class_names(self.module)
-        ranked = ranked_classes(output, self.class_names) if self.class_names else []
+        names = self.class_names
+        ranked = ranked_classes(output, names) if names else []
         scores: dict[str, float] = {}
         for one in ranked:  # of two classes of a name the larger
             scores.setdefault(one["class"], one["probability"])
         top = ranked[:topk]
         shares = {one["class"]: scores[one["class"]] for one in top}
-        return Classification(photo, self.class_names, shares, top, scores, self.unsure_below)
+        return Classification(photo, names, shares, top, scores, self.unsure_below)
 
 
 def class_names(model: nn.Module) -> list[str]:
@@ -171,13 +175,16 @@ def class_names(model: nn.Module) -> list[str]:
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
     num_classes: int = model.num_classes  # type: ignore[assignment]
     info: CustomDatasetInfo | ImageNetInfo | None = None
-    if config.get("label_names") and len(config["label_names"]) == num_classes:
+    if names_of_head(model):
         info = CustomDatasetInfo(config["label_names"], config.get("label_descriptions"))
     elif subset := infer_imagenet_subset({"num_classes": num_classes}):
-        info = ImageNetInfo(subset)
+        info = _imagenet(subset)
     if info is None:
         return [f"class {i}" for i in range(num_classes)]
     return [info.index_to_description(i) for i in range(num_classes)]
+
+
+_imagenet = cache(ImageNetInfo)  # which reads its names from files at every call
 
 
 def ranked_classes(logits_1K: Tensor, names: list[str]) -> list[dict[str, Any]]:

@@ -60,7 +60,6 @@ class Pipeline(ABC):
     command = "`vt-timm classify` names what is on photos"
     place = "VT module"  # what one of its attention maps belongs to
     sample = "photo"  # which of `images.SAMPLES` suits it
-    class_names: list[str]
     any_size = False  # True if its file must take images of any size
 
     def __init__(self, module: nn.Module, name: str = "") -> None:
@@ -103,6 +102,11 @@ class Pipeline(ABC):
         ...     print(answer.label)
         church
         """
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """What the classes are called, in the order of the outputs."""
 
     @property
     def channels(self) -> int:

@@ -85,9 +85,10 @@ class SegmentationPipeline(Pipeline):
     any_size = True
     module: Segmenter | OnnxFile
 
-    def __init__(self, module: Segmenter | OnnxFile, name: str = "") -> None:
-        super().__init__(module, name)
-        self.class_names = module.class_names
+    @property
+    def class_names(self) -> list[str]:
+        """What the module's classes are called."""
+        return self.module.class_names
 
     def view(self, photo: Image.Image) -> Image.Image:
         return resized(photo, self.module.short_side)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from timm.utils import accuracy
@@ -19,6 +19,7 @@ from ..segmentation.data import SegmentationDataset, evaluation_transform
 from ..segmentation.evaluation import SCORES, Confusion
 from ..segmentation.settings import Settings
 from ..segmentation.training_data import label_options_of
+from ..weights.published import names_of_head
 
 if TYPE_CHECKING:
     from ..pipelines.classification import ClassificationPipeline
@@ -68,12 +69,11 @@ class ClassFolders(Validation):
             raise CommandError(f"--validate {folder}: there is no such folder")
         found = (path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(Path(path.name)))
         names = sorted(found, key=natural_key)
-        config: Any = getattr(self.model.module, "pretrained_cfg", {})
         classes = self.model.class_names
         described = list(describe_classes(names)["label_descriptions"].values())  # an ONNX file keeps no WordNet names
-        for known, called in ((config.get("label_names") or [], names), (classes, names), (classes, described)):
+        for known, called in ((names_of_head(self.model.module), names), (classes, names), (classes, described)):
             if names and set(called) <= set(known) and len(set(called)) == len(names):
-                return {name: list(known).index(one) for name, one in zip(names, called, strict=True)}
+                return {name: known.index(one) for name, one in zip(names, called, strict=True)}
         have_numbers_alone = classes == [f"class {i}" for i in range(len(classes))]
         if len(names) == len(classes) and (have_numbers_alone or len(classes) >= 1000):  # ImageNet's, or as many
             return {name: i for i, name in enumerate(names)}

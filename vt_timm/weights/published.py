@@ -178,11 +178,17 @@ def without_names(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return {**cfg, "label_names": None, "label_descriptions": None}
 
 
+def names_of_head(model: nn.Module) -> list[str]:
+    """Return the `label_names` of a model's config, or none if another head than the one that it has is meant."""
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
+    names = list(cfg.get("label_names") or ())
+    return names if len(names) == getattr(model, "num_classes", len(names)) else []
+
+
 def forget_other_names(model: nn.Module) -> None:
     """Drop the class names of a head that has other classes than the weights had."""
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    names = cfg.get("label_names")
-    if names and len(names) != getattr(model, "num_classes", len(names)):
+    if cfg.get("label_names") and not names_of_head(model):
         model.pretrained_cfg = without_names(cfg)  # type: ignore[assignment]
 
 
