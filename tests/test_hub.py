@@ -15,7 +15,7 @@ from huggingface_hub.repocard import metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from markdown_it import MarkdownIt
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from benchmarks.accuracy import runs
 from benchmarks.common import records
@@ -143,6 +143,20 @@ def cut_off(file, key):
     return spoil
 
 
+def overflow(run):
+    """Weights that are numbers, whose sums are none."""
+    state = torch.load(run / "model_best.pth.tar", weights_only=False)
+    for tensor in state["state_dict"].values():
+        if tensor.ndim > 1:
+            tensor.fill_(1e38)
+    torch.save(state, run / "model_best.pth.tar")
+
+
+def diverge_as_a_segmenter(run):
+    file = run / "best" / "model.safetensors"
+    save_file({name: tensor / torch.zeros_like(tensor) for name, tensor in load_file(file).items()}, file)
+
+
 def diverge(run):
     state = torch.load(run / "model_best.pth.tar", weights_only=False)
     state["state_dict"]["fc.bias"].fill_(float("nan"))
@@ -174,6 +188,7 @@ def publish_line(arguments, capsys):
         (spoiled("model.json", "[]"), "model.json describes no model"),
         (spoiled("model_best.pth.tar", b"x" * 100), "it is damaged, or holds more than weights"),
         (diverge, "model_best.pth.tar diverged, its weights are no numbers"),
+        (overflow, "answers with no numbers (NaN): its training diverged"),
     ],
 )
 def test_a_damaged_run_is_one_line(spoil, message, run, tmp_path, capsys):
@@ -192,6 +207,7 @@ def test_a_damaged_run_is_one_line(spoil, message, run, tmp_path, capsys):
         (spoiled("best/config.json", "{}"), "cannot load the segmenter"),
         (spoiled("best/model.safetensors", "zz"), "cannot load the segmenter"),
         (lambda run: shutil.rmtree(run / "best"), "it has no best/metrics.json"),
+        (diverge_as_a_segmenter, "answers with no numbers (NaN): its training diverged"),
     ],
 )
 def test_a_damaged_run_of_a_segmenter_is_one_line(spoil, message, segmenter_run, tmp_path, capsys):

@@ -373,12 +373,16 @@ def test_a_model_without_classes_has_tokens_and_no_answer(pixels):
 
 
 @pytest.mark.parametrize("name", ["vt_resnet_micro", "vt_fpn_tf_efficientnet_lite0.ccp"])
-def test_an_answer_that_is_no_number_is_said(name, pixels):
+def test_an_answer_that_is_no_number_is_said(name, pixels, tmp_path):
     model = vt_timm.load(name)
     with torch.no_grad():
         list(model.module.parameters())[-1].fill_(float("nan"))  # the bias of the last layer
     with pytest.raises(UserError, match=r"no numbers \(NaN\)"):
-        model(pixels)
+        model(pixels, **({"scales": [0.25]} if model.kind == "segmenter" else {}))
+    if model.kind == "classifier":
+        write_folders(tmp_path, model.class_names)
+        with pytest.raises(UserError, match=r"no numbers \(NaN\)"):
+            model.score(tmp_path)
 
 
 def test_classes_of_one_name_share_the_larger_probability(pixels):

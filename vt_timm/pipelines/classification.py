@@ -16,7 +16,7 @@ from ..errors import UserError, check_positive
 from ..images import MODES, per_channel
 from ..weights.published import names_of_head, unsure_below
 from .answers import Answer
-from .pipeline import BATCH, DISPLAY_SCALE, Photo, Pipeline, Ready, batched, check_numbers, smooth_noise
+from .pipeline import BATCH, DISPLAY_SCALE, Photo, Pipeline, Ready, batched, smooth_noise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -156,7 +156,6 @@ class ClassificationPipeline(Pipeline):
                 yield self.describe(ready.image, logits_K[None], topk)
 
     def describe(self, photo: Image.Image, output: Tensor, topk: int = TOP) -> Classification:
-        check_numbers(output)
         names = self.class_names
         ranked = ranked_classes(output, names) if names else []
         scores: dict[str, float] = {}

@@ -254,12 +254,17 @@ class Pipeline(ABC):
         Args:
             batch: as `input` gives them.
             folded: False for the module itself, the same bit for bit wherever its weights are.
+
+        Raises:
+            UserError: for answers that are no numbers.
         """
         network = self.network if folded else self.module
         if not self.in_file:  # the order in which convolutions are fastest on a CPU
             batch = as_it_takes(batch, self.module).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            return network(batch).float().cpu()
+            output = network(batch).float().cpu()
+        check_numbers(output)
+        return output
 
     @abstractmethod
     def describe(self, photo: Image.Image, output: Tensor) -> Answer:

@@ -90,7 +90,7 @@ def publish(run: Run, how: Publication, folder: Path) -> None:
         folder: the folder to write.
 
     Raises:
-        RunError: as for `draft`.
+        UserError: as for `draft`.
     """
     with draft(run, how, folder) as new:
         new.finish(new.metrics())
@@ -101,8 +101,8 @@ def draft(run: Run, how: Publication, folder: Path) -> Iterator[Draft]:
     """Yield the folder before it is put in place; until it is finished an older one stays.
 
     Raises:
-        RunError: if the run cannot be published, the folder does not say what the run says, or the place holds files of
-            the user's.
+        UserError: if the run cannot be published, its answers are no numbers, the folder does not say what the run says,
+            or the place holds files of the user's.
     """
     _check_place(folder)
     with ExitStack() as stack:
