@@ -1,5 +1,6 @@
 """Using a segmenter: photos of any size, seen at several scales, drawn, and from a folder that holds none."""
 
+import itertools
 import math
 from typing import ClassVar
 
@@ -11,8 +12,9 @@ from torch import nn
 
 from vt_timm import Segmenter, cli
 from vt_timm.cli.segmentation import _save_labels
+from vt_timm.photos import draw
 from vt_timm.photos.colours import palette
-from vt_timm.photos.draw import draw_segmentation
+from vt_timm.photos.draw import draw_classification, draw_segmentation, save_figures, to_png
 from vt_timm.pipelines.segmentation import SegmentationPipeline, resized, segment
 from vt_timm.pipelines.sources import load
 from vt_timm.segmentation import training as segmentation_training
@@ -264,6 +266,40 @@ def test_what_is_painted_is_named(pixels, legend):
     labels = torch.arange(3).repeat_interleave(torch.tensor(pixels))[None].expand(10, -1)
     figure = draw_segmentation(Image.new("RGB", (1000, 10)), labels, ["background", "skin", "top"])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == legend
+
+
+@pytest.mark.parametrize("classes", [1, 3, 5, 30])
+def test_the_bars_of_a_classification_lie_apart_from_their_names(classes):
+    """Shares as the page says them, and bars of one height, however few there are."""
+    shares = [0.993, *[0.001] * (classes - 1)]
+    figure = draw_classification(Image.new("RGB", (64, 48)), [(f"type {i}", share) for i, share in enumerate(shares)])
+    figure.canvas.draw()
+    axis = figure.axes[1]
+    assert [text.get_text() for text in axis.texts[:2]] == ["type 0  99 %", "type 1  < 1 %"][:classes]
+    names, bars = ([one.get_window_extent() for one in some] for some in (axis.texts, axis.patches))
+    assert max(bar.height for bar in bars) < 0.1 * figure.bbox.height
+    boxes = [box for pair in zip(names, bars, strict=True) for box in pair]  # from above
+    assert all(low.y1 <= high.y0 for high, low in itertools.pairwise(boxes))
+    assert boxes[0].y1 <= figure.bbox.y1 and boxes[-1].y0 >= figure.bbox.y0 - 1
+
+
+@pytest.mark.parametrize("name", ["猫", "نص", "नमस्ते", "😀"])
+def test_a_class_of_any_script_is_drawn_without_a_warning(name, tmp_path, recwarn):
+    figure = draw_classification(Image.new("RGB", (64, 48)), [(name, 1.0)])
+    labels = torch.zeros(48, 64, dtype=torch.long)
+    for one in (figure, draw_segmentation(Image.new("RGB", (64, 48)), labels, [name])):
+        to_png(one)
+    save_figures(iter([figure]), tmp_path / "a.pdf")
+    assert not [str(warning.message) for warning in recwarn if "Glyph" in str(warning) or "support" in str(warning)]
+
+
+def test_a_script_takes_an_installed_font_that_has_it(monkeypatch):
+    from matplotlib.font_manager import FontEntry, fontManager
+
+    monkeypatch.setattr(
+        fontManager, "ttflist", [FontEntry(name=name) for name in ("Noto Sans CJK JP", "Comic", "IPAex")]
+    )
+    assert draw._fonts_of_scripts.__wrapped__() == ["Noto Sans CJK JP", "IPAex"]
 
 
 @pytest.mark.parametrize("order", [range(12), [0, 5, 3, 8], [1, 0, 11]])

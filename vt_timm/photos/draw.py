@@ -6,8 +6,9 @@ They go to one file, pages of a .pdf or frames of a .gif, each written whole or 
 import io
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -43,18 +44,40 @@ MARKS: dict[str, dict[str, Any]] = {
 NO_PICTURES = {"pgf", "raw", "rgba"}  # matplotlib writes them: for LaTeX, and bytes that do not say their size
 
 
+# Fonts for letters that matplotlib's own font lacks, by what their names begin with; those that are installed are used.
+SCRIPTS = (
+    "Noto Sans CJK", "Source Han Sans", "WenQuanYi", "PingFang", "Hiragino", "Microsoft YaHei", "SimHei", "Yu Gothic",
+    "Meiryo", "IPA", "TakaoGothic", "Malgun Gothic", "Apple SD Gothic", "Nanum", "Unifont", "Arial Unicode MS",
+    "Noto Sans", "Noto Emoji", "Nirmala UI", "Segoe UI Emoji", "Droid Sans Fallback",
+)  # fmt: skip
+
+
 def _plainly(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let matplotlib draw and save by its own settings, not the user's, and texts as they are, not as mathematics."""
+    """Let matplotlib draw and save by its own settings, not the user's, and texts as they are, not as mathematics.
+
+    Letters that its font lacks come from others that are installed, and are boxes without a warning if none has them.
+    """
 
     @wraps(function)
     def draw(*args: Any, **kwargs: Any) -> Any:
         import matplotlib
         from matplotlib import style
 
-        with style.context("default", after_reset=True), matplotlib.rc_context({"text.parse_math": False}):
-            return function(*args, **kwargs)
+        with style.context("default", after_reset=True), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+ |Matplotlib currently does not support")
+            own = matplotlib.rcParams["font.sans-serif"][0]
+            with matplotlib.rc_context({"text.parse_math": False, "font.family": [own, *_fonts_of_scripts()]}):
+                return function(*args, **kwargs)
 
     return draw
+
+
+@cache
+def _fonts_of_scripts() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
+    installed = sorted({font.name for font in fontManager.ttflist})
+    return list(dict.fromkeys(name for start in SCRIPTS for name in installed if name.startswith(start)))
 
 
 @_plainly
@@ -215,6 +238,8 @@ def draw_classification(photo: Image.Image, top: list[tuple[str, float]]) -> "Fi
     from matplotlib.figure import Figure
 
     height, bars = 3.0, 3.2  # inches: of the photo, and of the bars' width
+    row = min(0.55, height / len(top))  # inches: a bar and its name above it
+    thickness = 0.3 * row
     photo = photo.convert("RGB")
     photo.thumbnail((max(int(DPI * height), 1),) * 2)
     width = min(max(height * photo.width / photo.height, 1.0), SLIDE[0] - bars)
@@ -222,11 +247,14 @@ def draw_classification(photo: Image.Image, top: list[tuple[str, float]]) -> "Fi
     left, right = figure.subplots(1, 2, gridspec_kw=dict(width_ratios=(width, bars)))
     left.axis("off")
     left.imshow(photo)
-    shares = [share for _, share in top]
-    right.barh(range(len(top)), shares, color="tab:blue")
-    for row, (name, share) in enumerate(top):
-        right.text(0.02, row - 0.42, f"{name}  {100 * share:.0f} %", fontsize=8, va="bottom", parse_math=False)
-    right.set(xlim=(0, 1), ylim=(len(top) - 0.4, -0.8))
+    size = min(8.0, POINTS * 0.5 * row / LINE)
+    start = (height - row * len(top)) / 2  # the rows stand in the middle
+    for place, (name, share) in enumerate(top):
+        middle = start + row * (place + 1) - thickness
+        right.barh(middle, share, thickness, color="tab:blue")
+        label = f"{name}  {_rounded(100 * share)} %"
+        right.text(0, middle - 0.7 * thickness, label, fontsize=size, va="bottom", parse_math=False)
+    right.set(xlim=(0, 1), ylim=(height, 0))
     right.axis("off")
     figure.subplots_adjust(left=0, right=0.98, top=1, bottom=0, wspace=0.08)
     return figure
