@@ -241,9 +241,16 @@ def test_a_config_that_is_no_json(hub, capsys):
     assert "config.json is not JSON" in capsys.readouterr().err
 
 
-def test_names_that_need_no_download_and_names_that_do_not_exist(capsys):
-    assert cli.main(["download", "vt_resnet18", "vt_resnet_micro.muon_imagenette"]) == 0
-    assert capsys.readouterr().out.count("ships with vt_timm") == 2
+def test_names_that_need_no_download_and_names_that_do_not_exist(tmp_path, monkeypatch, capsys):
+    segmenter = "vt_fpn_tf_efficientnet_lite0.ccp"
+    assert cli.main(["download", "vt_resnet18", "vt_resnet_micro.muon_imagenette", segmenter]) == 0
+    assert capsys.readouterr().out.count("ships with vt_timm") == 3
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    assert cli.main(["download", "./mine", "local-dir:mine", str(tmp_path / "mine")]) == 0
+    assert capsys.readouterr().out.count("mine lies here already: there is nothing to download") == 3
+    assert cli.main(["download", segmenter[:-1]]) == 2
+    assert f"did you mean {segmenter}" in capsys.readouterr().err
     assert cli.main(["download", "vt_resne18"]) == 2
     assert "there are no weights called vt_resne18; did you mean vt_resnet18" in capsys.readouterr().err
 

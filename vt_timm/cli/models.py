@@ -107,6 +107,9 @@ def download(args: argparse.Namespace) -> int:
     from ..weights.download import fetch
 
     for name in args.names:
+        if Path(name.removeprefix("local-dir:")).exists():
+            print(f"{name} lies here already: there is nothing to download")
+            continue
         source = _repository(name)
         if source is None:
             print(f"{name} ships with vt_timm: there is nothing to download")
@@ -122,14 +125,18 @@ def _repository(name: str) -> str | None:
     """Return the Hub repository of a model name, a tag or hf-hub:ORG/NAME; None for weights that ship."""
     import timm
 
+    from ..weights.published import published_segmenters
+
     if "/" in name:
         return name.removeprefix("hf-hub:")
+    if name in published_segmenters():
+        return None
     for tagged in timm.list_pretrained():
         if name in (tagged, tagged.partition(".")[0]):
             config: PretrainedCfg = timm.get_pretrained_cfg(tagged)  # type: ignore[assignment]
             shipped = config.file and Path(config.file).is_file()
             return None if shipped else config.hf_hub_id
-    known = [tagged.partition(".")[0] for tagged in timm.list_pretrained()]
+    known = [*(tagged.partition(".")[0] for tagged in timm.list_pretrained()), *published_segmenters()]
     hint = did_you_mean(name.partition(".")[0], dict.fromkeys(known), 3)
     raise CommandError(
         f"there are no weights called {name}{hint or '; `vt-timm models` lists the models that have weights'}"
