@@ -194,6 +194,24 @@ def test_an_answer_draws_itself_prints_and_goes_to_json(model, pixels, tmp_path)
         assert Image.open(drawn.save(tmp_path / "a.png")).width > 300
 
 
+def test_answers_and_looks_are_equal_if_they_say_the_same(model, pixels):
+    labels, photo = torch.tensor([[0, 1], [1, 1]]), Image.new("RGB", (2, 2))
+    answer, same, other = (
+        segmentation.Segmentation(photo, ["sky", "a"], {"a": 0.75, "sky": 0.25}, labels=one)
+        for one in (labels, labels.clone(), 1 - labels)
+    )
+    assert answer == same and answer != other and same in [other, answer] and answer != "a"
+    assert model(pixels) == model(pixels) != model(255 - pixels)
+    assert model.attention(pixels) == model.attention(pixels) != model.attention(255 - pixels)
+
+
+def test_maps_and_outputs_are_plain_tensors(model, pixels):
+    weight = torch.ones(1, requires_grad=True)
+    view = model.input(model.view(Image.fromarray(pixels)))
+    for plain in (model.attention(pixels).maps[0], model.run(view), model.run(view, folded=False)):
+        (weight * plain).sum().backward()
+
+
 @pytest.mark.parametrize(("least", "unsure"), [(0.99, True), (0.01, False), (None, None)])
 def test_an_answer_below_the_threshold_of_the_config_says_that_it_is_unsure(least, unsure, pixels):
     notes = () if least is None else (f"unsure_below={least}",)

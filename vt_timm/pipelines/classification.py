@@ -28,7 +28,7 @@ TOP = 5
 THIN = 16  # so many times as long as it is wide, a photo is drawn with no more detail than the network sees
 
 
-@dataclass
+@dataclass(eq=False)
 class Classification(Answer):
     """A classifier's answer.
 

@@ -264,7 +264,7 @@ class Pipeline(ABC):
         with torch.inference_mode():
             output = network(batch).float().cpu()
         check_numbers(output)
-        return output
+        return output.clone()  # a plain tensor, of which gradients may be asked
 
     @abstractmethod
     def describe(self, photo: Image.Image, output: Tensor) -> Answer:
@@ -296,7 +296,7 @@ class Pipeline(ABC):
         modules = self.attention_modules()
         with record_attention(modules) as all_maps, record_attention(modules, of) as maps:
             output = self.run(self.input(self.view(image)), folded=False)
-        maps = [attention[0].float().cpu() for attention in maps]
+        maps = [attention[0].float().cpu().clone() for attention in maps]  # plain tensors, as of `run`
         return Look(self.display(image), self.describe(image, output), maps, len(all_maps))
 
     def export(self, path: str | Path, **options: Any) -> "Written":

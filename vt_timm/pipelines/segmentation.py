@@ -32,7 +32,7 @@ STRIP = 64  # rows of a photo that are labelled at a time
 SHARE_SHOWN = 0.001  # a class that covers a smaller share of a photo is not named
 
 
-@dataclass
+@dataclass(eq=False)
 class Segmentation(Answer):
     """A segmenter's answer.
 
