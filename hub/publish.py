@@ -72,19 +72,21 @@ def main(argv: list[str] | None = None) -> int:
                 raise RunError(f"{folder}: no such file or folder")
         if args.test_size and not args.measure:
             raise RunError("--test-size changes what the run measured: leave it out, or measure anew")
+        if args.record and args.dry_run:
+            raise RunError("--record keeps a run that is published: leave it or --dry-run out")
         run = open_run(args.source)
         name = args.name or run.name
         folder = args.output or HUB / name
         how = Publication(
             name, args.push or hub_name(name), args.checkpoint, args.class_folders, args.test_size, args.half,
-            args.license, ships=args.output is None,
+            args.license, ships=args.output is None, dry_run=args.dry_run,
         )  # fmt: skip
         with draft(run, how, folder) as new:
             metrics = measured(new.files, name, args) if args.measure else new.metrics()
             if args.record:
                 keep(run, name, metrics, args.record)
-            new.finish(metrics)
-        report(folder, how.repository, args.push is not None, args.private, args.dry_run)
+            done = new.finish(metrics)
+        report(done, how, args.push is not None, args.private)
     except (UserError, RuntimeError, ValueError, OSError) as error:
         print(f"hub.publish: {first_line(error)}", file=sys.stderr)
         return 2

@@ -37,6 +37,9 @@ def load(folder):
 def test_a_run_becomes_a_folder_that_gives_the_same_logits(run, tmp_path, capsys):
     folder, (last, best) = run
     out = tmp_path / "out"
+    for number in range(3):
+        (photo := tmp_path / "photos" / "val" / "n01440764" / f"{number}.png").parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(photo)
     assert publish.main([str(folder), NAME, "-o", str(out)]) == 0
     assert sorted(p.name for p in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert torch.equal(logits(load(out)), logits(last))
@@ -47,13 +50,20 @@ def test_a_run_becomes_a_folder_that_gives_the_same_logits(run, tmp_path, capsys
     assert config["model_args"]["num_tokens"] == 9 and "num_classes" not in config["model_args"]
     text = (out / "README.md").read_text()
     assert "top-5" not in text  # of two classes
-    assert "top-1 50.00 %" in text and "train.py itself measured after epoch 3 at 128 x 128 pixels" in text
+    assert (
+        "on the run's 3 validation images: top-1 50.00 %" in text
+        and "train.py itself measured after epoch 3 at 128 x 128 pixels" in text
+    )
     assert "num_tokens=9" in text and "No checkpoint was picked" in text and "somebody/output" not in text
 
+    shutil.rmtree(tmp_path / "photos" / "val")
     assert publish.main([str(folder), NAME, "-o", str(out), "--checkpoint", "best", "--half"]) == 0
     assert torch.equal(logits(load(out)), logits(best.half().float()))
     text = (out / "README.md").read_text()
-    assert "top-1 75.50 %" in text and "picked by its score on these images, which flatters it" in text
+    assert (
+        "on the run's validation images: top-1 75.50 %" in text
+        and "picked by its score on these images, which flatters it" in text
+    )
     assert "16-bit floats" in text
 
 
@@ -115,7 +125,9 @@ def test_a_card_shows_class_names_as_they_are(run, tmp_path):
         (lambda run: (run / "last.pth.tar").unlink(), [NAME], "has no last.pth.tar: choose another --checkpoint"),
         (lambda run: (run / "last.pth.tar").write_bytes(b"PK"), [NAME], "last.pth.tar cannot be read"),
         (lambda run: None, ["vt_resnet18.trial"], "trained vt_resnet_micro, which vt_resnet18.trial does not say"),
+        (lambda run: None, ["trial"], "which trial does not say: the name is MODEL.TAG, such as vt_resnet_micro.trial"),
         (lambda run: None, [NAME, "--measure", "nowhere"], "nowhere: no such file or folder"),
+        (lambda run: None, [NAME, "--record", ".", "--dry-run"], "leave it or --dry-run out"),
         (lambda run: None, [NAME, "--class-folders", str(ROOT)], "the model has 2 classes and the class folders are"),
     ],
 )
@@ -330,8 +342,13 @@ def test_a_folder_that_was_published_is_replaced_and_its_card_kept(run, tmp_path
     assert sorted(contents(out)) == ["README.md", "config.json", "model.safetensors", "notes.txt"]
     with (out / "README.md").open("a") as file:
         file.write("A word of mine.\n")
+    there = contents(out)
+    for place in (out, tmp_path / "no" / "folder"):
+        assert main(["publish", str(run[0]), NAME, "-o", str(place), "--push", REPOSITORY, "--dry-run"]) == 0
+        assert "nothing was written; these would go to" in (said := capsys.readouterr().out) and "old" not in said
+    assert contents(out) == there and not (tmp_path / "no").exists()
     assert publish.main([str(run[0]), NAME, "-o", str(out)]) == 0
-    assert "README.old.md" in capsys.readouterr().out
+    assert f"the card that was there stays here, as {out / 'README.old.md'}" in capsys.readouterr().out
     assert (out / "README.old.md").read_text() == (out / "README.md").read_text() + "A word of mine.\n"
     kept = (out / "README.old.md").read_text()
     for number in (2, 3):
@@ -446,6 +463,21 @@ def test_a_segmenters_name_and_card_say_where_its_backbone_is_from(segmenter_run
 )
 def test_a_card_says_what_its_training_began_with(checkpoint, start):
     assert model_card._start({"initial_checkpoint": checkpoint}) == start
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ("vt_resnet18", "vt_resnet18.robust_imagenette"),
+        ("vt_resnet18.robust_imagenette", "vt_resnet18.robust_imagenette"),
+        ("resnet18", "resnet18.a1_in1k"),
+        ("local-dir:/somebody/mine", "local-dir:mine"),
+    ],
+)
+def test_a_card_names_the_tag_of_the_weights_that_a_training_began_with(model, named):
+    """What the short name means changes."""
+    start = f"Trained further, from the weights `{named}`,"
+    assert model_card._start({"initial_checkpoint": "", "pretrained": True, "model": model}) == start
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ def test_published_then_downloaded_elsewhere(run, tmp_path):
     """The card's snippets run as printed."""
     folder, (last, _) = run
     out = tmp_path / "out"
+    out.mkdir()
+    (out / "README.old.md").write_text("the card that was there before")
     with HubServer() as hub:
         command = ["-m", "hub.publish", str(folder), NAME, "-o", str(out), "--push", REPOSITORY]
         done = process(command, hub, tmp_path / "one", token=TOKEN)
@@ -90,7 +92,9 @@ def test_a_dry_run_asks_the_hub_for_nothing(run, tmp_path, monkeypatch, capsys):
         connect(hub.url, tmp_path / "home", monkeypatch)
         assert publish.main([str(run[0]), NAME, "-o", str(tmp_path / "out"), "--push", REPOSITORY, "--dry-run"]) == 0
         out = capsys.readouterr().out
-        assert not hub.requests and f"these would go to {hub.url}/{REPOSITORY}" in out
+        assert (
+            not hub.requests and not (tmp_path / "out").exists() and f"these would go to {hub.url}/{REPOSITORY}" in out
+        )
         assert re.search(r"model.safetensors +[\d,]+ bytes", out)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 from huggingface_hub import EvalResult, ModelCardData
+from timm.models import split_model_name_tag
 
 from ..cost import count_macs, count_parameters
 from ..files import without_folders
@@ -102,11 +103,21 @@ def _start(settings: dict[str, Any]) -> str:
         published = path.name == WEIGHTS and path.parent.name
         return f"Trained further, from {f'the weights `{published}`' if published else 'an earlier run'},"
     if settings.get("pretrained"):
-        return f"Trained further, from the weights `{without_folders(settings['model'])}`,"
+        return f"Trained further, from the weights `{_with_tag(without_folders(settings['model']))}`,"
     warm = (settings.get("model_kwargs") or {}).get("pretrained_backbone")
     if warm:
         return f"Trained, from the stem and stages 1 to 3 of {without_folders(str(warm))},"
     return "Trained from scratch"
+
+
+def _with_tag(name: str) -> str:
+    """Return MODEL.TAG of a model of timm's, since which weights the short name means changes."""
+    if not timm.is_model(name) or split_model_name_tag(name)[1]:
+        return name
+    config = timm.get_pretrained_cfg(name)
+    if config and config.has_weights:
+        return f"{name}.{config.tag}"
+    return next(iter(timm.list_pretrained(f"{name}.*")), name)  # of ours, the default tag has no weights
 
 
 def _choice(settings: dict[str, Any], metrics: dict[str, Any], data: str) -> str:

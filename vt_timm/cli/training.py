@@ -80,7 +80,9 @@ def add_publish_options(parser: argparse.ArgumentParser) -> None:
         "name", nargs="?", metavar="NAME", help="MODEL.TAG (default: MODEL.RECIPE of the run, or NECK_BACKBONE.DATA)"
     )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--dry-run", action="store_true", help="with --push: only say what would go up")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="with --push: only say what would go up; FOLDER stays as it is"
+    )
     parser.add_argument(
         "--checkpoint", choices=tuple(CHECKPOINTS), help="which weights of a run of train.py (default: %(default)s)"
     )
@@ -106,8 +108,8 @@ def publish_run(args: argparse.Namespace) -> int:
         )
     name = args.name or run.name
     how = Publication(
-        name, args.push or f"ORG/{name}", args.checkpoint, args.class_folders, half=args.half, licence=args.license
-    )
-    publish(run, how, args.output)
-    report(args.output, how.repository, args.push is not None, args.private, args.dry_run)
+        name, args.push or f"ORG/{name}", args.checkpoint, args.class_folders, half=args.half, licence=args.license,
+        dry_run=args.dry_run,
+    )  # fmt: skip
+    report(publish(run, how, args.output), how, args.push is not None, args.private)
     return 0

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -45,6 +46,21 @@ def open_run(folder: Path) -> Run:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A folder for the Hub.
+
+    Args:
+        folder: where it lies, or would lie after a dry run.
+        sizes: its files, with their sizes in bytes.
+        old_card: where the card that was there is kept; None if there was none, or the same.
+    """
+
+    folder: Path
+    sizes: dict[str, int]
+    old_card: Path | None = None
+
+
+@dataclass(frozen=True)
 class Draft:
     """A folder that says what its run says, and has no card yet.
 
@@ -68,20 +84,27 @@ class Draft:
         """Return what the run measured of these weights."""
         return self.run.metrics(self.config, self.how)
 
-    def finish(self, metrics: dict[str, Any]) -> None:
-        """Write the card with these metrics, and put the folder in place; a card that was there is kept beside it."""
+    def finish(self, metrics: dict[str, Any]) -> Published:
+        """Write the card with these metrics, and put the folder in place; a card that was there is kept beside it.
+
+        A dry run leaves the place as it is.
+        """
         text = self.run.card(self.config, metrics, self.how)
-        card = self.folder / CARD
+        card, old = self.folder / CARD, None
         with writing(f"to {self.folder}"):
             (self.files / CARD).write_text(text, encoding="utf-8")
+            sizes = {name: (self.files / name).stat().st_size for name in FILES}
+            if self.how.dry_run:
+                return Published(self.folder, sizes)
             self.folder.mkdir(exist_ok=True)
             if card.is_file() and card.read_text(encoding="utf-8", errors="replace") != text:
-                os.replace(card, _not_taken(self.folder / OLD_CARD))
+                os.replace(card, old := _not_taken(self.folder / OLD_CARD))
             for name in FILES:
                 move(self.files / name, self.folder / name)
+        return Published(self.folder, sizes, old)
 
 
-def publish(run: Run, how: Publication, folder: Path) -> None:
+def publish(run: Run, how: Publication, folder: Path) -> Published:
     """Write the folder of a run, with what the run itself measured on its card.
 
     Args:
@@ -93,7 +116,7 @@ def publish(run: Run, how: Publication, folder: Path) -> None:
         UserError: as for `draft`.
     """
     with draft(run, how, folder) as new:
-        new.finish(new.metrics())
+        return new.finish(new.metrics())
 
 
 @contextmanager
@@ -101,14 +124,17 @@ def draft(run: Run, how: Publication, folder: Path) -> Iterator[Draft]:
     """Yield the folder before it is put in place; until it is finished an older one stays.
 
     Raises:
-        UserError: if the run cannot be published, its answers are no numbers, the folder does not say what the run says,
-            or the place holds files of the user's.
+        UserError: if the run cannot be published, its answers are no numbers, the folder does not say what the run
+            says, or the place holds files of the user's.
     """
     _check_place(folder)
     with ExitStack() as stack:
         with writing(f"to {folder}"):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            files = stack.enter_context(folder_beside(folder))
+            if how.dry_run:
+                files = Path(stack.enter_context(TemporaryDirectory()))
+            else:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                files = stack.enter_context(folder_beside(folder))
             network = run.save(files, how)
         if not _same_answers(pipeline_of(network, how.name), files):
             raise RunError(f"{how.name}, loaded back, gives other predictions than the run: nothing was written")
@@ -182,24 +208,24 @@ def push(folder: Path, repository: str, private: bool) -> str:
     return str(commit.commit_url)
 
 
-def report(folder: Path, repository: str, upload: bool, private: bool = False, dry_run: bool = False) -> None:
+def report(done: Published, how: Publication, upload: bool, private: bool = False) -> None:
     """Print what was written, and upload it.
 
     Args:
-        folder: the folder.
-        repository: ORG/NAME on the Hub.
+        done: the folder.
+        how: how it was published; of a dry run it is said only what would go up.
         upload: True to upload it.
         private: True to make a new repository private.
-        dry_run: True to say only what would go up.
     """
-    print(f"{folder}: loaded back, same predictions")
-    for file in FILES:
-        print(f"  {file:<20}{(folder / file).stat().st_size:>14,} bytes")
-    for card in sorted(folder.glob(f"{Path(OLD_CARD).stem}*.md")):
-        print(f"  {card.name:<20} a card that was there")
-    if not upload:
-        print(f"not uploaded; --push would upload it to {repository}")
-    elif dry_run:
-        print(f"dry run, {datetime.date.today()}: these would go to {constants.ENDPOINT}/{repository}")
+    print(f"{done.folder}: loaded back, same predictions")
+    for name, size in done.sizes.items():
+        print(f"  {name:<20}{size:>14,} bytes")
+    if done.old_card:
+        print(f"the card that was there stays here, as {done.old_card}")
+    if how.dry_run:
+        page = f"{constants.ENDPOINT}/{how.repository}"
+        print(f"dry run, {datetime.date.today()}: nothing was written; these would go to {page}")
+    elif not upload:
+        print(f"not uploaded; --push would upload it to {how.repository}")
     else:
-        print(push(folder, repository, private))
+        print(push(done.folder, how.repository, private))

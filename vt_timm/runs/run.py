@@ -34,6 +34,7 @@ class Publication:
         half: True to store 16-bit floats.
         licence: licence of the weights.
         ships: True for a folder that comes with vt_timm.
+        dry_run: True to check and say everything, and write nothing.
 
     Raises:
         RunError: for a name that the Hub does not take.
@@ -47,6 +48,7 @@ class Publication:
     half: bool = False
     licence: str = "apache-2.0"
     ships: bool = False
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         try:

@@ -13,6 +13,7 @@ from typing import Any
 import timm
 import torch
 from timm.data import ImageNetInfo, resolve_data_config
+from timm.data.dataset_factory import _search_split
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from timm.models import load_state_dict, save_for_hf, split_model_name_tag
 from torch import nn
@@ -20,6 +21,7 @@ from torch import nn
 from ..cards.card import classifier_card
 from ..errors import did_you_mean, first_line
 from ..files import whole_file
+from ..images import ImageError, find_images
 from ..run_files import ARGUMENTS, CHECKPOINT, CHECKPOINTS, CONFIG, SUMMARY
 from .run import Publication, Run, RunError, in_16_bits, read_settings
 
@@ -218,9 +220,13 @@ class TrainRun(Run):
         return model.float().eval()
 
     def _check_name(self, name: str) -> None:
-        trained, (architecture, _) = self.settings["model"], split_model_name_tag(name)
-        if architecture != split_model_name_tag(trained)[0]:
-            raise RunError(f"{self.folder} trained {trained}, which {name} does not say: the name is MODEL.TAG")
+        trained, (architecture, tag) = self.settings["model"], split_model_name_tag(name)
+        model = split_model_name_tag(trained)[0]
+        if architecture != model:
+            raise RunError(
+                f"{self.folder} trained {trained}, which {name} does not say: the name is MODEL.TAG, such as "
+                f"{model}.{tag or name}"
+            )
         if architecture not in timm.list_models(module="vt_resnet"):
             raise RunError(f"{self.folder} trained {architecture}; only VT-ResNets and segmenters are published here")
 
@@ -251,9 +257,20 @@ class TrainRun(Run):
         size = config["pretrained_cfg"]["input_size"][-1]
         return {
             **{key.removeprefix("eval_"): value for key, value in rows[-1].items() if key.startswith("eval_")},
-            "images": "the run's validation images",
+            "images": f"the run's {self._validation_photos()}validation images",
             "origin": f"one run, as train.py itself measured after epoch {epoch} at {size} x {size} pixels",
         }
+
+    def _validation_photos(self) -> str:
+        """Return how many photos the run was validated on, with a space; "" if they are no longer where they were."""
+        data = self.settings.get("data_dir") or self.settings.get("data") or ""
+        folder = _search_split(data, self.settings.get("val_split") or "validation")
+        if self.settings.get("dataset") or folder == data:
+            return ""
+        try:
+            return f"{len(find_images([folder]))} "
+        except ImageError:
+            return ""
 
     def card(self, config: dict[str, Any], metrics: dict[str, Any], how: Publication) -> str:
         metrics = {**metrics, "checkpoint": how.checkpoint, "dtype": how.dtype}
