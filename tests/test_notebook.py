@@ -14,7 +14,7 @@ def test_every_cell_runs_and_says_what_the_page_shows(tmp_path):
     NotebookClient(run, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     for before, after in zip(shown.cells, run.cells, strict=True):
         assert kinds(before) == kinds(after), before.source
-    assert printed(run.cells[2]).splitlines()[-1].startswith("church ")
+    assert printed(run.cells[2]) == printed(shown.cells[2])  # else the outputs are of other weights: store them anew
     assert printed(run.cells[9]).split()[2] == "pagoda"
     assert not list(tmp_path.iterdir())
 
