@@ -131,8 +131,8 @@ def controls() -> str:
         runs = of_controls(name)
         if runs:
             cost = count(model, 128, num_classes=CLASSES, **options)
-            figures = [*(at_size(runs, size) for size in SIZES), [r["train_top1"] for r in runs]]
-            cells = [", ".join(f"{value:.2f}" for value in one) for one in figures]
+            figures = [*([at_size([run], size) for run in runs] for size in SIZES), [[r["train_top1"]] for r in runs]]
+            cells = [", ".join(f"{value[0]:.2f}" if value else "none" for value in one) for one in figures]
             seeds = ", ".join(str(r["seed"]) for r in runs)
             rows.append([called, seeds, *cells, f"{cost.macs:.0f}", f"{cost.params:.1f}"])
     head = ["network", "seeds", "top-1 at 128 px", "at 160 px", "at 192 px", "at 224 px", "training top-1"]
