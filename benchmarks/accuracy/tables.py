@@ -11,7 +11,7 @@ from ..common.counting import count
 from ..common.paper_tables import IMAGENETTE_LEADERBOARD
 from ..common.records import RESULTS, table
 from . import plan
-from .pairs import SIZES, pairs
+from .pairs import SIZES, label_pairs, pairs
 from .plan import CLASSES, NETWORKS, Experiment, best_learning_rates, has_diverged
 from .runs import all_runs, arguments_of, epochs_of, run_named
 
@@ -362,6 +362,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "answers192": partial(answers, "answers192"),
     "answers_mixed": partial(answers, "mixed"),
     "pairs": pairs,
+    "label_pairs": label_pairs,
     "search": search,
     "diverging": diverging,
     "ablations": ablations,

@@ -339,6 +339,16 @@ def test_after_20_epochs_pooling_alone_is_ahead_at_the_size_of_the_training():
     at_224 = pairs.difference("vt_resnet18_seed44", "pooled_seed43", 224)
     assert round(at_224["difference"]) == 2 and at_224["difference"] > 2 * at_224["standard_error"]
     assert [len(at_size(of_controls(name), 224)) for name in ("vt_resnet18", "pooled")] == [1, 2]
+    (one,), others = of_controls("one_filter"), [of_controls(name) for name in ("vt_resnet18", "awake", "resnet18")]
+    assert max(found["resnet18"]) < one["val_top1"] < min(found["pooled"])
+    for size in (128, 160, 192, 224):  # ahead of every figure of either stage
+        assert at_size([one], size)[0] > max(top1 for runs in others for top1 in at_size(runs, size))
+    for size, points in ((192, 1.2), (224, 2.8)):
+        lead = pairs.difference("one_filter_seed42", "pooled_seed43", size)
+        assert round(lead["difference"], 1) == points and lead["difference"] > 2 * lead["standard_error"]
+        assert one["top1_at"][str(size)] - max(at_size(of_controls("pooled"), size)) > points - 0.3
+    at_192 = pairs.difference("vt_resnet18_seed44", "pooled_seed43", 192)
+    assert abs(at_192["difference"]) < at_192["standard_error"]
     alone, whole = (count("vt_resnet18", 128, num_classes=10, **options) for options in (plan.CONTROLS["pooled"], {}))
     assert round(5 * alone.macs / whole.macs) == 4 and round(3 * alone.params / whole.params) == 1
 
