@@ -345,7 +345,7 @@ def test_a_folder_that_was_published_is_replaced_and_its_card_kept(run, tmp_path
     there = contents(out)
     for place in (out, tmp_path / "no" / "folder"):
         assert main(["publish", str(run[0]), NAME, "-o", str(place), "--push", REPOSITORY, "--dry-run"]) == 0
-        assert "nothing was written; these would go to" in (said := capsys.readouterr().out) and "old" not in said
+        assert "nothing was written; these would go to" in (said := capsys.readouterr().out) and ".old" not in said
     assert contents(out) == there and not (tmp_path / "no").exists()
     assert publish.main([str(run[0]), NAME, "-o", str(out)]) == 0
     assert f"the card that was there stays here, as {out / 'README.old.md'}" in capsys.readouterr().out
@@ -402,7 +402,7 @@ def test_a_checkpoint_with_code_in_it_is_not_run(run, tmp_path, capsys):
 def test_a_segmenter_is_published_the_same_way(segmenter_run, tmp_path):
     folder, model = segmenter_run
     out = tmp_path / "out"
-    assert publish.main([str(folder), "-o", str(out), "--push", "somebody/squares", "--dry-run"]) == 0
+    assert publish.main([str(folder), "-o", str(out)]) == 0
     from vt_timm.segmentation.model import load_segmenter
 
     assert torch.equal(logits(load_segmenter(out), 96), logits(model, 96))

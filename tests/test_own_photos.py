@@ -342,8 +342,15 @@ def test_a_training_skips_what_is_no_file(tmp_path, caplog):
 def test_a_checkpoint_that_is_not_there(option, tmp_path):
     with pytest.raises(ScriptError, match=f"--{option.replace('_', '-')} nope.pth: there is no such file"):
         check_checkpoints(argparse.Namespace(**{option: "nope.pth"}))
-    for value in ("", None, str(tmp_path)):
+    (tmp_path / "last.pth.tar").touch()
+    for value in ("", None, str(tmp_path / "last.pth.tar")):
         check_checkpoints(argparse.Namespace(**{option: value}))
+    folder = argparse.Namespace(**{option: str(tmp_path)})
+    if option == "checkpoint":  # validate.py takes all of a folder
+        check_checkpoints(folder)
+        return
+    with pytest.raises(ScriptError, match=r"this is a folder; name a checkpoint in it, such as .*model_best\.pth\.tar"):
+        check_checkpoints(folder)
 
 
 def strange(root):
