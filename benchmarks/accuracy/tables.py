@@ -123,7 +123,8 @@ def at_size(runs: Sequence[Mapping[str, Any]], size: int) -> list[float]:
     Of a network that was asked for a teacher's answers it is that among ten classes, which train.py did not measure.
     """
     found = [
-        run["val_top1"] if size == 128 and not run["answers"] else (run["top1_at"] or {}).get(str(size)) for run in runs
+        run["val_top1"] if size == 128 and not run.get("answers") else (run["top1_at"] or {}).get(str(size))
+        for run in runs
     ]
     return [top1 for top1 in found if top1 is not None]
 
@@ -137,7 +138,7 @@ def controls() -> str:
         if runs:
             cost = count(model, 128, num_classes=CLASSES, **options)
             figures = [*([at_size([run], size) for run in runs] for size in SIZES), [[r["train_top1"]] for r in runs]]
-            cells = [", ".join(f"{value[0]:.2f}" if value else "none" for value in one) for one in figures]
+            cells = [", ".join(f"{v[0]:.2f}" if v else "none" for v in one) if any(one) else "" for one in figures]
             seeds = ", ".join(str(r["seed"]) for r in runs)
             rows.append([called, seeds, *cells, f"{cost.macs:.0f}", f"{cost.params:.1f}"])
     head = ["network", "seeds", "top-1 at 128 px", "at 160 px", "at 192 px", "at 224 px", "training top-1"]
