@@ -107,14 +107,15 @@ def labels_of(model, root):
     return {path.parent.name: label for path, label in model.validation(str(root)).labels.items()}
 
 
-def named(*names):
-    network = timm.create_model("vt_resnet_micro", num_classes=len(names)).eval()
+def named(*names, architecture="vt_resnet_micro"):
+    network = timm.create_model(architecture, num_classes=len(names)).eval()
     network.pretrained_cfg = {**network.pretrained_cfg, "label_names": list(names)}
     return ClassificationPipeline(network)
 
 
-def test_after_a_new_head_the_names_are_its_own_wherever_they_are_read(tmp_path):
-    model = named("cat", "dog", "fox")
+@pytest.mark.parametrize("architecture", ["vt_resnet_micro", "resnet10t"])  # timm's own keeps the names of the old one
+def test_after_a_new_head_the_names_are_its_own_wherever_they_are_read(architecture, tmp_path):
+    model = named("cat", "dog", "fox", architecture=architecture)
     model.module.reset_classifier(2)
     assert model.class_names == ["class 0", "class 1"] == json.loads(describe(model, "float32")["vt_timm.class_names"])
     write_folders(tmp_path, ["cat", "dog"])
