@@ -182,6 +182,10 @@ def test_the_photo_fills_its_column_and_its_place_is_kept_from_the_first_paint(s
     assert size[0] < 500 or frame["height"] > 0.5 * min(size[1], 1000)
     page.evaluate("document.querySelectorAll('.stage img').forEach(one => one.removeAttribute('src'))")
     assert box(page, ".layers") == frame  # as before a picture has come
+    for late in ("#upload", "#model"):  # gradio loads their code last
+        page.wait_for_selector(late)
+        page.evaluate("late => document.querySelector(late).style.display = 'none'", late)
+        assert box(page, ".layers") == frame
 
 
 @needs_browser
