@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import CommandError, UserError, did_you_mean, first_line, say
 from ..files import near
-from ..run_files import BEST, CHECKPOINT, CONFIG, SETTINGS
+from ..run_files import ARGUMENTS, BEST, CHECKPOINT, CONFIG, SETTINGS
 from ..runs.train_run import is_run, load_run
 from ..segmentation.model import Segmenter, load_segmenter
 from ..weights.download import check_reachable, fetch
@@ -100,7 +100,7 @@ def resolve(name: str) -> Source:
         return Source(name, "onnx", name)
     path = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
     if timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name)):  # before a folder that is called so
-        if is_run(path) or (path / CONFIG).is_file():
+        if any((path / file).is_file() for file in (CONFIG, ARGUMENTS)):
             say(f"{name} is taken for the model of this name; the folder here is called ./{name}")
         return Source(name, "classifier", name)
     if os.path.exists(path) or name.endswith(CHECKPOINT):
