@@ -58,7 +58,7 @@ def call(command: list[str]) -> None:
 
 
 def measure(folder: Path, scripts: Path, few: int, many: int, rounds: int) -> list[Row]:
-    """Return a row per way: images per second, the median over rounds, and as a share of the network's in its round."""
+    """Time each way in turn, and return its rates."""
     torch.set_num_threads(1)
     network = load(MODEL)
     images = torch.cat([network.example()] * (BATCH // 2))
@@ -69,7 +69,18 @@ def measure(folder: Path, scripts: Path, few: int, many: int, rounds: int) -> li
         for number, photos in sizes.items():
             ways[f"{CLASSIFY} {number}"] = partial(call, classify(photos))
             ways[f"{INFERENCE} {number}"] = partial(call, infer(photos, scripts))
-        seconds = in_turn(ways, rounds)
+        return rates(in_turn(ways, rounds), few, many)
+
+
+def rates(seconds: dict[str, list[float]], few: int, many: int) -> list[Row]:
+    """Return a row per way: images per second, the median over rounds, and as a share of the network's in its round.
+
+    Args:
+        seconds: per round, of the network alone on as many images as many photos are more than few, and of each command
+            on few and on many.
+        few: number of photos.
+        many: number of photos.
+    """
     taken = {NETWORK: seconds[NETWORK]}
     for what in (CLASSIFY, INFERENCE):
         pairs = zip(seconds[f"{what} {many}"], seconds[f"{what} {few}"], strict=True)
@@ -78,7 +89,7 @@ def measure(folder: Path, scripts: Path, few: int, many: int, rounds: int) -> li
         {
             "what": what,
             "photos": many - few,
-            "rounds": rounds,
+            "rounds": len(values),
             "images_per_second": round((many - few) / statistics.median(values), 1),
             "share": round(statistics.median(a / b for a, b in zip(taken[NETWORK], values, strict=True)), 3),
         }

@@ -28,32 +28,44 @@ def test_chosen_photos_are_spaced_over_the_folder(photos, tmp_path):
     assert [round(red / 6) for red in reds] == [0, 10, 0, 10]  # the first and the middle photo of each class
 
 
-def test_starting_is_taken_out_of_the_rates(photos, monkeypatch):
+def test_starting_is_taken_out_of_the_rates():
     """By hand: starting takes 5 s, a photo 0.02 s with classify and 0.04 s with inference.py; the network 0.018 s."""
-    clock = {"now": 0.0}
+    seconds = {
+        "the network alone": [0.288, 0.288],
+        "vt-timm classify 16": [5.32, 5.32],
+        "vt-timm classify 32": [5.64, 5.64],
+        "timm's inference.py 16": [5.64, 5.64],
+        "timm's inference.py 32": [6.28, 6.28],
+    }
+    rows = folder.rates(seconds, few=16, many=32)
+    assert [(row["what"], row["images_per_second"], row["share"]) for row in rows] == [
+        ("the network alone", 55.6, 1),
+        ("vt-timm classify", 50.0, 0.9),
+        ("timm's inference.py", 25.0, 0.45),
+    ]
+    assert {(row["photos"], row["rounds"]) for row in rows} == {(16, 2)}
 
-    def call(command):
-        number = len(list(Path(command[4]).iterdir())) if "classify" in command else 0
-        if not number:
-            number = len(list(Path(command[command.index("--data-dir") + 1]).iterdir()))
-        clock["now"] += 5 + number * (0.02 if "classify" in command else 0.04)
+
+def test_each_command_is_timed_on_few_photos_and_on_many_and_the_network_on_the_difference(photos, monkeypatch):
+    timed = []
 
     class Network:
         def example(self):
             return torch.zeros(2, 3, 8, 8)
 
         def run(self, images):
-            clock["now"] += 0.018 * len(images)
+            timed.append(("network", len(images)))
+
+    def call(command):
+        folders = [Path(word) for word in command if Path(word).is_dir() and Path(word).name in ("16", "32")]
+        timed.append(("classify" if "classify" in command else "inference", len(list(folders[0].iterdir()))))
 
     monkeypatch.setattr(folder, "call", call)
     monkeypatch.setattr(folder, "load", lambda name: Network())
-    monkeypatch.setattr("benchmarks.common.measure.time.perf_counter", lambda: clock["now"])
-    rows = folder.measure(photos, Path(), few=16, many=32, rounds=2)
-    assert [(row["what"], row["images_per_second"], row["share"]) for row in rows] == [
-        ("the network alone", 55.6, 1),
-        ("vt-timm classify", 50.0, 0.9),
-        ("timm's inference.py", 25.0, 0.45),
-    ]
+    rows = folder.measure(photos, Path(), few=16, many=32, rounds=1)
+    one_round = [("network", 16), ("classify", 16), ("inference", 16), ("classify", 32), ("inference", 32)]
+    assert timed == 2 * one_round  # the first warms up
+    assert [row["what"] for row in rows] == ["the network alone", "vt-timm classify", "timm's inference.py"]
 
 
 def test_the_commands_are_ones_that_there_are(photos, monkeypatch, capsys):
