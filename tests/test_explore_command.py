@@ -43,11 +43,11 @@ def test_a_note_of_the_config_says_below_which_probability_a_classifier_is_unsur
 
 @pytest.mark.parametrize("unsure", [False, True])
 def test_the_best_of_many_classes_is_named_however_little_it_is(unsure):
-    model = timm.create_model("vt_resnet_micro", num_classes=300)
+    notes = ("unsure_below=0.5",) * unsure
+    model = timm.create_model("vt_resnet_micro", num_classes=300, pretrained_cfg_overlay={"notes": notes})
     torch.nn.init.zeros_(model.fc.weight)
     model.fc.bias.data[7] += 0.1
     pipeline = ClassificationPipeline(model.eval())
-    pipeline.unsure_below = 0.5 * unsure
     said = words.headline(Session.begin(Image.new("RGB", (64, 64)), "model", pipeline))
     assert said == ([("Nothing I know well", ""), ("at best class 7", "< 1 %")] if unsure else [("class 7", "< 1 %")])
 

@@ -142,6 +142,8 @@ def test_folders_get_the_classes_that_they_are_called(tmp_path):
     write_folders(tmp_path / "wordnet", ["n01440764", "n02102040"])
     described = labels_of(named("English springer", "tench"), tmp_path / "wordnet")  # as an ONNX file calls them
     assert described == {"n01440764": 1, "n02102040": 0}
+    thousand = ClassificationPipeline(timm.create_model("vt_resnet_micro").eval())  # ImageNet's, which no config names
+    assert labels_of(thousand, tmp_path / "wordnet") == {"n01440764": 0, "n02102040": 217}
 
 
 @pytest.mark.parametrize(

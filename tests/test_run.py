@@ -21,7 +21,7 @@ from timm.models import load_state_dict, save_for_hf
 from vt_timm import cli
 from vt_timm.timm_scripts.checks import ScriptError, create_or_say
 from vt_timm.timm_scripts.fitting import fitted_batch
-from vt_timm.timm_scripts.run import _of_one_split, _refuse_a_part_of_the_classes, _use_training_run, run_script
+from vt_timm.timm_scripts.run import _number_as_the_model, _of_one_split, _use_training_run, run_script
 
 STAND_IN = Path(__file__).parent / "support" / "stand_in_train.py"
 CHECKOUT = os.environ.get("VT_TIMM_SCRIPTS")
@@ -266,25 +266,30 @@ def test_a_model_that_is_not_there_is_said_as_the_other_commands_do(name, messag
 
 
 @pytest.mark.parametrize(
-    ("model", "folders", "refused"),
+    ("model", "folders", "labels"),
     [
-        ("vt_resnet_micro.muon_imagenette", ["n02979186", "n03000684"], "folders of 2 of the model's 10 classes"),
-        ("resnet18", ["n01440764", "n03000684"], "folders of 2 of the model's 1000 classes"),
-        ("resnet18", ["cat", "dog"], ""),  # nobody knows which of ImageNet's classes they are
+        ("vt_resnet_micro.muon_imagenette", ["n02979186", "n03000684"], [2, 3]),
+        ("vt_resnet_micro.muon_imagenette", ["chain saw", "tench", "church"], [3, 4, 0]),  # in the order of their names
+        ("resnet18", ["n01440764", "n03000684"], [0, 491]),  # ImageNet's numbers
+        ("vt_resnet_micro.muon_imagenette", ["cat", "dog"], None),
+        ("vt_resnet_micro.muon_imagenette", [f"own{i}" for i in range(10)], None),
+        ("resnet18", ["cat", "dog"], None),
     ],
 )
-def test_a_part_of_the_classes_is_not_numbered_anew(model, folders, refused, tmp_path):
+def test_class_folders_have_the_numbers_of_the_models_classes(model, folders, labels, tmp_path):
     _empty_photos(tmp_path, val=folders)
     script = types.SimpleNamespace(create_model=timm.create_model, create_dataset=create_dataset)
-    _refuse_a_part_of_the_classes(script)
+    _number_as_the_model(script)
     script.create_model(model)
-    if not refused:
-        assert len(script.create_dataset("", root=str(tmp_path), split="val")) == 6
-        return
-    with pytest.raises(ScriptError, match=refused):
-        script.create_dataset("", root=str(tmp_path), split="val")
     (tmp_path / "map.txt").write_text("\n".join(folders))
-    assert len(script.create_dataset("", root=str(tmp_path), split="val", class_map=str(tmp_path / "map.txt"))) == 6
+    told = script.create_dataset("", root=str(tmp_path), split="val", class_map=str(tmp_path / "map.txt"))
+    assert dict.fromkeys(label for _, label in told.reader.samples).keys() == set(range(len(folders)))
+    if labels is None:
+        with pytest.raises(ScriptError, match=rf"its folders \({folders[0]}, .*\) are not the model's"):
+            script.create_dataset("", root=str(tmp_path), split="val")
+        return
+    dataset = script.create_dataset("", root=str(tmp_path), split="val")
+    assert list(dict.fromkeys(label for _, label in dataset.reader.samples)) == labels
 
 
 def test_a_split_that_is_not_there_is_not_all_of_the_photos(photos):

@@ -20,6 +20,7 @@ from benchmarks.accuracy.runs import accuracy_of, arguments_of
 from benchmarks.common.records import read_records
 from tests.support.samples import STORED, fill, sample_probabilities
 from vt_timm.images import read_image, sample_photo
+from vt_timm.pipelines.classification import ClassificationPipeline
 from vt_timm.pipelines.segmentation import SCALES, segment
 from vt_timm.segmentation.model import load_segmenter
 from vt_timm.weights.published import HUB, published_segmenters
@@ -233,6 +234,32 @@ def test_names_go_with_the_head():
     assert not model.pretrained_cfg["label_names"] and not model.pretrained_cfg["label_descriptions"]
     assert len(timm.create_model(MICRO, pretrained=True).pretrained_cfg["label_names"]) == 10
     assert not timm.create_model(MICRO, pretrained=True, num_classes=3).pretrained_cfg["label_names"]
+
+
+def test_the_threshold_of_a_sure_answer_goes_with_the_head():
+    noted = dict(pretrained_cfg_overlay={"notes": ("made here", "unsure_below=0.8")}, pretrained=True)
+    pipeline = ClassificationPipeline(timm.create_model(MICRO, **noted).eval())
+    assert pipeline.unsure_below == 0.8
+    pipeline.module.reset_classifier(3)
+    assert pipeline.unsure_below == 0 and pipeline.module.pretrained_cfg["notes"] == ("made here",)
+    assert ClassificationPipeline(timm.create_model(MICRO, num_classes=3, **noted).eval()).unsure_below == 0
+
+
+@pytest.mark.parametrize(
+    ("saved", "called"),
+    [
+        ([f"own{i}" for i in range(10)], [f"own{i}" for i in range(10)]),
+        (list(range(10)), [str(i) for i in range(10)]),
+        ({str(i): f"own{i}" for i in range(9)}, [f"own{i}" for i in range(9)] + ["class 9"]),  # as timm takes them too
+    ],
+)
+def test_a_head_saved_with_names_of_its_own_is_called_so(saved, called, tmp_path):
+    """As many classes as the weights had: timm leaves their descriptions beside the new names."""
+    model = timm.create_model(MICRO, pretrained=True)
+    save_for_hf(model, tmp_path / "mine", safe_serialization=True, model_config={"label_names": saved})
+    loaded = ClassificationPipeline(load(tmp_path / "mine").eval())
+    assert loaded.class_names == called
+    assert loaded(sample_photo()).label in called
 
 
 def test_a_backbone_and_a_classifier_load_each_other():

@@ -11,12 +11,11 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
-from .errors import did_you_mean, first_line
+from .errors import did_you_mean, first_line, some
 from .weights.download import NotReachedError, check_reachable
-from .weights.published import names_of_head
+from .weights.published import names_of_outputs
 
 FBNETV3_G = "fbnetv3_g.ra2_in1k"  # the paper's teacher
 DISTILL_WEIGHT, TASK_WEIGHT, TEMPERATURE = 0.8, 0.2, 1.0
@@ -82,16 +81,6 @@ class Teacher(nn.Module):
         return F.interpolate(images, self.size, mode=self.interpolation, align_corners=False, antialias=True)
 
 
-def names_of_outputs(model: nn.Module) -> list[str]:
-    """Return what a classifier's outputs are called: in its `pretrained_cfg`, else as ImageNet's subset of so many is.
-
-    Returns:
-        The names (WordNet's for ImageNet, such as n01440764) in the order of the outputs, none where nobody knows them.
-    """
-    subset = infer_imagenet_subset({"num_classes": model.num_classes})
-    return names_of_head(model) or (ImageNetInfo(subset).label_names() if subset else [])
-
-
 def teacher_classes(model: nn.Module, names: Sequence[str]) -> list[int]:
     """Find which outputs of a teacher answer for a student's classes.
 
@@ -111,7 +100,7 @@ def teacher_classes(model: nn.Module, names: Sequence[str]) -> list[int]:
         raise ValueError(f"the teacher's {num_classes} classes have no names: give their numbers, one per line")
     for name in names:
         if name not in index_of:
-            hint = did_you_mean(name, known) or f", which are called {', '.join(known[:3])}, ..."
+            hint = did_you_mean(name, known) or f", which are called {some(known)}"
             raise ValueError(f"{name} is none of the teacher's {num_classes} classes{hint}")
     classes = [index_of[name] for name in names]
     twice = [name for i, name in enumerate(names) if classes[i] in classes[:i]]

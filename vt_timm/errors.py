@@ -33,6 +33,12 @@ def first_line(error: BaseException) -> str:
     return " ".join(lines[: 1 + lines[0].endswith(":")]).rstrip(".")
 
 
+def some(names: Iterable[str], number: int = 3) -> str:
+    """Return the first of some names, with dots for the rest, or "none"."""
+    names = list(names)
+    return ", ".join(names[:number]) + ", ..." * (len(names) > number) if names else "none"
+
+
 def did_you_mean(name: str, known: Iterable[str], number: int = 1) -> str:
     """Return `; did you mean NAME?` with the closest of what is known, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=number)

@@ -1,20 +1,22 @@
 """Classifiers of photos."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from timm.data import CustomDatasetInfo, ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
+from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
+from timm.utils.misc import natural_key
 from torch import Tensor, nn
 from torchvision.transforms import Compose
 from torchvision.transforms.v2 import functional as transforms
 
 from ..errors import UserError, check_positive
 from ..images import MODES, per_channel
-from ..weights.published import names_of_head, unsure_below
+from ..runs.train_run import describe_classes
+from ..weights.published import names_of_head, names_of_outputs, unsure_below
 from .answers import Answer
 from .pipeline import BATCH, DISPLAY_SCALE, Photo, Pipeline, Ready, batched, smooth_noise
 
@@ -89,7 +91,11 @@ class ClassificationPipeline(Pipeline):
         self.config = {**config, **{key: per_channel(config[key], self.channels) for key in ("mean", "std")}}
         *geometry, self.to_tensor, self.normalize = create_transform(**self.config).transforms
         self.geometry = Compose(geometry)
-        self.unsure_below = unsure_below(getattr(module, "pretrained_cfg", {}))
+
+    @property
+    def unsure_below(self) -> float:
+        """The probability under which the head that the module has now is unsure, 0 if its config does not say."""
+        return unsure_below(getattr(self.module, "pretrained_cfg", {}))
 
     @property
     def class_names(self) -> list[str]:
@@ -169,18 +175,37 @@ class ClassificationPipeline(Pipeline):
 def class_names(model: nn.Module) -> list[str]:
     """Return what the classes are called: from the model's own config, or ImageNet's names by class count, or numbers.
 
-    If there are more or fewer names than classes, they belong to another head and are not used.
+    If there are more or fewer names than classes, they belong to another head and are not used. Neither is a
+    description of a name that is not there: timm leaves the old ones beside the names that a new head was saved with.
     """
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
     num_classes: int = model.num_classes  # type: ignore[assignment]
-    info: CustomDatasetInfo | ImageNetInfo | None = None
-    if names_of_head(model):
-        info = CustomDatasetInfo(config["label_names"], config.get("label_descriptions"))
-    elif subset := infer_imagenet_subset({"num_classes": num_classes}):
+    if names := names_of_head(model):
+        described = config.get("label_descriptions")
+        described = described if isinstance(described, Mapping) else {}
+        return [str(described.get(name, name)) for name in names]
+    if subset := infer_imagenet_subset({"num_classes": num_classes}):
         info = _imagenet(subset)
-    if info is None:
-        return [f"class {i}" for i in range(num_classes)]
-    return [info.index_to_description(i) for i in range(num_classes)]
+        return [info.index_to_description(i) for i in range(num_classes)]
+    return [f"class {i}" for i in range(num_classes)]
+
+
+def labels_of_folders(folders: Iterable[str], model: nn.Module) -> dict[str, int] | None:
+    """Return the output of a classifier that each folder of photos is of, or None where nobody knows.
+
+    A folder is called as its class is, or described. Of a model whose classes have numbers alone, and of one with as
+    many as ImageNet, the folders of all classes count in timm's order, 2 before 10.
+    """
+    names = sorted(folders, key=natural_key)
+    classes = class_names(model)
+    described = list(describe_classes(names)["label_descriptions"].values())  # an ONNX file keeps no WordNet names
+    for known, called in ((names_of_outputs(model), names), (classes, names), (classes, described)):
+        if names and set(called) <= set(known) and len(set(called)) == len(names):
+            return {name: known.index(one) for name, one in zip(names, called, strict=True)}
+    have_numbers_alone = classes == [f"class {i}" for i in range(len(classes))]
+    if len(names) == len(classes) and (have_numbers_alone or len(classes) >= 1000):  # ImageNet's, or as many
+        return {name: i for i, name in enumerate(names)}
+    return None
 
 
 _imagenet = cache(ImageNetInfo)  # which reads its names from files at every call

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from timm.utils import accuracy
-from timm.utils.misc import natural_key
 from torch import Tensor
 
-from ..errors import CommandError, say
+from ..errors import CommandError, say, some
 from ..images import ImageError, find_images, is_hidden, read_image
-from ..runs.train_run import describe_classes
 from ..segmentation.data import SegmentationDataset, evaluation_transform
 from ..segmentation.evaluation import SCORES, Confusion
 from ..segmentation.settings import Settings
 from ..segmentation.training_data import label_options_of
-from ..weights.published import names_of_head
+from .classification import labels_of_folders
 
 if TYPE_CHECKING:
     from ..pipelines.classification import ClassificationPipeline
@@ -39,9 +37,7 @@ class Validation(ABC):
 
 
 class ClassFolders(Validation):
-    """One folder of photos per class, named by its name or description.
-
-    Of a model whose classes have numbers alone the folders count in timm's order, 2 before 10.
+    """One folder of photos per class, as `labels_of_folders` knows them.
 
     Raises:
         CommandError: if the folders are not the model's classes.
@@ -68,18 +64,13 @@ class ClassFolders(Validation):
         if not folder.is_dir():
             raise CommandError(f"--validate {folder}: there is no such folder")
         found = (path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(Path(path.name)))
-        names = sorted(found, key=natural_key)
-        classes = self.model.class_names
-        described = list(describe_classes(names)["label_descriptions"].values())  # an ONNX file keeps no WordNet names
-        for known, called in ((names_of_head(self.model.module), names), (classes, names), (classes, described)):
-            if names and set(called) <= set(known) and len(set(called)) == len(names):
-                return {name: known.index(one) for name, one in zip(names, called, strict=True)}
-        have_numbers_alone = classes == [f"class {i}" for i in range(len(classes))]
-        if len(names) == len(classes) and (have_numbers_alone or len(classes) >= 1000):  # ImageNet's, or as many
-            return {name: i for i, name in enumerate(names)}
+        names, classes = sorted(found), self.model.class_names
+        labels = labels_of_folders(names, self.model.module)
+        if labels is not None:
+            return labels
         raise CommandError(
-            f"--validate {folder}: its folders ({_some(names)}) are not the model's {len(classes)} classes "
-            f"({_some(classes)}); name a folder with one folder of photos per class"
+            f"--validate {folder}: its folders ({some(names)}) are not the model's {len(classes)} classes "
+            f"({some(classes)}); name a folder with one folder of photos per class"
         )
 
     def accuracies(self, runs: Sequence[Run]) -> list[dict[str, float]]:
@@ -99,10 +90,6 @@ class ClassFolders(Validation):
             raise CommandError("none of the images could be read")
         names = [f"top-{rank}" for rank in ranks]
         return [dict(zip(names, row, strict=True)) for row in (sums / read).tolist()]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
 
 
 class LabelledPixels(Validation):

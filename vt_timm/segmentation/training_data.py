@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms import v2
 
-from ..errors import say
+from ..errors import say, some
 from ..images import ImageError, find_images
 from .data import IGNORE, LeftOut, SegmentationDataset, class_shares
 from .labels import BACKGROUND, LAYOUTS, DataError, Labels
@@ -76,8 +76,9 @@ def _check_shares(settings: Settings, shares: dict[str, float], labels: Labels) 
 def _why_ignored(labels: Labels) -> str:
     """Return what takes the class from pixels, and what to do about it."""
     if labels.left_out:
-        some = ", ".join(labels.left_out[:5]) + (", ..." if len(labels.left_out) > 5 else "")
-        return f", since classes names no group for {some}: rest=GROUP names the one that takes them"
+        return (
+            f", since classes names no group for {some(labels.left_out, 5)}: rest=GROUP names the one that takes them"
+        )
     if labels.reduce_zero:
         return ", since 0 means no class: if it is one, say --set reduce_zero_label=false"
     if labels.ignore is None or labels.colours is not None:

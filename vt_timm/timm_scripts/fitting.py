@@ -6,7 +6,7 @@ from typing import Any
 
 from timm.data import ImageDataset
 
-from ..errors import say
+from ..errors import say, some
 from .checks import NO_FOLDER, ScriptError, check_same_classes, classes_of, read_dataset
 
 UPDATES_PER_EPOCH = 4  # at least, unless the batch would become smaller than SMALLEST_BATCH
@@ -43,7 +43,7 @@ def fit_to_photos(args: Any, create_dataset: Callable[..., Any], processes: int,
     if not args.class_map:
         _check_depth(photos)
     if args.num_classes is None and classes:
-        say(f"{len(classes)} classes: {', '.join(list(classes)[:5])}{', ...' if len(classes) > 5 else ''}")
+        say(f"{len(classes)} classes: {some(classes, 5)}")
         found += ["--num-classes", str(len(classes))]
     share = len(photos) // processes
     batch = fitted_batch(share, args.batch_size, batch_is_typed)

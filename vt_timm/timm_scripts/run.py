@@ -20,8 +20,8 @@ import torch
 from timm.data import CustomDatasetInfo
 from torch import nn
 
-from ..distillation import names_of_outputs
-from ..errors import UserError, did_you_mean, first_line, say
+from ..errors import UserError, did_you_mean, first_line, say, some
+from ..pipelines.classification import class_names, labels_of_folders
 from ..recipes import find_recipe
 from ..runs.train_run import is_run, load_run, read_description
 from ..weights.download import check_reachable
@@ -76,8 +76,8 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
         check_checkpoints(args)
         if hasattr(script, "create_dataset"):
             script.create_dataset = _of_one_split(finding_photos(script.create_dataset))  # type: ignore[attr-defined]
-        if hasattr(script, "create_model") and name == "validate":
-            _refuse_a_part_of_the_classes(script)
+        if name == "validate" and not args.valid_labels:  # which says the classes of the folders' numbers
+            _number_as_the_model(script)
         _use_training_run(script)
     if hasattr(script, "create_loader"):
         script.create_loader = reading_photos(script.create_loader)  # type: ignore[attr-defined]
@@ -188,27 +188,30 @@ def _of_one_split(create_dataset: Callable[..., Any]) -> Callable[..., Any]:
     return create
 
 
-def _refuse_a_part_of_the_classes(script: ModuleType) -> None:
-    """Refuse folders of some of a model's classes: timm numbers them anew, so that every score would be wrong."""
+def _number_as_the_model(script: ModuleType) -> None:
+    """Give class folders the numbers of the model's classes: timm counts them by name, some of them from 0 too."""
     create_model, create_dataset = script.create_model, script.create_dataset
-    known: list[str] = []
+    models: list[nn.Module] = []
 
     def create(*args: Any, **kwargs: Any) -> nn.Module:
-        model = create_model(*args, **kwargs)
-        known[:] = names_of_outputs(model)
-        return model
+        models[:] = [create_model(*args, **kwargs)]
+        return models[0]
 
-    def create_checked(*args: Any, **kwargs: Any) -> Any:
+    def create_numbered(*args: Any, **kwargs: Any) -> Any:
         dataset = read_dataset(create_dataset, *args, **kwargs)
-        classes = list(classes_of(dataset) or ())
-        if classes and set(classes) < set(known) and not kwargs.get("class_map"):
+        folders = classes_of(dataset)
+        if not folders or kwargs.get("class_map"):
+            return dataset
+        labels = labels_of_folders(folders, models[0])
+        if labels is None:
+            names = class_names(models[0])
             raise ScriptError(
-                f"{kwargs.get('root')} has folders of {len(classes)} of the model's {len(known)} classes; timm would "
-                "number them from 0: give it the names of all as --class-map FILE, one a line, in the model's order"
+                f"{kwargs.get('root')}: its folders ({some(folders)}) are not the model's {len(names)} classes "
+                f"({some(names)}): give it the folders' names as --class-map FILE.txt, one a line, in the model's order"
             )
-        return dataset
+        return dataset if labels == folders else read_dataset(create_dataset, *args, **{**kwargs, "class_map": labels})
 
-    vars(script).update(create_model=create, create_dataset=create_checked)
+    vars(script).update(create_model=create, create_dataset=create_numbered)
 
 
 def _with_the_runs_classes(names: list[str] | None, create_dataset: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from huggingface_hub.repocard import metadata_load
 from safetensors import SafetensorError
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ImageNetInfo, infer_imagenet_subset
 from timm.models import DefaultCfg, PretrainedCfg, clean_state_dict
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
@@ -174,15 +174,31 @@ def matching_weights(state_dict: dict[str, Tensor], model: Any) -> dict[str, Ten
 
 
 def without_names(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a pretrained cfg that does not say what the classes are called."""
-    return {**cfg, "label_names": None, "label_descriptions": None}
+    """Return a pretrained cfg that says nothing of the head: what its classes are called, and when it is unsure."""
+    notes = tuple(note for note in cfg.get("notes") or () if not str(note).startswith(f"{UNSURE}="))
+    return {**cfg, "label_names": None, "label_descriptions": None, "notes": notes}
 
 
 def names_of_head(model: nn.Module) -> list[str]:
     """Return the `label_names` of a model's config, or none if another head than the one that it has is meant."""
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
-    names = list(cfg.get("label_names") or ())
-    return names if len(names) == getattr(model, "num_classes", len(names)) else []
+    names = cfg.get("label_names") or ()
+    number: int = getattr(model, "num_classes", len(names))
+    if isinstance(names, Mapping):  # by number, which timm takes too; some classes may have no name
+        by_number = {str(index): name for index, name in names.items()}
+        names = [by_number.pop(str(i), f"class {i}") for i in range(number)]
+        names = [] if by_number else names
+    return [str(name) for name in names] if len(names) == number else []
+
+
+def names_of_outputs(model: nn.Module) -> list[str]:
+    """Return what a classifier's outputs are called: in its `pretrained_cfg`, else as ImageNet's subset of so many is.
+
+    Returns:
+        The names (WordNet's for ImageNet, such as n01440764) in the order of the outputs, none where nobody knows them.
+    """
+    subset = infer_imagenet_subset({"num_classes": model.num_classes})
+    return names_of_head(model) or (ImageNetInfo(subset).label_names() if subset else [])
 
 
 def forget_other_names(model: nn.Module) -> None:
