@@ -63,16 +63,3 @@ def pairs() -> str:
                 cells = [one and f"{one['difference']:+.2f} +- {one['standard_error']:.2f}" for one in found]
                 rows.append([asked, called, *cells])
     return table(["asked for", "VT's top-1 less that of", *(f"at {size} px" for size in SIZES)], rows)
-
-
-def label_pairs() -> str:
-    """Tabulate what one filter token has over others that were asked for ten labels, paired over the photos."""
-    rows = []
-    for name, called in (
-        ("pooled_seed43", "average pooling, seed 43"),
-        ("vt_resnet18_seed44", "`vt_resnet18`, seed 44"),
-    ):
-        found = [difference("one_filter_seed42", name, size) for size in SIZES]
-        cells = [one and f"{one['difference']:+.2f} +- {one['standard_error']:.2f}" for one in found]
-        rows.append([called, *cells])
-    return table(["one filter token, seed 42, less", *(f"at {size} px" for size in SIZES)], rows)

@@ -11,7 +11,7 @@ from ..common.counting import count
 from ..common.paper_tables import IMAGENETTE_LEADERBOARD
 from ..common.records import RESULTS, table
 from . import plan
-from .pairs import SIZES, label_pairs, pairs
+from .pairs import SIZES, pairs
 from .plan import CLASSES, NETWORKS, Experiment, best_learning_rates, has_diverged
 from .runs import all_runs, arguments_of, epochs_of, run_named
 
@@ -25,6 +25,10 @@ CALLED = {
     "resnet18": "`resnet18`",
 }
 
+SET_AGAINST = (
+    *(("vt_resnet18", other) for other in ("pooled", "one_filter", "resnet18")),
+    *(("one_filter", other) for other in ("pooled", "resnet18")),
+)
 DRAWN: dict[str, dict[str, Any]] = {
     "pooled": {"color": "tab:gray", "marker": "s"},
     "one_filter": {"color": "tab:orange", "marker": "^"},
@@ -145,25 +149,26 @@ def controls() -> str:
     return table([*head, "MACs at 128 px (M)", "parameters (M)"], rows)
 
 
-def over_controls(other: str, size: int) -> tuple[float, float] | None:
-    """Return what `vt_resnet18` has over another network in mean top-1, and the standard error over the seeds.
+def lead(name: str, other: str, size: int) -> tuple[float, float] | None:
+    """Return what one of `NETWORKS` has over another in mean top-1 at a size, and its standard error over the seeds.
 
-    None where either has one run or none.
+    None where either has one run or none that was shown this size.
     """
-    ours, peers = (at_size(of_controls(name), size) for name in ("vt_resnet18", other))
+    ours, peers = (at_size(of_controls(one), size) for one in (name, other))
     if min(len(ours), len(peers)) < 2:
         return None
     return statistics.mean(ours) - statistics.mean(peers), standard_error(ours, peers)
 
 
 def control_differences() -> str:
-    """Tabulate what `vt_resnet18` has over the others, by the means over the seeds."""
+    """Tabulate what a network of the controls' table has over another, by the means over the seeds."""
     rows = []
-    for other, called in CALLED.items():
-        found = [over_controls(other, size) for size in SIZES] if other != "vt_resnet18" else []
+    for name, other in SET_AGAINST:
+        found = [lead(name, other, size) for size in SIZES]
         if any(found):
-            rows.append([called, *(one and f"{one[0]:+.2f} +- {one[1]:.2f}" for one in found)])
-    return table(["`vt_resnet18` less", *(f"at {size} px" for size in SIZES)], rows)
+            cells = [one and f"{one[0]:+.2f} +- {one[1]:.2f}" for one in found]
+            rows.append([f"{CALLED[name]} less {CALLED[other]}", *cells])
+    return table(["top-1 of", *(f"at {size} px" for size in SIZES)], rows)
 
 
 def answers(begun: str = "answers") -> str:
@@ -368,7 +373,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "answers192": partial(answers, "answers192"),
     "answers_mixed": partial(answers, "mixed"),
     "pairs": pairs,
-    "label_pairs": label_pairs,
     "search": search,
     "diverging": diverging,
     "ablations": ablations,
