@@ -401,9 +401,14 @@ def test_a_photo_without_pixels(empty):
         ("none.onnx", "there is no file none.onnx"),
         ("a.png", "is a file and no model: name its folder"),
         ("./a.png", "is a file and no model: name its folder"),
-        ("hf-hub:", "is neither a folder here nor a repository's name"),
+        ("hf-hub:", "hf-hub: names no repository: write hf-hub:ORG/NAME"),
         ("folder.onnx", "holds neither a model"),
-        ("null", "cannot load null"),
+        ("null", "null: its config.json names no architecture"),
+        ("list", "list: its config.json names no architecture"),
+        ("nameless", "nameless: its config.json names no architecture"),
+        ("local-dir:broken", r"local-dir:broken: its config.json is no JSON \(Expecting"),
+        ("vt_fpn", "did you mean vt_fpn_tf_efficientnet_lite0.ccp?"),
+        ("vt_resnet18.Robust_imagenette", "; its weights are vt_resnet18.robust_imagenette$"),
         ("x" * 300, "File name too long|cannot load|Unknown model"),
     ],
 )
@@ -411,8 +416,9 @@ def test_names_that_are_no_models(name, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     upright().save("a.png")
     Path("folder.onnx").mkdir()
-    Path("null").mkdir()
-    Path("null/config.json").write_text("null")
+    for folder, config in (("null", "null"), ("list", "[1]"), ("nameless", '{"num_classes": 2}'), ("broken", "{")):
+        Path(folder).mkdir()
+        Path(folder, "config.json").write_text(config)
     assert main(["classify", "a.png", "--model", name]) == 2
     said = capsys.readouterr().err
     assert re.search(message, said) and "Traceback" not in said and len(said.splitlines()) == 1

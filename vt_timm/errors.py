@@ -40,8 +40,9 @@ def some(names: Iterable[str], number: int = 3) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], number: int = 1) -> str:
-    """Return `; did you mean NAME?` with the closest of what is known, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=number)
+    """Return `; did you mean NAME?` with the closest of what is known, else with what begins so, or nothing."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=number) or [one for one in known if one.startswith(name)][:number]
     return f"; did you mean {', '.join(close)}?" if close else ""
 
 

@@ -11,13 +11,13 @@ import timm
 import torch
 from torch import nn
 
-from ..errors import CommandError, UserError, did_you_mean, first_line, say
+from ..errors import CommandError, UserError, first_line, say
 from ..files import near
 from ..run_files import ARGUMENTS, BEST, CHECKPOINT, CONFIG, SETTINGS
 from ..runs.train_run import is_run, load_run
 from ..segmentation.model import Segmenter, load_segmenter
 from ..weights.download import check_reachable, fetch
-from ..weights.published import published_segmenters
+from ..weights.published import name_that_was_meant, published_segmenters
 from .classification import ClassificationPipeline
 from .onnx_file import OnnxFile
 from .pipeline import Pipeline
@@ -69,10 +69,8 @@ class Source:
             raise
         except Exception as error:  # timm, torch and the Hub's client raise whatever they like for a bad name or file
             reason = first_line(error)
-            hint = ""
-            if reason.startswith("Unknown model"):
-                hint = did_you_mean(self.name, [*timm.list_models(), *published_segmenters()], 3)
-            elif "No pretrained weights" in reason:
+            hint = name_that_was_meant(self.name, reason)
+            if "No pretrained weights" in reason:
                 reason = "it has no trained weights"
                 hint = ": name a training run of yours, or a model with weights (`vt-timm models` lists them)"
             raise CommandError(f"cannot load {self.name}: {reason}{hint}") from error
@@ -106,12 +104,16 @@ def resolve(name: str) -> Source:
     if os.path.exists(path) or name.endswith(CHECKPOINT):
         return _on_disk(name, path)
     repository = name.removeprefix("hf-hub:")
+    if not repository:
+        raise CommandError(f"{name} names no repository: write hf-hub:ORG/NAME")
     if "/" not in repository or name.startswith("local-dir:"):
         return Source(name, "classifier", name)
     if repository == name:
         _check_not_mistyped(path)
-    if _describes_segmenter(fetch(repository, CONFIG).parent):
+    folder = fetch(repository, CONFIG).parent
+    if _describes_segmenter(folder):
         return Source(name, "segmenter", repository)
+    _check_config(name, folder)
     return Source(name, "classifier", f"hf-hub:{repository}")
 
 
@@ -130,6 +132,7 @@ def _on_disk(name: str, path: Path) -> Source:
         raise CommandError(f"{name} is a run of train-segmenter that has kept no weights yet: go on with its --resume")
     if not (path / CONFIG).is_file():
         raise CommandError(f"{name} holds neither a model (config.json) nor a training run (args.yaml)")
+    _check_config(name, path)
     return Source(name, "classifier", f"local-dir:{path}")
 
 
@@ -170,6 +173,20 @@ def _describes_segmenter(folder: Path) -> bool:
         return "neck" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, TypeError, ValueError):
         return False
+
+
+def _check_config(name: str, folder: Path) -> None:
+    """Refuse a config.json that timm cannot read: its own errors do not name the file.
+
+    Raises:
+        CommandError: saying what it lacks.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CommandError(f"{name}: its {CONFIG} is no JSON ({first_line(error)})") from error
+    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+        raise CommandError(f"{name}: its {CONFIG} names no architecture, as that of a timm model does")
 
 
 def _check_not_mistyped(path: Path) -> None:

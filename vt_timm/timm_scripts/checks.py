@@ -8,11 +8,12 @@ from typing import Any
 import timm
 from torch import nn
 
-from ..errors import UserError, did_you_mean, first_line
+from ..errors import UserError, first_line
 from ..files import find_circle, near
 from ..run_files import BEST, CHECKPOINTS
 from ..runs.train_run import is_run
 from ..weights.download import check_reachable
+from ..weights.published import name_that_was_meant
 
 NO_FOLDER = "photos that lie in no class folder"  # which timm takes for a class without a name
 
@@ -64,8 +65,8 @@ def create_or_say(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Mo
         except UserError:
             raise
         except (OSError, RuntimeError, ValueError, TypeError) as error:
-            hint = did_you_mean(name, timm.list_models(), 3) if "Unknown model" in str(error) else ""
-            raise ScriptError(f"cannot create {name}: {first_line(error)}{hint}") from error
+            reason = first_line(error)
+            raise ScriptError(f"cannot create {name}: {reason}{name_that_was_meant(name, reason)}") from error
 
     return create
 

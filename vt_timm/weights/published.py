@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import timm
 import yaml
 from huggingface_hub.repocard import metadata_load
 from safetensors import SafetensorError
@@ -19,6 +20,7 @@ from timm.models import DefaultCfg, PretrainedCfg, clean_state_dict
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
+from ..errors import did_you_mean, some
 from ..run_files import BEST, CARD, WEIGHTS
 from .download import DownloadError, fetch
 
@@ -59,6 +61,15 @@ def published_segmenters() -> dict[str, Path]:
     folders = sorted(path.parent for path in HUB.glob(f"*/{WEIGHTS}"))
     classifiers = published_cfgs()
     return {folder.name: folder for folder in folders if folder.name not in classifiers}
+
+
+def name_that_was_meant(name: str, reason: str) -> str:
+    """Return the models that may be meant by a name, given what timm says against it, or nothing."""
+    if "Unknown model" in reason:
+        return did_you_mean(name, [*timm.list_models(), *published_segmenters()], 3)
+    if "Invalid pretrained tag" in reason:
+        return f"; its weights are {some(timm.list_pretrained(name.partition('.')[0] + '.*'))}"
+    return ""
 
 
 def licence_on_card(name: str) -> str | None:
