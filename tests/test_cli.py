@@ -16,7 +16,7 @@ import vt_timm
 from vt_timm import cli
 from vt_timm.cli.shared import check_drawing, names_in
 from vt_timm.errors import CommandError
-from vt_timm.images import read_image
+from vt_timm.images import find_images, read_image
 from vt_timm.pipelines import sources
 from vt_timm.pipelines.classification import ClassificationPipeline, class_names
 
@@ -164,6 +164,44 @@ def test_a_picture_that_nobody_named_takes_no_other_pictures_place(tmp_path, pho
         kept = photo_2.read_bytes()
         status, _, err = run(capsys, "attention", photo, photo, "--photos", 1, "-o", tmp_path / name)
         assert status == 2 and "is there and no picture of vt-timm's" in err and photo_2.read_bytes() == kept
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "tiff", "webp"])
+def test_what_the_commands_drew_among_the_photos_is_no_photo_of_the_next_run(ending, tmp_path, photo, capsys):
+    """Twice the same command does twice the same; who names a drawing, or has nothing else, is understood."""
+    (tmp_path / "more").mkdir()
+    Image.open(photo).save(tmp_path / "more" / "photo.jpg")
+    drawing = tmp_path / f"attention.{ending}"
+    command = ["attention", tmp_path, "-o", drawing, "--photos", 1, "--tokens", 1, *MICRO]
+    numbered = [drawing] if ending == "gif" else [drawing.with_stem(f"attention-{number}") for number in (1, 2)]
+    for remarks in ("", f"vt-timm: left out {len(numbered)} of the pictures in {tmp_path}, which vt-timm drew\n"):
+        assert run(capsys, *command) == (0, "".join(f"{path}\n" for path in numbered), remarks)
+    assert run(capsys, "classify", *numbered, *MICRO)[0] == 0
+    photo.unlink()
+    (tmp_path / "more" / "photo.jpg").unlink()
+    status, _, err = run(capsys, *command)
+    assert (status, err) == (
+        2, f"vt-timm: {tmp_path}: no images in this folder but those that vt-timm drew; name them one by one\n"
+    )  # fmt: skip
+
+
+def test_pictures_and_labels_of_a_segmenter_may_lie_among_the_photos(tmp_path, photo, capsys):
+    vt_timm.create_segmenter("laterals", "vt_resnet_micro", 2, channels=8).save_pretrained(tmp_path / "model")
+    for option in ("-o", "--save-labels"):
+        for _again in range(2):
+            command = ["segment", tmp_path, option, tmp_path, "--model", tmp_path / "model", "--scales", 0.5, "--json"]
+            status, out, err = run(capsys, *command)
+            assert status == 0, err
+            assert [one["image"] for one in json.loads(out)] == [str(photo)]
+        assert [path.name for path in (photo, *tmp_path.glob("*.png"))] == ["photo.jpg", "photo.png"]
+
+
+def test_pictures_of_other_programs_are_photos(tmp_path):
+    """A word of ours in a file makes it no drawing of ours, and neither does a mark of another."""
+    for name, comment in (("a.jpg", "of vt_timm and others"), ("b.jpg", "GIMP")):
+        Image.new("RGB", (8, 8)).save(tmp_path / name, comment=comment)
+    (tmp_path / "c.webp").write_bytes(b"vt_timm")
+    assert [path.name for path in find_images([str(tmp_path)])] == ["a.jpg", "b.jpg", "c.webp"]
 
 
 @pytest.mark.parametrize(

@@ -368,11 +368,20 @@ def strange(root):
 def test_a_folder_of_strange_files(tmp_path):
     strange(tmp_path)
     found = find_images([str(tmp_path)])
-    assert [path.name for path in found] == ["a.png", "new\nline.png"]
+    links = ["itself.jpg", "nowhere.jpg"]  # which are named as they are read
+    assert [path.name for path in found] == ["a.png", "new\nline.png", *links]
     assert find_circle(tmp_path) is None
-    for name in ("pipe.jpg", "folder.jpg"):
-        with pytest.raises(ImageError, match="it is no file"):
+    reasons = {"pipe.jpg": "it is no file", "folder.jpg": "this is a folder", **dict.fromkeys(links, "leads nowhere")}
+    for name, reason in reasons.items():
+        with pytest.raises(ImageError, match=reason):
             read_image(tmp_path / name)
+
+
+def test_a_link_that_leads_nowhere_is_named_and_skipped(tmp_path, capsys):
+    upright().save(tmp_path / "a.png")
+    (tmp_path / "b.jpg").symlink_to("nothing.jpg")
+    assert main(["classify", str(tmp_path), "--model", "vt_resnet_micro"]) == 1
+    assert capsys.readouterr().err == f"vt-timm: skipped {tmp_path / 'b.jpg'}: this link leads nowhere\n"
 
 
 @pytest.mark.parametrize(
@@ -571,6 +580,9 @@ def test_a_photo_in_yet_other_forms(tmp_path):
         ([["a.png"]], "from a list"),
         ({"image": "a.png"}, "from a dict"),
         ("https://example.org/a.jpg", "not fetched from the network"),
+        ("", "an empty name: name a photo"),
+        (os.curdir, "this is a folder and no photo: give its photos"),
+        (Path(), "this is a folder and no photo: give its photos"),
     ],
 )
 def test_what_is_no_photo_is_one_line(photo, message):

@@ -8,7 +8,7 @@ from importlib import resources, util
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, ImageSequence
+from PIL import ExifTags, Image, ImageOps, ImageSequence
 from PIL.ImageFile import StubImageFile
 
 from .errors import UserError, check_choice, first_line, say
@@ -23,7 +23,8 @@ SAMPLES = {  # package, file, and what the package is called to pip
 NOT_PHOTOS = {".pdf", ".ps", ".eps", ".mpg", ".mpeg"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode by the number of channels that a network takes
 ARRAY = ".npy"
-DRAWN_BY = "vt_timm"  # what stands in a PNG file of ours as "Software", in a JPEG as its comment
+DRAWN_BY = "vt_timm"  # what stands in a picture of ours: a PNG's "Software", EXIF's, or a JPEG's or GIF's comment
+MARKED_WITHIN = 4096  # bytes from the start of a file or from its end
 SHARE = 1.5  # floats up to here are shares of white: resizing overshoots by a little, and of 255 this would be black
 
 if util.find_spec("pillow_heif") is not None:  # a plug-in for the photos of telephones
@@ -37,12 +38,16 @@ class ImageError(UserError):
 
 
 def is_picture(path: Path) -> bool:
-    """True if a file in a folder is one of the user's pictures: a kind that can be read, and not hidden.
+    """True if a file in a folder is a picture: a kind that can be read, and not hidden.
 
     Hidden files, the `._*` files of macOS, `Thumbs.db` and documents are left out without a message.
     """
+    return _is_called_as_one(path) and path.is_file()
+
+
+def _is_called_as_one(path: Path) -> bool:
     suffix = path.suffix.lower()
-    return (suffix == ARRAY or suffix in photo_suffixes()) and not is_hidden(Path(path.name)) and path.is_file()
+    return (suffix == ARRAY or suffix in photo_suffixes()) and not is_hidden(Path(path.name))
 
 
 def is_hidden(path: Path) -> bool:
@@ -53,9 +58,15 @@ def is_hidden(path: Path) -> bool:
 def is_drawn_here(path: Path) -> bool:
     """True if a file is a picture that one of our commands has written, which the next may replace."""
     try:
+        with path.open("rb") as file:  # which takes a fraction of the time that Pillow takes, for a folder of photos
+            ends = file.read(MARKED_WITHIN)
+            file.seek(max(file.seek(0, os.SEEK_END) - MARKED_WITHIN, 0))
+            if DRAWN_BY.encode() not in ends + file.read():
+                return False
         with Image.open(path) as picture:
-            return DRAWN_BY in (picture.info.get("Software"), picture.info.get("comment", b"").decode(errors="replace"))
-    except (OSError, ValueError):
+            comment = picture.info.get("comment", b"").decode(errors="replace")
+            return DRAWN_BY in (picture.info.get("Software"), comment, picture.getexif().get(ExifTags.Base.Software))
+    except Exception:  # whatever Pillow raises for what is damaged, and so none that we have written
         return False
 
 
@@ -71,6 +82,8 @@ def photo_suffixes() -> set[str]:
 def find_images(names: Iterable[str], sample: str = "photo") -> list[Path]:
     """Return files as they are, folders as the pictures below them, and `sample` as a photo of an installed library.
 
+    Of folders the pictures that our commands have drawn are left out; how many is said on stderr.
+
     Args:
         names: what the user wrote.
         sample: which of `SAMPLES`.
@@ -85,9 +98,13 @@ def find_images(names: Iterable[str], sample: str = "photo") -> list[Path]:
             raise ImageError("an empty name: name a photo or a folder, the one that you are in as .")
         if os.path.isdir(path):  # unlike the method of Path, false for a name that is too long
             found = sorted(_pictures_below(path))
-            if not found:
-                raise ImageError(f"{name}: no images in this folder")
-            paths += found
+            photos = [picture for picture in found if not is_drawn_here(picture)]
+            if not photos:
+                drawn = " but those that vt-timm drew; name them one by one" if found else ""
+                raise ImageError(f"{name}: no images in this folder{drawn}")
+            if len(photos) < len(found):
+                say(f"left out {len(found) - len(photos)} of the pictures in {name}, which vt-timm drew")
+            paths += photos
         elif os.path.exists(path):
             paths.append(path)
         elif name == SAMPLE:
@@ -105,7 +122,9 @@ def _pictures_below(root: Path) -> Iterator[Path]:
 
     for place, folders, names in os.walk(root, onerror=leave_out, followlinks=True):
         here = Path(place)
-        yield from (here / name for name in names if is_picture(here / name))
+        called = (here / name for name in names if _is_called_as_one(here / name))
+        # A link that leads nowhere is for the reader to name; a pipe is no picture.
+        yield from (path for path in called if path.is_file() or not path.exists())
         folders[:] = [name for name in folders if not (is_hidden(Path(name)) or leads_back(here / name, root))]
 
 
@@ -197,6 +216,8 @@ def to_image(photo: str | Path | bytes | Image.Image | np.ndarray, channels: int
             f"cannot read a photo from a {type(photo).__name__}: give a file's name, its bytes, a PIL image, or a "
             "NumPy array (height, width, channels)"
         )
+    if isinstance(photo, str) and not photo:  # which Path takes for the folder that one is in
+        raise ImageError("an empty name: name a photo")
     if isinstance(photo, str) and photo.startswith(("http://", "https://")):
         raise ImageError(f"{photo}: photos are not fetched from the network; download it, and name the file")
     return read_image(Path(photo), channels=channels)
@@ -241,11 +262,15 @@ def _opened(path: Path | io.BytesIO, name: object = None) -> Iterator[Image.Imag
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is there and no file, such as a pipe, which would be waited for without end.
+    """Refuse what is no file: a folder, a link that leads nowhere, or a pipe, which would be waited for without end.
 
     Raises:
         ImageError: naming it.
     """
+    if os.path.isdir(path):
+        raise ImageError(f"{path}: this is a folder and no photo: give its photos")
+    if os.path.islink(path) and not os.path.exists(path):
+        raise ImageError(f"{path}: this link leads nowhere")
     if os.path.exists(path) and not os.path.isfile(path):
         raise ImageError(f"{path}: cannot read this image (it is no file)")
 

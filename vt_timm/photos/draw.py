@@ -14,7 +14,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -36,10 +36,13 @@ LEGEND = 20  # how many classes are named at most
 PAINT, PAINT_FIRST = 0.7, 0.3  # opacity of a class's colour, and of the first's, the background
 SECONDS_PER_FRAME = 2.0
 SCREEN_DPI = 100
-# How a file says that we wrote it, by its ending.
+EXIF = Image.Exif()
+EXIF[ExifTags.Base.Software] = DRAWN_BY
+# How a file says that we wrote it, by its ending; a .gif has a comment, too.
 MARKS: dict[str, dict[str, Any]] = {
     ".png": {"metadata": {"Software": DRAWN_BY}},
     **{ending: {"pil_kwargs": {"comment": DRAWN_BY}} for ending in (".jpg", ".jpeg")},
+    **{ending: {"pil_kwargs": {"exif": EXIF}} for ending in (".tif", ".tiff", ".webp", ".avif")},
 }
 NO_PICTURES = {"pgf", "raw", "rgba"}  # matplotlib writes them: for LaTeX, and bytes that do not say their size
 
@@ -315,7 +318,7 @@ def _save_frames(figures: Iterator["Figure"], path: Path) -> list[Path]:
     frames = [ImageOps.pad(frame, size, color="white", centering=(0, 0)) for frame in frames]
     with whole_file(path) as temporary:
         duration = int(1000 * SECONDS_PER_FRAME)
-        frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=duration, loop=0)
+        frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=duration, loop=0, comment=DRAWN_BY)
     return [path]
 
 
