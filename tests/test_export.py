@@ -57,12 +57,13 @@ def exported(tmp_path_factory):
 
 
 def test_a_file_can_be_copied_pickled_and_called_by_any_ending(exported, tmp_path):
-    loud = tmp_path / "MODEL.ONNX"
+    loud, own = tmp_path / "MODEL.ONNX", tmp_path / "own.Onnx"
     shutil.copy(exported, loud)
+    write_file(load(MICRO), own, Options())
     photo = vt_timm.sample_photo()
     model = load(str(exported))
     expected = model(photo).scores
-    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), load(str(loud))):
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), load(str(loud)), load(str(own))):
         assert other(photo).scores == expected
     images = model.example()
     for kind in (

@@ -136,6 +136,7 @@ def test_options_as_train_py_takes_them():
         (dict(projector=2), "projector=2 must be True or False"),
         (dict(competition=1), "competition=1 must be True or False"),
         (dict(projector_gain=-0.5), "projector_gain=-0.5 must be a number from 0"),
+        *((dict(projector_gain=float(g)), f"projector_gain={g} must be a number from 0") for g in ("inf", "nan")),
         (dict(projector_gain=True), "projector_gain=True must be a number from 0"),
         (dict(projector_gain="half"), "projector_gain='half' must be a number from 0"),
         (dict(projector_gain=0.5, projector=False), "projector=False and projector_gain=0.5"),
@@ -167,7 +168,8 @@ def test_token_dim_is_free_of_the_heads_without_a_transformer(relation):
 def test_weights_of_other_options_are_refused(options, num_classes):
     """Also with another class count, where timm loads non-strictly and would leave parts out without a word."""
     with pytest.raises(
-        RuntimeError, match=r"these weights are not of this model.*check the model name and its options"
+        RuntimeError,
+        match=r"these weights are not of this model.* without pretrained .*check the model name and its options",
     ):
         timm.create_model("vt_resnet_micro", pretrained=True, num_classes=num_classes, **options)
 

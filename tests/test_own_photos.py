@@ -615,6 +615,19 @@ def test_answers_are_saved_as_pictures_alone(name, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
+@pytest.mark.parametrize("ask", ["__call__", "attention"])
+def test_an_answer_is_not_saved_over_its_photo(ask, tmp_path):
+    photo, linked = tmp_path / "a.png", tmp_path / "linked.png"
+    upright().save(photo)
+    linked.symlink_to(photo)
+    before = photo.read_bytes()
+    answer = getattr(vt_timm.load("vt_resnet_micro"), ask)(str(photo))
+    for place in (photo, str(linked)):
+        with pytest.raises(ValueError, match="this is the photo, and would be overwritten"):
+            answer.save(place)
+    assert photo.read_bytes() == before and answer.save(tmp_path / "b.png").is_file()
+
+
 @pytest.mark.parametrize("size", [(3000, 3), (3, 3000)])
 def test_a_strip_is_drawn_no_wider_than_a_slide(size):
     figure = vt_timm.load("vt_resnet_micro")(Image.new("RGB", size)).draw()
@@ -700,9 +713,9 @@ def test_of_equal_epochs_the_one_with_a_loss_is_the_best(losses, tmp_path):
 def test_a_run_that_diverged_says_so(tmp_path, capsys):
     (tmp_path / "summary.csv").write_text("epoch,train_loss,eval_top1,eval_loss\n0,nan,50.0,nan\n")
     (tmp_path / "model_best.pth.tar").write_bytes(b"x")
-    report(tmp_path, "top1")
-    (line,) = capsys.readouterr().out.splitlines()
-    assert "the training diverged" in line and "lower --lr" in line
+    with pytest.raises(ScriptError, match=r"the training diverged, .*lower --lr"):
+        report(tmp_path, "top1")
+    assert capsys.readouterr().out == ""
 
 
 # --- every way of starting
@@ -727,11 +740,19 @@ def test_without_a_console(monkeypatch):
     ("arguments", "message"),
     [
         (["classify", "sample", "--modle", "x"], "unrecognized arguments: --modle x; did you mean --model?"),
+        (["attention", "a.jpg", "-o", "x.png", "b.jpg"], "unrecognized arguments: b.jpg; name all photos in one place"),
+        (["recipes", "finetune", "x"], "unrecognized arguments: x\n"),
+        (["classify", "-dash.jpg"], "-dash.jpg begins like an option: name the file ./-dash.jpg"),
+        (["classify", "a.jpg", "-dash.jpg"], "-dash.jpg begins like an option: name the file ./-dash.jpg"),
+        (["classify", "-none.jpg"], "the following arguments are required: IMAGE"),
         (["run", "trian"], "timm has no script trian that runs here; did you mean train?"),
         (["run", "publish_it"], "timm has no script publish_it that runs here; there are train, validate, benchmark"),
     ],
 )
-def test_a_mistyped_word_gets_the_commands_own_usage(arguments, message, capsys):
+def test_a_mistyped_word_gets_the_commands_own_usage(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("-dash.jpg").touch()
+    Path("--topk").touch()  # which is the option, whatever lies here
     with pytest.raises(SystemExit):
         main(arguments)
     said = capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_another_version_is_warned_of(run, tmp_path, photos):
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "version.py").write_text("__version__ = '0.0.1'\n")
     (tmp_path / "train.py").write_text(STAND_IN.read_text())
-    status, _, err = run("--data-dir", photos, "--num-classes", 2, "--epochs", 0, given=tmp_path)
+    status, _, err = run("--data-dir", photos, "--num-classes", 2, "--start-epoch", 3, given=tmp_path)
     assert status == 0 and f"train.py is of timm 0.0.1, installed is {timm.__version__}" in err
 
 
@@ -112,7 +112,7 @@ def test_an_epochs_randomness_depends_on_seed_and_epoch_alone(run, photos):
 
 
 def test_resume_auto(run, photos, tmp_path):
-    common = ("--data-dir", photos, "--num-classes", 2, "--epochs", 0, "--output", tmp_path, "--resume", "auto")
+    common = ("--data-dir", photos, "--num-classes", 2, "--start-epoch", 3, "--output", tmp_path, "--resume", "auto")
     assert "resume ''" in run(*common, "--experiment", "run")[1]
     (tmp_path / "run").mkdir(exist_ok=True)
     (tmp_path / "run" / "last.pth.tar").touch()
@@ -137,13 +137,13 @@ def test_any_teacher_is_wrapped(run, photos, tmp_path, num_classes, options, ans
     save_for_hf(timm.create_model("resnet10t", num_classes=num_classes), tmp_path, safe_serialization=True)
     (tmp_path / "classes.txt").write_text("3\n1\n")
     options = [str(tmp_path / "classes.txt") if o == "FILE" else o for o in options]
-    common = ("--data-dir", photos, "--num-classes", 2, "--epochs", 0)
+    common = ("--data-dir", photos, "--num-classes", 2, "--start-epoch", 3)
     status, out, err = run(*common, "--kd-model-name", f"local-dir:{tmp_path}", *options)
     assert status == 0 and "teacher Teacher" in out and f"answers {answers}\n" in out, err
 
 
 TWO = ["--data-dir", "PHOTOS", "--num-classes", "2"]
-HAS_TWO = "the data has 2 classes (bright, dark, ...) and vt_resnet_micro"
+HAS_TWO = "the data has 2 classes (bright, dark) and vt_resnet_micro"
 
 
 @pytest.mark.parametrize(
@@ -164,6 +164,12 @@ HAS_TWO = "the data has 2 classes (bright, dark, ...) and vt_resnet_micro"
         ([*TWO, "--zzz"], "unrecognized arguments: --zzz; `vt-timm run train --help` lists the options"),
         ([*TWO, "--epochs", "two"], "argument --epochs: invalid int value: 'two'"),
         ([*TWO, "--batch-size", "0"], "--batch-size 0: a batch has at least one photo"),
+        ([*TWO, "--epochs", "0"], "--epochs 0: a training has at least one epoch"),
+        ([*TWO, "--epochs", "-1"], "--epochs -1: a training has at least one epoch"),
+        ([*TWO, "--lr", "nan"], "--lr nan: give a finite number"),
+        ([*TWO, "--cutmix-minmax", "0.2", "inf"], "--cutmix-minmax inf: give a finite number"),
+        ([*TWO, "--mixup", "0.2", "--batch-size", "3"], "--batch-size 3: --mixup and --cutmix mix"),
+        ([*TWO, "--cutmix-minmax", "0.2", "0.8", "--batch-size", "3"], "--batch-size 3: --mixup and --cutmix mix"),
         ([*TWO, "--kd-model-name", "fbnetv3_g.ra2_in1k"], "the teacher fbnetv3_g.ra2_in1k cannot be loaded"),
     ],
 )
@@ -184,13 +190,35 @@ def test_the_batch_fits_the_photos(photos, batch, is_typed, fitted):
     assert fitted_batch(photos, batch, is_typed) == fitted
 
 
+def test_what_is_to_follow_a_training_does_not_follow_one_that_diverged(run, photos, tmp_path):
+    settings = ("--epochs", 1, "--lr", 1e30, "--output", tmp_path, "--experiment", "run", "--img-size", 32)
+    status, out, err = run("--data-dir", photos, *settings)
+    assert status == 2 and "the training diverged" in err.splitlines()[-1] and "next:" not in out
+
+
+def test_an_odd_batch_that_becomes_even_is_mixed(run, photos):
+    status, out, _ = run("--data-dir", photos, "--batch-size", 65, "--mixup", 0.2, "--start-epoch", 3)
+    assert status == 0 and "batch 24 " in out
+
+
+def test_a_benchmark_of_too_few_steps_is_refused(tmp_path, monkeypatch):
+    """timm divides by a fifth of them, rounded down."""
+    script = "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--model', default='')\n"
+    option = "parser.add_argument('--num-bench-iter', default=40, type=int)\n"
+    (tmp_path / "benchmark.py").write_text(f"{script}{option}def main():\n    print(parser.parse_args())\n")
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    with pytest.raises(ScriptError, match="--num-bench-iter 4: at least 5"):
+        run_script("benchmark", ["--num-bench-iter", "4"], str(tmp_path))
+    run_script("benchmark", ["--num-bench-iter", "5"], str(tmp_path))
+
+
 def test_one_photo_is_too_few():
     with pytest.raises(ScriptError, match="1 photos per process are too few"):
         fitted_batch(1, 64, False)
 
 
 def test_what_the_command_leaves_open_comes_from_the_machine_and_the_data(run, photos):
-    status, out, err = run("--data-dir", photos, "--batch-size", 64, "--epochs", 0)
+    status, out, err = run("--data-dir", photos, "--batch-size", 64, "--start-epoch", 3)
     assert status == 0 and "batch 24 updates 1 device cpu" in out
     assert err.splitlines() == [
         "vt-timm: no CUDA device here: running on cpu",

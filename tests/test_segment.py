@@ -137,9 +137,10 @@ def test_scales_are_of_the_short_side_or_of_both_sides(short_side, sizes):
     [
         *(
             (dict(scales=s), "scales=.* must be numbers above 0")
-            for s in ([], [1, 0], [-1], [math.nan], [math.inf], 1.0)
+            for s in ([], [1, 0], [-1], [math.nan], [math.inf], 1.0, "1", ["1"])
         ),
         *((dict(short_side=s), f"short_side={s} must be a whole number of at least 1") for s in (0, -5, 64.5)),
+        (dict(short_side=31), "short_side=31: the network takes photos of 32 pixels at least"),
         (dict(short_side=(64, -96)), "short_side=-96 must be a whole number of at least 1"),
         (dict(short_side=[64]), r"short_side=\[64\] must be one number or \[height, width\]"),
         *((dict(max_long_side=s), f"max_long_side={s} must be a whole number of at least 1") for s in (0, -3)),
@@ -168,7 +169,8 @@ def test_the_command_and_the_page_see_a_photo_alike(tmp_path, capsys):
     command = ["segment", str(tmp_path / "photo.png"), "--model", str(tmp_path / "model"), "--save-labels"]
     written = {}
     for name, extra in {"all": [], "one": ["--scales", "1"]}.items():
-        assert cli.main([*command, str(tmp_path / name), *extra]) == 0, capsys.readouterr().err
+        status, (said, err) = cli.main([*command, str(tmp_path / name), *extra]), capsys.readouterr()
+        assert (status, said.splitlines()[-1]) == (0, str(tmp_path / name / "photo.png")), err
         written[name] = torch.from_numpy(np.array(Image.open(tmp_path / name / "photo.png")))
     torch.testing.assert_close(written["one"].long(), segment(model, photo, 96))
     torch.testing.assert_close(written["all"].long(), load(str(tmp_path / "model")).attention(photo).answer.labels)

@@ -96,7 +96,7 @@ def test_vt_timm_run_puts_it_on_the_task(weight, hooks, tmp_path, capsys, monkey
                 Image.new("RGB", (48, 48), (60 * i, 0, 0)).save(tmp_path / split / name / f"{i}.png")
     monkeypatch.setattr(sys, "argv", sys.argv)
     stand_in = Path(__file__).parent / "support" / "stand_in_train.py"
-    command = ["run", "--from", str(stand_in), "train", "--data-dir", str(tmp_path), "--epochs", "0"]
+    command = ["run", "--from", str(stand_in), "train", "--data-dir", str(tmp_path), "--start-epoch", "3"]
     assert cli.main([*command, "--token-overlap", weight]) == 0
     assert f"hooks on the task {hooks}\n" in capsys.readouterr().out
 

@@ -5,6 +5,7 @@ Shape suffixes: B batch, C channels of the feature map, H W its height and width
 of a token.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -143,7 +144,8 @@ class VTStage(nn.Module):
                 raise ValueError(f"{option}={flag!r} must be True or False")
         if competition and tokenizer == "pool":
             raise ValueError('competition=True and tokenizer="pool": the cells of a grid have no pixels to compete for')
-        if isinstance(projector_gain, bool) or not isinstance(projector_gain, (int, float)) or not projector_gain >= 0:
+        number = isinstance(projector_gain, (int, float)) and not isinstance(projector_gain, bool)
+        if not number or not 0 <= projector_gain < math.inf:
             raise ValueError(f"projector_gain={projector_gain!r} must be a number from 0")
         if projector_gain and not projector:
             raise ValueError(f"projector=False and projector_gain={projector_gain}: there is no projector to start")

@@ -20,7 +20,7 @@ config_parser = argparse.ArgumentParser(add_help=False)
 config_parser.add_argument("-c", "--config", default="")
 parser = argparse.ArgumentParser()
 parser.add_argument("data", nargs="?")
-for name in ("data-dir", "kd-model-name", "experiment", "lr", "train-img-sizes", "interpolation"):
+for name in ("data-dir", "kd-model-name", "experiment", "train-img-sizes", "interpolation"):
     parser.add_argument(f"--{name}", default=None)
 for name in ("num-classes", "img-size"):
     parser.add_argument(f"--{name}", default=None, type=int)
@@ -34,7 +34,11 @@ parser.add_argument("--opt", default="sgd")
 parser.add_argument("--model", default="vt_resnet_micro")
 parser.add_argument("--pretrained", action="store_true")
 parser.add_argument("-b", "--batch-size", default=4, type=int)
-parser.add_argument("--crop-pct", default=None, type=float)
+for name in ("crop-pct", "lr"):
+    parser.add_argument(f"--{name}", default=None, type=float)
+for name in ("mixup", "cutmix"):
+    parser.add_argument(f"--{name}", default=0.0, type=float)
+parser.add_argument("--cutmix-minmax", default=None, type=float, nargs="+")
 parser.add_argument("--seed", default=42, type=int)
 parser.add_argument("--start-epoch", default=0, type=int)
 parser.add_argument("--epochs", default=3, type=int)
@@ -49,13 +53,13 @@ def _parse_args():
     return args, yaml.safe_dump(vars(args))
 
 
-def train_one_epoch(epoch, model, loader, output_dir=None, saver=None):
+def train_one_epoch(epoch, model, loader, lr=None, output_dir=None, saver=None):
     images, labels = next(iter(loader))
     draws = (random.random(), np.random.rand(), torch.rand(()).item(), images.double().sum().item())
     print("epoch", epoch, *draws)
     if output_dir is None:
         return
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr or 0.05)
     for images, labels in loader:
         torch.nn.functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
@@ -103,7 +107,7 @@ def main():
     (folder / "args.yaml").write_text(args_text)
     saver = CheckpointSaver(model, torch.optim.SGD(model.parameters()), args, checkpoint_dir=str(folder))
     for epoch in range(args.start_epoch, args.epochs):
-        train_one_epoch(epoch, model, loader, output_dir=str(folder), saver=saver)
+        train_one_epoch(epoch, model, loader, lr=args.lr, output_dir=str(folder), saver=saver)
         with torch.inference_mode():
             top1, loss = evaluate(model, val_loader)
         metrics = {"loss": loss, "top1": top1, "top5": 100.0}

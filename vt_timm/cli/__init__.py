@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from itertools import takewhile
 
 from .. import __version__
 from ..errors import UserError, did_you_mean, first_line
@@ -33,11 +34,24 @@ def _check_command(argv: Sequence[str], known: argparse.ArgumentParser) -> None:
         known.error(f"there is no command {name}{did_you_mean(name, commands.choices) or '; see vt-timm --help'}")
 
 
+def _check_dashes(argv: Sequence[str], known: argparse.ArgumentParser) -> None:
+    """Refuse the name of a file that argparse would take for an option, and not find."""
+    (commands,) = (a for a in known._actions if isinstance(a, argparse._SubParsersAction))
+    command = commands.choices.get(argv[0]) if argv else None
+    if command is None or "images" not in (action.dest for action in command._actions):
+        return
+    for argument in takewhile(lambda argument: argument != "--", argv):
+        if argument[:1] == "-" and argument not in command._option_string_actions and os.path.isfile(argument):
+            command.error(f"{argument} begins like an option: name the file ./{argument}")
+
+
 def _refuse(unknown: list[str], command: str, known: argparse.ArgumentParser) -> None:
     """End with the command's own usage and the closest option, where argparse would show that of all commands."""
     (commands,) = (a for a in known._actions if isinstance(a, argparse._SubParsersAction))
     options = commands.choices[command]._option_string_actions
     near = did_you_mean(unknown[0].partition("=")[0], options)
+    if not unknown[0].startswith("-") and "images" in (action.dest for action in commands.choices[command]._actions):
+        near = "; name all photos in one place, before the options or after them"
     commands.choices[command].error(f"unrecognized arguments: {' '.join(unknown)}{near}")
 
 
@@ -62,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_anywhere()
     known = parser()
     _check_command(argv, known)
+    _check_dashes(argv, known)
     args, unknown = known.parse_known_args(argv)
     if unknown:
         _refuse(unknown, args.command, known)

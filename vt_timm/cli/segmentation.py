@@ -50,8 +50,8 @@ def _add_segment(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         action="extend",
         metavar="N",
-        help="sizes at which it sees the photo, times the short side; their probabilities are averaged (default: "
-        "0.5 0.66 1 1.4); 1 is as evaluated",
+        help="sizes at which it sees the photo, times the short side and up to --max-long-side; their probabilities "
+        "are averaged (default: 0.5 0.66 1 1.4); 1 is as evaluated",
     )
     parser.add_argument(
         "--max-long-side",
@@ -113,10 +113,12 @@ def segment_photos(args: argparse.Namespace) -> int:
     def written() -> Iterator[dict[str, Any]]:
         sizes = dict(short_side=args.short_side, max_long_side=args.max_long_side, window=args.window)
         for path, answer in photos.answers(scales=args.scales, **sizes):
-            if args.save_labels:
-                _save_labels(labels_of[path], answer.labels, answer.class_names)
             if not args.json:
                 print(f"{path}\n{answer}")
+            if args.save_labels:
+                _save_labels(labels_of[path], answer.labels, answer.class_names)
+                if not args.json:
+                    print(labels_of[path])
             if args.output:
                 write(iter([answer.draw(args.layout == "beside")]), str(pictures[path]), quiet=args.json)
             yield {"image": str(path), **answer.to_dict()}

@@ -29,7 +29,7 @@ def format_of(path: Path) -> str:
         CommandError: for another ending.
     """
     for ending in (ONNX, AOTI, PT2):  # the longer one first
-        if path.name.endswith(ending):
+        if path.name.lower().endswith(ending):
             return ending
     raise CommandError(f"{path}: name a file that ends in {ONNX}, {PT2} (torch.export) or {AOTI} (AOTInductor)")
 
@@ -106,10 +106,12 @@ def write_graph(
         elif kind == AOTI:
             # Frozen weights are stored as the processor reads them; in 8 bits nothing is found without.
             settings = {"aot_inductor.metadata": facts, "freezing": True}
+            package = path.with_suffix(PT2)  # in small letters, as torch wants it
             with torch.no_grad():
                 torch._inductor.aoti_compile_and_package(
-                    program, package_path=os.fspath(path), inductor_configs=settings
+                    program, package_path=os.fspath(package), inductor_configs=settings
                 )
+            package.replace(path)
         else:
             names: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT]}
             torch.onnx.export(program, (), path, dynamo=True, verbose=False, external_data=False, **names)

@@ -11,12 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..files import identity
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class Drawing(ABC):
     """Something that draws itself: in a file, in a window, and as a picture in a notebook. Needs matplotlib."""
+
+    photo: Image.Image
 
     @abstractmethod
     def draw(self) -> "Figure":
@@ -30,10 +34,13 @@ class Drawing(ABC):
 
         Raises:
             OSError: if the folder is missing or cannot be written to.
-            ValueError: for an ending that is missing, or of which no picture is made.
+            ValueError: for an ending that is missing, or of which no picture is made, and for the file of the photo.
         """
         from ..photos.draw import save_figures
 
+        read = getattr(self.photo, "filename", None)  # of a photo that was a file
+        if read and identity(Path(read)) == identity(Path(path)):
+            raise ValueError(f"{path}: this is the photo, and would be overwritten; write to another place")
         return save_figures(iter([self.draw()]), Path(path))[0]
 
     def show(self) -> None:
@@ -135,6 +142,11 @@ class Look(Drawing):
     answer: Answer
     maps: list[Tensor]
     modules: int
+
+    @property
+    def photo(self) -> Image.Image:  # type: ignore[override]
+        """The photo that was looked at."""
+        return self.answer.photo
 
     def draw(self, module: int = 1, tokens: list[int] | None = None) -> "Figure":
         """Draw one panel per token (Figure 7).

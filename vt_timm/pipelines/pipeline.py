@@ -119,7 +119,12 @@ class Pipeline(ABC):
         Raises:
             UserError: in one line, for a photo that cannot be read.
         """
-        return photo.image if isinstance(photo, Ready) else to_image(photo, read_mode(self))
+        if isinstance(photo, Ready):
+            return photo.image
+        image = to_image(photo, read_mode(self))
+        if isinstance(photo, (str, os.PathLike)):
+            image.filename = os.fspath(photo)  # type: ignore[attr-defined]  # as Pillow calls it
+        return image
 
     def prepare(self, photo: Photo) -> Ready:
         """Read a photo and bring it to what the network sees, which another thread may do before it is asked for.

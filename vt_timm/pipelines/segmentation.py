@@ -150,6 +150,8 @@ class SegmentationPipeline(Pipeline):
         for name, value in dict(scales=scales, short_side=short_side, max_long_side=max_long_side).items():
             if window is not None and value is not None:
                 raise ValueError(f"{name}: a window sees the photo at its own size; leave window or {name} out")
+        if isinstance(short_side, int) and 0 < short_side < MIN_SIDE:
+            raise ValueError(f"short_side={short_side}: the network takes photos of {MIN_SIDE} pixels at least")
         for photo in map(self.read, photos):
             labels = segment(
                 self.network,  # type: ignore[arg-type]
@@ -242,7 +244,7 @@ def segment(
     if isinstance(short_side, Sequence) and len(short_side) != 2:
         raise ValueError(f"short_side={short_side!r} must be one number or [height, width]")
     check_positive("max_long_side", max_long_side)
-    if isinstance(scales, (int, float)) or not scales or not all(0 < scale < math.inf for scale in scales):
+    if not _are_scales(scales):
         raise ValueError(f"scales={scales!r} must be numbers above 0, such as [0.5, 1]")
     if window is None:
         views = [resized(photo, short_side, max_long_side, scale) for scale in scales]
@@ -257,6 +259,13 @@ def segment(
             seen = _at_size(_logits(model, view), box[3] - box[1], box[2] - box[0])
             labels[rows, columns] = seen[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
     return labels
+
+
+def _are_scales(scales: Sequence[float]) -> bool:
+    try:
+        return len(scales) > 0 and all(0 < scale < math.inf for scale in scales)
+    except TypeError:  # one number, texts, or what else cannot be compared
+        return False
 
 
 def _tiles(length: int, window: int) -> Iterator[tuple[int, slice]]:

@@ -6,6 +6,7 @@ otherwise fail late, train nonsense, or overwrite an earlier run.
 """
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -50,6 +51,7 @@ def prepare_training(script: ModuleType) -> Callable[[], None]:
     _add_options(script.parser)
     _check_settings(script)
     args, _ = script._parse_args()
+    _check_numbers(args, script.parser)
     check_data_folder(args)
     check_checkpoints(args)
     _resume_where_it_stopped(args)
@@ -59,6 +61,7 @@ def prepare_training(script: ModuleType) -> Callable[[], None]:
     script.create_dataset = finding_photos(script.create_dataset)  # type: ignore[attr-defined]
     batch_is_typed = any(a.startswith(("-b", "--batch-size")) for a in sys.argv)
     sys.argv += fit_to_photos(args, script.create_dataset, PROCESSES, batch_is_typed)
+    _check_mixing(script._parse_args()[0])
     run = TrainingRun(script, args)
     vars(script).update(
         create_model=run.create_model,
@@ -119,6 +122,27 @@ def _check_settings(script: ModuleType) -> None:
     for key in settings:
         if key not in known:
             raise ScriptError(f"{config.config}: this train.py has no setting {key}{did_you_mean(str(key), known)}")
+
+
+def _check_numbers(args: Any, parser: Any) -> None:
+    """Refuse a training of no epochs, and values that are no numbers, with which all weights would be none."""
+    if args.epochs < 1:
+        raise ScriptError(f"--epochs {args.epochs}: a training has at least one epoch")
+    for action in parser._actions:
+        value = getattr(args, action.dest, None)
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ScriptError(f"{action.option_strings[0]} {number}: give a finite number")
+
+
+def _check_mixing(args: Any) -> None:
+    """Refuse an odd batch for mixup and cutmix, which mix its photos two by two."""
+    mixes = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+    if mixes and args.batch_size % 2 and not getattr(args, "naflex_loader", False):  # whose batches have other sizes
+        raise ScriptError(
+            f"--batch-size {args.batch_size}: --mixup and --cutmix mix the photos of a batch two by two; give an even "
+            "number"
+        )
 
 
 def _resume_where_it_stopped(args: Any) -> None:
@@ -206,9 +230,10 @@ class TrainingRun:
         self.first = self.first or (classes, split)
         check_same_classes(self.first[0], classes, (self.first[1], split))
         if len(classes) != self.model.num_classes:
+            named = ", ".join(list(classes)[:3]) + (", ..." if len(classes) > 3 else "")
             raise ScriptError(
-                f"the data has {len(classes)} classes ({', '.join(list(classes)[:3])}, ...) and {self.name} "
-                f"{self.model.num_classes}: pass --num-classes {len(classes)}, or another --data-dir"
+                f"the data has {len(classes)} classes ({named}) and {self.name} {self.model.num_classes}: "
+                f"pass --num-classes {len(classes)}, or another --data-dir"
             )
         if self.resumed:
             check_same_classes(self.resumed, classes, ("the run to resume", split))

@@ -10,6 +10,7 @@ from typing import Any
 from ..run_files import BEST, CHECKPOINTS, LAST, SUMMARY
 from ..runs.run import read_evaluations
 from ..runs.train_run import read_state
+from .checks import ScriptError
 
 MEASURED = ("top1", "top5", "loss")  # what train.py measures of the validation photos
 NAMES = {"top1": "top-1 {:.2f} %", "top5": "top-5 {:.2f} %"}
@@ -78,11 +79,14 @@ def _remember(saver: Any, metric: str) -> None:
 
 
 def report(folder: Path, metric: str) -> None:
-    """Print what a run has reached, which epoch is kept, and what to type next."""
+    """Print what a run has reached, which epoch is kept, and what to type next.
+
+    Raises:
+        ScriptError: for a run that diverged, so that what was to come next does not.
+    """
     best = best_epoch(folder, metric)
     if best is not None and math.isnan(best.get("eval_loss", 0.0)):
-        print("the training diverged, its loss is no number (nan): train again with a lower --lr")
-        return
+        raise ScriptError("the training diverged, its loss is no number (nan): train again with a lower --lr")
     if best is not None:
         reached = NAMES.get(metric, f"{metric} {{:.4g}}").format(best[f"eval_{metric}"])
         loss = f", loss {best['eval_loss']:.4g}" if metric != "loss" and "eval_loss" in best else ""

@@ -38,6 +38,7 @@ from .checks import (
 from .find import find_script, script_version
 from .reading import finding_photos, reading_photos
 
+LEAST_BENCH_ITER = 5  # benchmark.py says how far it is after every fifth of its steps
 SPLITS = ("train", "training", "val", "valid", "validation", "eval", "evaluation", "test")  # as folders are called
 
 
@@ -68,6 +69,8 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
     if hasattr(script, "create_model"):
         script.create_model = create_or_say(script.create_model)  # type: ignore[attr-defined]
     args = script.parser.parse_known_args()[0]
+    if name == "benchmark" and args.num_bench_iter < LEAST_BENCH_ITER:
+        raise ScriptError(f"--num-bench-iter {args.num_bench_iter}: at least {LEAST_BENCH_ITER}")
     if name == "onnx_export":  # which calls timm.create_model itself
         if not args.checkpoint:
             check_reachable(args.model)

@@ -178,8 +178,9 @@ def matching_weights(state_dict: dict[str, Tensor], model: Any) -> dict[str, Ten
     if missing or misshapen or left_over:
         raise RuntimeError(
             f"these weights are not of this model: {len(missing)} tensors are missing, {len(misshapen)} have another "
-            f"shape and {len(left_over)} are left over, the first is {(missing + misshapen + left_over)[0]}; check the "
-            "model name and its options against the config.json beside the weights"
+            f"shape and {len(left_over)} are left over, the first is {(missing + misshapen + left_over)[0]}; options "
+            "that change the network, such as num_tokens, go without pretrained (--pretrained): leave out either, or "
+            "check the model name and its options against the config.json beside the weights"
         )
     return state_dict
 
