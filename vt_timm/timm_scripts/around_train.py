@@ -19,7 +19,7 @@ from timm.utils import random_seed
 from torch import nn
 
 from ..distillation import create_teacher
-from ..errors import did_you_mean, first_line
+from ..errors import did_you_mean, first_line, some
 from ..files import read_text
 from ..run_files import ARGUMENTS, CHECKPOINTS, LAST
 from ..runs.train_run import read_description, write_description
@@ -230,9 +230,8 @@ class TrainingRun:
         self.first = self.first or (classes, split)
         check_same_classes(self.first[0], classes, (self.first[1], split))
         if len(classes) != self.model.num_classes:
-            named = ", ".join(list(classes)[:3]) + (", ..." if len(classes) > 3 else "")
             raise ScriptError(
-                f"the data has {len(classes)} classes ({named}) and {self.name} {self.model.num_classes}: "
+                f"the data has {len(classes)} classes ({some(classes)}) and {self.name} {self.model.num_classes}: "
                 f"pass --num-classes {len(classes)}, or another --data-dir"
             )
         if self.resumed:
