@@ -79,7 +79,8 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
         check_checkpoints(args)
         if hasattr(script, "create_dataset"):
             script.create_dataset = _of_one_split(finding_photos(script.create_dataset))  # type: ignore[attr-defined]
-        if name == "validate" and not args.valid_labels:  # which says the classes of the folders' numbers
+        # --valid-labels says the classes of the folders' numbers.
+        if name == "validate" and hasattr(script, "create_model") and not args.valid_labels:
             _number_as_the_model(script)
         _use_training_run(script)
     if hasattr(script, "create_loader"):
