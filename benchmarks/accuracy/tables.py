@@ -11,7 +11,7 @@ from ..common.counting import count
 from ..common.paper_tables import IMAGENETTE_LEADERBOARD
 from ..common.records import RESULTS, table
 from . import plan
-from .pairs import SIZES, pairs
+from .pairs import OTHERS, SIZES, difference, pairs
 from .plan import CLASSES, NETWORKS, Experiment, best_learning_rates, has_diverged
 from .runs import all_runs, arguments_of, epochs_of, run_named
 
@@ -25,9 +25,11 @@ CALLED = {
     "resnet18": "`resnet18`",
 }
 
+PAIRED_SEED = 44  # of which all networks were trained by one commit on one kind of machine
 SET_AGAINST = (
     *(("vt_resnet18", other) for other in ("pooled", "one_filter", "resnet18")),
     *(("one_filter", other) for other in ("pooled", "resnet18")),
+    ("resnet18", "pooled"),
 )
 DRAWN: dict[str, dict[str, Any]] = {
     "pooled": {"color": "tab:gray", "marker": "s"},
@@ -160,14 +162,20 @@ def lead(name: str, other: str, size: int) -> tuple[float, float] | None:
     return statistics.mean(ours) - statistics.mean(peers), standard_error(ours, peers)
 
 
-def control_differences() -> str:
-    """Tabulate what a network of the controls' table has over another, by the means over the seeds."""
-    rows = []
+def lead_of_pair(name: str, other: str, size: int) -> tuple[float, float] | None:
+    """Return what the run of one network has over that of another, paired over the photos: those of `PAIRED_SEED`."""
+    found = difference(f"{name}_seed{PAIRED_SEED}", f"{other}_seed{PAIRED_SEED}", size)
+    return found and (found["difference"], found["standard_error"])
+
+
+def set_against(lead: Callable[[str, str, int], tuple[float, float] | None]) -> str:
+    """Tabulate what a network of the controls' table has over another, with its standard error."""
+    called, rows = {**CALLED, **OTHERS}, []
     for name, other in SET_AGAINST:
         found = [lead(name, other, size) for size in SIZES]
         if any(found):
             cells = [one and f"{one[0]:+.2f} +- {one[1]:.2f}" for one in found]
-            rows.append([f"{CALLED[name]} less {CALLED[other]}", *cells])
+            rows.append([f"{called[name]} less {called[other]}", *cells])
     return table(["top-1 of", *(f"at {size} px" for size in SIZES)], rows)
 
 
@@ -368,7 +376,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "differences": differences,
     "defaults": defaults,
     "controls": controls,
-    "control_differences": control_differences,
+    "control_differences": partial(set_against, lead),
+    "control_pairs": partial(set_against, lead_of_pair),
     "answers": answers,
     "answers192": partial(answers, "answers192"),
     "answers_mixed": partial(answers, "mixed"),

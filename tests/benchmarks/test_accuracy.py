@@ -328,7 +328,7 @@ def test_differences_of_the_controls_are_of_means_over_seeds(folder):
             larger = {"160": value, **({"224": 9.0} if seed == 43 else {})}
             record(folder, planned[model, "{}", seed], val_top1=value, top1_at=larger, train_top1=99.0)
     record(folder, next(e for e in planned.values() if e.name == "pooled_seed42"), val_top1=80.0)
-    assert tables.control_differences().splitlines()[2:] == [
+    assert tables.TABLES["control_differences"]().splitlines()[2:] == [
         "| `vt_resnet18` less `resnet18` | -3.00 +- 1.41 | -3.00 +- 1.41 |  |  |"
     ]
     assert "| `vt_resnet18` | 42, 43 | 72.00, 74.00 | 72.00, 74.00 |  | none, 9.00 |" in tables.controls()
@@ -337,6 +337,15 @@ def test_differences_of_the_controls_are_of_means_over_seeds(folder):
 def test_top1_of_ten_is_not_that_of_a_thousand():
     asked = {"val_top1": 68.0, "top1_at": {"128": 81.0}, "answers": {"divergence": 2.0}}
     assert tables.at_size([asked, {**asked, "answers": None}], 128) == [81.0, 68.0]
+
+
+def test_networks_of_one_seed_are_paired_over_the_photos(folder):
+    """By hand: of four photos one more is right, 25 points, and the standard error of (1, 0, 0, 0) is 25."""
+    for name, right in (("one_filter_seed44", [1, 1, 0, 0]), ("pooled_seed44", [0, 1, 0, 0])):
+        pairs.keep_right(name, {224: np.array(right, dtype=bool)})
+    assert tables.TABLES["control_pairs"]().splitlines()[2:] == [
+        "| one filter token less average pooling |  |  |  | +25.00 +- 25.00 |"
+    ]
 
 
 def test_controls_have_no_tokens_or_one():
