@@ -320,6 +320,45 @@ def test_class_folders_have_the_numbers_of_the_models_classes(model, folders, la
     assert list(dict.fromkeys(label for _, label in dataset.reader.samples)) == labels
 
 
+VALIDATE = """
+import argparse
+from timm import create_model
+from timm.data import create_dataset
+parser = argparse.ArgumentParser()
+for option in ("--model", "--data-dir", "--data", "--valid-labels", "--checkpoint"):
+    parser.add_argument(option, default="")
+def main():
+    args = parser.parse_args()
+    create_model(args.model)
+    labels = [label for _, label in create_dataset("", root=args.data_dir, split="val").reader.samples]
+    print(*dict.fromkeys(labels))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "labels"),
+    [(["--model", "RUN"], "1 0"), (["--model", "vt_resnet_micro"], None),
+     (["--model", "vt_resnet_micro", "--valid-labels", "some.txt"], "0 1")],
+)  # fmt: skip
+def test_validate_numbers_the_folders_as_the_model_that_it_takes(arguments, labels, tmp_path, monkeypatch, capsys):
+    """A run's classes are its own; with --valid-labels the folders' numbers are meant."""
+    (tmp_path / "validate.py").write_text(VALIDATE)
+    _empty_photos(tmp_path / "data", val=["cat", "dog"])
+    model = timm.create_model("vt_resnet_micro", num_classes=2)
+    model.pretrained_cfg = {**model.pretrained_cfg, "label_names": ["dog", "cat"], "label_descriptions": {}}
+    monkeypatch.setattr("vt_timm.timm_scripts.run.is_run", lambda path: path.name == "RUN")
+    monkeypatch.setattr("vt_timm.timm_scripts.run.load_run", lambda path: model)
+    monkeypatch.setattr("vt_timm.timm_scripts.run.read_description", lambda path: {})
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    command = [*arguments, "--data-dir", str(tmp_path / "data")]
+    if labels is None:
+        with pytest.raises(ScriptError, match=r"its folders \(cat, dog\) are not the model's 1000 classes"):
+            run_script("validate", command, str(tmp_path))
+        return
+    run_script("validate", command, str(tmp_path))
+    assert capsys.readouterr().out.split() == labels.split()
+
+
 def test_a_split_that_is_not_there_is_not_all_of_the_photos(photos):
     create = _of_one_split(create_dataset)
     assert len(create("", root=str(photos), split="validation")) == 8

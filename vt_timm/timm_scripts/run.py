@@ -79,10 +79,10 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
         check_checkpoints(args)
         if hasattr(script, "create_dataset"):
             script.create_dataset = _of_one_split(finding_photos(script.create_dataset))  # type: ignore[attr-defined]
+        _use_training_run(script)
         # --valid-labels says the classes of the folders' numbers.
         if name == "validate" and hasattr(script, "create_model") and not args.valid_labels:
             _number_as_the_model(script)
-        _use_training_run(script)
     if hasattr(script, "create_loader"):
         script.create_loader = reading_photos(script.create_loader)  # type: ignore[attr-defined]
     if hasattr(timm.data, "create_naflex_loader"):  # which validate.py imports when it needs it
