@@ -475,7 +475,7 @@ def test_a_folder_of_its_name_does_not_take_a_models_place(holds, tmp_path, monk
     for name in ("vt_resnet_micro", "vt_resnet_micro.mine"):
         Path(name).mkdir()
         if holds:
-            Path(name, holds).touch()
+            Path(name, holds).write_text('{"architecture": "vt_resnet_micro"}')
     found = sources.resolve("vt_resnet_micro")
     assert (found.kind, found.place) == ("classifier", "vt_resnet_micro")
     assert ("the folder here is called ./vt_resnet_micro" in capsys.readouterr().err) == ("." in holds)
