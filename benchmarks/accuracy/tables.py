@@ -165,7 +165,7 @@ def lead(name: str, other: str, size: int) -> tuple[float, float] | None:
 def lead_of_pair(name: str, other: str, size: int) -> tuple[float, float] | None:
     """Return what the run of one network has over that of another, paired over the photos: those of `PAIRED_SEED`."""
     found = difference(f"{name}_seed{PAIRED_SEED}", f"{other}_seed{PAIRED_SEED}", size)
-    return found and (found["difference"], found["standard_error"])
+    return (found["difference"], found["standard_error"]) if found else None
 
 
 def set_against(lead: Callable[[str, str, int], tuple[float, float] | None]) -> str:
