@@ -348,7 +348,6 @@ def test_validate_numbers_the_folders_as_the_model_that_it_takes(arguments, labe
     model.pretrained_cfg = {**model.pretrained_cfg, "label_names": ["dog", "cat"], "label_descriptions": {}}
     monkeypatch.setattr("vt_timm.timm_scripts.run.is_run", lambda path: path.name == "RUN")
     monkeypatch.setattr("vt_timm.timm_scripts.run.load_run", lambda path: model)
-    monkeypatch.setattr("vt_timm.timm_scripts.run.read_description", lambda path: {})
     monkeypatch.setattr(sys, "argv", sys.argv)
     command = [*arguments, "--data-dir", str(tmp_path / "data")]
     if labels is None:

@@ -23,14 +23,13 @@ from torch import nn
 from ..errors import UserError, did_you_mean, first_line, say, some
 from ..pipelines.classification import class_names, labels_of_folders
 from ..recipes import find_recipe
-from ..runs.train_run import is_run, load_run, read_description
+from ..runs.train_run import is_run, load_run
 from ..weights.download import check_reachable
 from .around_train import prepare_training
 from .checks import (
     ScriptError,
     check_checkpoints,
     check_data_folder,
-    check_same_classes,
     classes_of,
     create_or_say,
     read_dataset,
@@ -160,8 +159,7 @@ def _use_training_run(script: ModuleType) -> None:
     named = [Path(place) for place in (getattr(args, "checkpoint", ""), args.model) if place and is_run(Path(place))]
     if not named:
         return
-    run = named[0]
-    model = load_run(run)
+    model = load_run(named[0])
     architecture = str(model.pretrained_cfg["architecture"])  # type: ignore[index]
     sys.argv += ["--model", architecture]
     if hasattr(args, "checkpoint"):  # which benchmark.py does not know
@@ -171,9 +169,6 @@ def _use_training_run(script: ModuleType) -> None:
     if hasattr(script, "infer_imagenet_subset") and own.get("label_names"):  # else probabilities of nobody knows what
         info = CustomDatasetInfo(own["label_names"], own["label_descriptions"])
         vars(script).update(infer_imagenet_subset=lambda *_: "run", ImageNetInfo=lambda *_: info)
-    if hasattr(script, "create_dataset") and script.__name__ != "timm_inference":  # which asks for no classes
-        names = read_description(run if run.is_dir() else run.parent).get("classes")
-        script.create_dataset = _with_the_runs_classes(names, script.create_dataset)  # type: ignore[attr-defined]
 
 
 def _of_one_split(create_dataset: Callable[..., Any]) -> Callable[..., Any]:
@@ -216,17 +211,3 @@ def _number_as_the_model(script: ModuleType) -> None:
         return dataset if labels == folders else read_dataset(create_dataset, *args, **{**kwargs, "class_map": labels})
 
     vars(script).update(create_model=create, create_dataset=create_numbered)
-
-
-def _with_the_runs_classes(names: list[str] | None, create_dataset: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse other class folders than the run's: classes would have other numbers, and every score would be wrong."""
-
-    @functools.wraps(create_dataset)
-    def create(*args: Any, **kwargs: Any) -> Any:
-        dataset = read_dataset(create_dataset, *args, **kwargs)
-        classes = classes_of(dataset)
-        if names and classes and not kwargs.get("class_map"):
-            check_same_classes({n: i for i, n in enumerate(names)}, classes, ("the run", str(kwargs.get("root"))))
-        return dataset
-
-    return create
