@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
 from .. import __version__
@@ -26,19 +26,26 @@ def parser() -> argparse.ArgumentParser:
     return main_parser
 
 
+def _commands_of(known: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    (commands,) = (action for action in known._actions if isinstance(action, argparse._SubParsersAction))
+    return commands.choices
+
+
+def _takes_photos(command: argparse.ArgumentParser) -> bool:
+    return "images" in (action.dest for action in command._actions)
+
+
 def _check_command(argv: Sequence[str], known: argparse.ArgumentParser) -> None:
     """Refuse a mistyped command and name the closest one, where argparse would list them all."""
-    (commands,) = (a for a in known._actions if isinstance(a, argparse._SubParsersAction))
     name = next((argument for argument in argv if not argument.startswith("-")), None)
-    if name is not None and name not in commands.choices:
-        known.error(f"there is no command {name}{did_you_mean(name, commands.choices) or '; see vt-timm --help'}")
+    if name is not None and name not in (commands := _commands_of(known)):
+        known.error(f"there is no command {name}{did_you_mean(name, commands) or '; see vt-timm --help'}")
 
 
 def _check_dashes(argv: Sequence[str], known: argparse.ArgumentParser) -> None:
     """Refuse the name of a file that argparse would take for an option, and not find."""
-    (commands,) = (a for a in known._actions if isinstance(a, argparse._SubParsersAction))
-    command = commands.choices.get(argv[0]) if argv else None
-    if command is None or "images" not in (action.dest for action in command._actions):
+    command = _commands_of(known).get(argv[0]) if argv else None
+    if command is None or not _takes_photos(command):
         return
     for argument in takewhile(lambda argument: argument != "--", argv):
         if argument[:1] == "-" and argument not in command._option_string_actions and os.path.isfile(argument):
@@ -47,12 +54,11 @@ def _check_dashes(argv: Sequence[str], known: argparse.ArgumentParser) -> None:
 
 def _refuse(unknown: list[str], command: str, known: argparse.ArgumentParser) -> None:
     """End with the command's own usage and the closest option, where argparse would show that of all commands."""
-    (commands,) = (a for a in known._actions if isinstance(a, argparse._SubParsersAction))
-    options = commands.choices[command]._option_string_actions
-    near = did_you_mean(unknown[0].partition("=")[0], options)
-    if not unknown[0].startswith("-") and "images" in (action.dest for action in commands.choices[command]._actions):
+    its_parser = _commands_of(known)[command]
+    near = did_you_mean(unknown[0].partition("=")[0], its_parser._option_string_actions)
+    if not unknown[0].startswith("-") and _takes_photos(its_parser):
         near = "; name all photos in one place, before the options or after them"
-    commands.choices[command].error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+    its_parser.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
 
 
 def _print_anywhere() -> None:
