@@ -718,6 +718,16 @@ def test_a_run_that_diverged_says_so(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_run_that_diverged_after_a_good_epoch_keeps_it_and_says_so(tmp_path, capsys):
+    (tmp_path / "summary.csv").write_text(
+        "epoch,train_loss,eval_top1,eval_loss\n0,1.5,50.0,1.25\n1,nan,10.0,nan\n2,nan,10.0,nan\n"
+    )
+    report(tmp_path, "top1")
+    said = capsys.readouterr()
+    assert "best: top-1 50.00 %" in said.out and "after epoch 0" in said.out
+    assert "the training diverged" in said.err
+
+
 # --- every way of starting
 
 

@@ -51,7 +51,7 @@ class ClassFolders(Validation):
             for path in self._photos_in(Path(folder) / name)
         }
         if not self.labels:
-            raise CommandError(f"--validate {folder}: no images in this folder")
+            raise CommandError(f"{folder}: no images in this folder")
         self.photos = list(self.labels)
 
     def _photos_in(self, folder: Path) -> list[Path]:
@@ -62,14 +62,14 @@ class ClassFolders(Validation):
 
     def _label_of_folder(self, folder: Path) -> dict[str, int]:
         if not folder.is_dir():
-            raise CommandError(f"--validate {folder}: there is no such folder")
+            raise CommandError(f"{folder}: there is no such folder")
         found = (path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(Path(path.name)))
         names, classes = sorted(found), self.model.class_names
         labels = labels_of_folders(names, self.model.module)
         if labels is not None:
             return labels
         raise CommandError(
-            f"--validate {folder}: its folders ({some(names)}) are not the model's {len(classes)} classes "
+            f"{folder}: its folders ({some(names)}) are not the model's {len(classes)} classes "
             f"({some(classes)}); name a folder with one folder of photos per class"
         )
 
@@ -119,10 +119,10 @@ class LabelledPixels(Validation):
                 settings.layout, folder, "val", transform, labels, model.channels, settings.mask_suffix
             )
         except ValueError as error:
-            raise CommandError(f"--validate {folder}: {error}") from error
+            raise CommandError(f"{folder}: {error}") from error
         if list(self.data.classes) != list(model.class_names):
             raise CommandError(
-                f"--validate {folder}: its {len(self.data.classes)} classes are not the model's "
+                f"{folder}: its {len(self.data.classes)} classes are not the model's "
                 f"{len(model.class_names)}; name the recipe or the settings.yaml that they were trained with: "
                 "--config NAME"
             )

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..errors import say
 from ..run_files import BEST, CHECKPOINTS, LAST, SUMMARY
 from ..runs.run import read_evaluations
 from ..runs.train_run import read_state
@@ -91,6 +92,9 @@ def report(folder: Path, metric: str) -> None:
         reached = NAMES.get(metric, f"{metric} {{:.4g}}").format(best[f"eval_{metric}"])
         loss = f", loss {best['eval_loss']:.4g}" if metric != "loss" and "eval_loss" in best else ""
         print(f"best: {reached}{loss} on the validation photos, after epoch {best['epoch']:.0f} (the first is 0)")
+        last = max(read_evaluations(folder / SUMMARY), key=lambda row: row["epoch"])
+        if any(math.isnan(value) for value in last.values()):
+            say("warning: the training diverged after that, its loss is no number (nan): a lower --lr may not")
     kept = next((name for name in CHECKPOINTS.values() if (folder / name).is_file()), None)
     if kept is not None:
         print(f"kept: {folder / kept}")
