@@ -25,7 +25,7 @@ from timm.utils import CheckpointSaver, update_summary
 import vt_timm
 from vt_timm.cli import main
 from vt_timm.files import find_circle
-from vt_timm.images import ImageError, find_images, read_channels, read_image, to_image
+from vt_timm.images import ImageError, find_images, photo_suffixes, read_channels, read_image, to_image
 from vt_timm.runs.train_run import load_run
 from vt_timm.timm_scripts.around_train import TrainingRun
 from vt_timm.timm_scripts.best import best_epoch, keep_best, report
@@ -410,6 +410,8 @@ def test_a_photo_without_pixels(empty):
         ("none.onnx", "there is no file none.onnx"),
         ("a.png", "is a file and no model: name its folder"),
         ("./a.png", "is a file and no model: name its folder"),
+        ("alone.pth.tar", "is read with the args.yaml of its run, which is not beside it"),
+        ("none.pth.tar", "there is no file none.pth.tar"),
         ("hf-hub:", "hf-hub: names no repository: write hf-hub:ORG/NAME"),
         ("folder.onnx", "holds neither a model"),
         ("null", "null: its config.json names no architecture"),
@@ -425,6 +427,7 @@ def test_names_that_are_no_models(name, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     upright().save("a.png")
     Path("folder.onnx").mkdir()
+    Path("alone.pth.tar").touch()
     for folder, config in (("null", "null"), ("list", "[1]"), ("nameless", '{"num_classes": 2}'), ("broken", "{")):
         Path(folder).mkdir()
         Path(folder, "config.json").write_text(config)
@@ -493,6 +496,25 @@ def test_floats_a_little_above_one_are_as_bright_as_those_up_to_one(factor):
     assert abs(seen - np.minimum(pixels * factor, 255)).max() <= 1
 
 
+@pytest.mark.parametrize("dark", [1, 6])
+@pytest.mark.parametrize("white", [1, 255])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_resized_array_is_a_little_beyond_black_and_white(dark, white, dtype):
+    """Bicubic resizing undershoots at an edge; the photo was spread over its own range, or taken for 16 bits."""
+    pixels = torch.from_numpy(np.asarray(upright()) // dark).permute(2, 0, 1)[None].double()
+    larger = torch.nn.functional.interpolate(pixels, scale_factor=1.5, mode="bicubic")[0].permute(1, 2, 0).numpy()
+    assert larger.min() < -1 and larger.max() > pixels.max() + 1
+    seen = np.asarray(to_image((larger / 255 * white).astype(dtype))).astype(int)
+    assert abs(seen - larger.clip(0, 255)).max() <= 1
+
+
+@pytest.mark.parametrize("mean", [0.2, 0.485])
+def test_a_normalised_array_is_spread_over_its_range(mean):
+    values = (np.asarray(upright()) / 255 - mean) / 0.229
+    seen = np.asarray(to_image(values)).astype(int)
+    assert abs(seen - np.asarray(upright()) / 250 * 255).max() <= 1
+
+
 HOLED = np.linspace(0.1, 0.9, 64, dtype=np.float32).reshape(8, 8)
 
 
@@ -551,6 +573,52 @@ def test_floats_of_nothing_and_one_are_black_and_white(tmp_path):
     assert np.asarray(to_image(values.astype(np.uint8), 1)).tolist() == [[0, 1]]
 
 
+UNREAD = {
+    ".heic": ".heic files are read after pip install 'vt_timm[heic]'",
+    ".NEF": "turn .nef files into JPEG first",
+}
+
+
+@pytest.mark.parametrize("suffix", UNREAD)
+@pytest.mark.parametrize("below", ["", "class"])
+def test_photos_of_kinds_that_are_not_read_are_not_left_out_silently(suffix, below, tmp_path, capsys):
+    if suffix in photo_suffixes():
+        pytest.skip("pillow-heif is installed")
+    place = tmp_path / below
+    place.mkdir(exist_ok=True)
+    for name in (f"a{suffix}", f"b{suffix}", f"._a{suffix}"):
+        (place / name).write_bytes(b"ftypheic")
+    with pytest.raises(ImageError, match="no images in this folder"):
+        find_images([str(tmp_path)])
+    upright().save(place / "c.png")
+    assert find_images([str(tmp_path)]) == [place / "c.png"]
+    assert capsys.readouterr().err == 2 * f"vt-timm: left out 2 {suffix.lower()} of {tmp_path}: {UNREAD[suffix]}\n"
+    with pytest.raises(ImageError) as error:
+        read_image(place / f"a{suffix}")
+    assert str(error.value) == f"{place / f'a{suffix}'}: cannot read this image ({UNREAD[suffix]})"
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_training_says_which_photos_it_cannot_read(others, tmp_path, capsys):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "a" / "1.nef").write_bytes(b"raw")
+    create = functools.partial(finding_photos(create_dataset), "", root=str(tmp_path), split="train")
+    if others:
+        upright().save(tmp_path / "train" / "a" / "2.png")
+        assert len(create()) == 1
+    else:
+        with pytest.raises(RuntimeError, match="Found 0 images"):
+            create()
+    assert "left out 1 .nef of " in capsys.readouterr().err
+
+
+def test_a_drawing_is_not_saved_to_a_folder(tmp_path):
+    upright().save(tmp_path / "a.png")
+    answer = vt_timm.load("vt_resnet_micro")(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="this is a folder; name a file in it"):
+        answer.save(tmp_path)
+
+
 class Named:
     """A path of another library's."""
 
@@ -573,7 +641,7 @@ def test_a_photo_in_yet_other_forms(tmp_path):
 @pytest.mark.parametrize(
     ("photo", "message"),
     [
-        (torch.zeros(3, 64, 64), "cannot read a photo from a Tensor: give a file's name"),
+        (torch.zeros(3, 64, 64), "cannot read a photo from a Tensor: give one photo, as a file's name"),
         (None, "from a NoneType"),
         (3, "from a int"),
         ([None], "from a NoneType"),

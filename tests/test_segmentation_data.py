@@ -107,6 +107,12 @@ def test_bad_data_names_the_file(spoil, message, small):
         list(SegmentationDataset("folder", small, "train"))
 
 
+def test_photos_that_are_not_read_are_told(small, capsys):
+    (small / "train" / "images" / "raw.nef").touch()
+    SegmentationDataset("folder", small, "train")
+    assert f"left out 1 .nef of {small / 'train' / 'images'}" in capsys.readouterr().err
+
+
 def test_a_missing_folder_and_a_wrong_layout(tmp_path):
     with pytest.raises(DataError, match="nowhere: there is no such folder"):
         SegmentationDataset("folder", tmp_path / "nowhere", "train")

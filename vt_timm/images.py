@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import resources, util
@@ -26,6 +27,11 @@ ARRAY = ".npy"
 DRAWN_BY = "vt_timm"  # what stands in a picture of ours: a PNG's "Software", EXIF's, or a JPEG's or GIF's comment
 MARKED_WITHIN = 4096  # bytes from the start of a file or from its end
 SHARE = 1.5  # floats up to here are shares of white: resizing overshoots by a little, and of 255 this would be black
+SHARE_BELOW = 0.2  # of white: so far below black, and above 255, a resized photo may get too
+NORMALISED = 16  # what was normalised by its mean and deviation stays well below
+HEIF = {".heic", ".heif", ".hif"}  # of telephones
+# Photos that Pillow does not read by itself, or not everywhere; the last are what cameras call raw.
+UNREAD = HEIF | {".avif", ".jxl", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
 
 if util.find_spec("pillow_heif") is not None:  # a plug-in for the photos of telephones
     import pillow_heif
@@ -82,7 +88,8 @@ def photo_suffixes() -> set[str]:
 def find_images(names: Iterable[str], sample: str = "photo") -> list[Path]:
     """Return files as they are, folders as the pictures below them, and `sample` as a photo of an installed library.
 
-    Of folders the pictures that our commands have drawn are left out; how many is said on stderr.
+    Of folders the pictures that our commands have drawn are left out, and photos that need another reader; how many is
+    said on stderr.
 
     Args:
         names: what the user wrote.
@@ -97,6 +104,7 @@ def find_images(names: Iterable[str], sample: str = "photo") -> list[Path]:
         if not name:  # which Path takes for the folder that one is in
             raise ImageError("an empty name: name a photo or a folder, the one that you are in as .")
         if os.path.isdir(path):  # unlike the method of Path, false for a name that is too long
+            say_unread(path)
             found = sorted(_pictures_below(path))
             photos = [picture for picture in found if not is_drawn_here(picture)]
             if not photos:
@@ -128,6 +136,24 @@ def _pictures_below(root: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if not (is_hidden(Path(name)) or leads_back(here / name, root))]
 
 
+def say_unread(root: Path) -> None:
+    """Say how many photos of a folder and of those below it are left out, since Pillow does not read their kind."""
+    unread = UNREAD - photo_suffixes()
+    found: Counter[str] = Counter()
+    for place, folders, names in os.walk(root, followlinks=True):
+        found.update(Path(name).suffix.lower() for name in names if not is_hidden(Path(name)))
+        folders[:] = [name for name in folders if not (is_hidden(Path(name)) or leads_back(Path(place, name), root))]
+    for suffix in sorted(unread & found.keys()):
+        say(f"left out {found[suffix]} {suffix} of {root}: {_reading_of(suffix)}")
+
+
+def _reading_of(suffix: str) -> str:
+    """Say how the files of an ending in `UNREAD` are read."""
+    if suffix in HEIF:
+        return f"{suffix} files are read after pip install 'vt_timm[heic]'"
+    return f"turn {suffix} files into JPEG first"
+
+
 def sample_photo(name: str = "photo") -> Path:
     """Return a photo that an installed library ships.
 
@@ -155,8 +181,9 @@ def read_image(path: Path, max_side: int | None = None, channels: int = 3) -> Im
     """Read an image the right way up, with 8 bits per channel.
 
     EXIF orientation is applied. Greys of 16 bits (I;16) are divided by 256. In other wide modes and in .npy the range
-    decides: floats from 0 to 1, or a little above, are multiplied by 255, values up to 255 stay, values up to 65535 are
-    divided by 256, others are spread over their own range. Where a value is missing (NaN) it is black; infinities are
+    decides: floats from 0 to 1 are multiplied by 255, values up to 255 stay, values up to 65535 are divided by 256,
+    others are spread over their own range. What resizing made of floats, a little below 0 and above 1 or 255, is cut
+    off. Where a value is missing (NaN) it is black; infinities are
     the ends of the range; of booleans, true is white. A transparent background becomes white. CMYK and palettes become
     RGB.
 
@@ -213,8 +240,8 @@ def to_image(photo: str | Path | bytes | Image.Image | np.ndarray, channels: int
             return _upright(image, channels)
     if not isinstance(photo, (str, os.PathLike)):
         raise ImageError(
-            f"cannot read a photo from a {type(photo).__name__}: give a file's name, its bytes, a PIL image, or a "
-            "NumPy array (height, width, channels)"
+            f"cannot read a photo from a {type(photo).__name__}: give one photo, as a file's name, bytes, a PIL image, "
+            "or a NumPy array (height, width, channels)"
         )
     if isinstance(photo, str) and not photo:  # which Path takes for the folder that one is in
         raise ImageError("an empty name: name a photo")
@@ -258,6 +285,9 @@ def _opened(path: Path | io.BytesIO, name: object = None) -> Iterator[Image.Imag
             yield image
     except Exception as error:
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else first_line(error)
+        suffix = path.suffix.lower() if isinstance(path, Path) else ""
+        if suffix in UNREAD - photo_suffixes():
+            reason = _reading_of(suffix)
         raise ImageError(f"{name or path}: cannot read this image ({reason})") from error
 
 
@@ -309,10 +339,11 @@ def _scaled(values: np.ndarray) -> np.ndarray:
         raise ValueError("it holds no number")
     low, high = float(values[known].min()), float(values[known].max())
     values = np.nan_to_num(values, nan=min(low, 0.0), posinf=high, neginf=low)
-    if low >= 0 and high <= SHARE and fractions:
+    if fractions and low >= -SHARE_BELOW and high <= SHARE:
         return (values * 255).round().clip(0, 255).astype(np.uint8)  # as scientific software writes them
-    if low >= 0 and high <= 255:
-        return values.round().astype(np.uint8)
+    resized = fractions and low >= -255 * SHARE_BELOW and NORMALISED < high <= 255 * (1 + SHARE_BELOW)
+    if resized or (low >= 0 and high <= 255):
+        return values.round().clip(0, 255).astype(np.uint8)
     if low >= 0 and high < 1 << 16:
         return (values / 256).astype(np.uint8)
     return ((values - low) / max(high - low, 1e-12) * 255).round().clip(0, 255).astype(np.uint8)

@@ -282,9 +282,11 @@ def save_figures(figures: Iterator["Figure"], path: Path) -> list[Path]:
 
     Raises:
         OSError: if the folder is missing or cannot be written to.
-        ValueError: for an ending that is missing, or of which no picture is made.
+        ValueError: for a folder, and for an ending that is missing or of which no picture is made.
     """
     ending = path.suffix.lower()
+    if path.is_dir():
+        raise ValueError(f"{path}: this is a folder; name a file in it, such as {path / 'picture.png'}")
     if not ending:
         raise ValueError(f"{path}: the ending says what kind of picture it is; name it {path}.png")
     if ending[1:] not in picture_endings():

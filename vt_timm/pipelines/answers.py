@@ -34,7 +34,8 @@ class Drawing(ABC):
 
         Raises:
             OSError: if the folder is missing or cannot be written to.
-            ValueError: for an ending that is missing, or of which no picture is made, and for the file of the photo.
+            ValueError: for a folder, for an ending that is missing or of which no picture is made, and for the file of
+                the photo.
         """
         from ..photos.draw import save_figures
 

@@ -123,6 +123,10 @@ def _on_disk(name: str, path: Path) -> Source:
         return Source(name, "segmenter", str(path))
     if is_run(path):
         return Source(name, "run", str(path))
+    if name.endswith(CHECKPOINT) and not path.is_dir():
+        if not path.is_file():
+            raise CommandError(f"there is no file {name}{near(path)}")
+        raise CommandError(f"{name}: a checkpoint is read with the {ARGUMENTS} of its run, which is not beside it")
     if path.is_file():
         raise CommandError(
             f"{name} is a file and no model: name its folder, a checkpoint of a run (.pth.tar), or a file of "

@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..errors import check_choice, first_line
-from ..images import ARRAY, ImageError, is_picture, read_channels
+from ..images import ARRAY, ImageError, is_picture, read_channels, say_unread
 from .labels import IGNORE, LAYOUTS, DataError, LabelError, Labels
 
 SPLITS = ("train", "val")
@@ -168,6 +168,7 @@ def _pairs(images: Path, masks: Path, mask_suffix: str) -> Iterator[tuple[Path, 
     for path in masks.iterdir():
         if is_picture(path):
             by_stem.setdefault(path.stem, []).append(path)
+    say_unread(images)
     photos = sorted(path for path in images.iterdir() if is_picture(path))
     own = {photo.stem for photo in photos}
     for image in photos:

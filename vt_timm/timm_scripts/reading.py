@@ -11,7 +11,7 @@ from timm.data import ImageDataset, add_img_extensions
 from timm.utils.misc import natural_key
 
 from ..errors import say
-from ..images import MODES, ImageError, check_file, is_hidden, photo_suffixes, to_image
+from ..images import MODES, ImageError, check_file, is_hidden, photo_suffixes, say_unread, to_image
 
 _logger = logging.getLogger(__name__)
 
@@ -60,9 +60,14 @@ def finding_photos(create_dataset: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(create_dataset)
     def create(*args: Any, **kwargs: Any) -> Any:
         add_img_extensions(sorted(photo_suffixes()))
-        dataset = create_dataset(*args, **kwargs)
+        try:
+            dataset = create_dataset(*args, **kwargs)
+        except RuntimeError:  # timm's, of a folder without photos that it knows
+            say_unread(Path(kwargs.get("root") or "."))
+            raise
         reader: Any = getattr(dataset, "reader", None)
         if type(reader).__name__ == "ReaderImageFolder":
+            say_unread(Path(reader.root))
             _leave_out_hidden(reader, renumber=not kwargs.get("class_map"))
         return dataset
 
