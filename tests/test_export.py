@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import nn
 
 import vt_timm
@@ -361,6 +361,13 @@ def test_a_file_that_is_no_model(content, tmp_path):
         load(str(path))
 
 
+def half_of(size):
+    """A mask that is white on the left and black on the right."""
+    mask = Image.new("L", size)
+    mask.paste(255, (0, 0, size[0] // 2, size[1]))
+    return mask
+
+
 def test_the_page_on_deployment_runs_without_torch(exported, photos, tmp_path):
     """Its code, as it stands, where nothing of torch, timm or ours can be imported."""
     page = Path(vt_timm.__file__).with_name("export") / "deploy.md"
@@ -368,8 +375,17 @@ def test_the_page_on_deployment_runs_without_torch(exported, photos, tmp_path):
     banned = "import sys\nfor name in ('torch', 'torchvision', 'timm', 'vt_timm'): sys.modules[name] = None\n"
     script = tmp_path / "classify.py"
     script.write_text(banned + code)
-    for folder in sorted(photos.iterdir())[:3]:
-        (photo,) = folder.iterdir()
+    shown = [next(folder.iterdir()) for folder in sorted(photos.iterdir())[:3]]
+    for kind in ("turned", "transparent"):
+        shown.append(tmp_path / f"{kind}.png")
+        picture = Image.open(shown[0]).convert("RGB")
+        if kind == "transparent":  # and black below
+            picture = Image.composite(picture, Image.new("RGB", picture.size), mask := half_of(picture.size))
+            picture.putalpha(mask)
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6 if kind == "turned" else 1
+        picture.save(shown[-1], exif=exif)
+    for photo in shown:
         command = [sys.executable, script, exported, photo]
         printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         model = load(MICRO)

@@ -52,7 +52,7 @@ def test_a_run_becomes_a_folder_that_gives_the_same_logits(run, tmp_path, capsys
     assert "top-5" not in text  # of two classes
     assert (
         "on the run's 3 validation images: top-1 50.00 %" in text
-        and "train.py itself measured after epoch 3 at 128 x 128 pixels" in text
+        and "train.py itself measured after epoch 3 (the first is 0) at 128 x 128 pixels" in text
     )
     assert "num_tokens=9" in text and "No checkpoint was picked" in text and "somebody/output" not in text
 
@@ -236,7 +236,6 @@ def test_a_damaged_run_of_a_segmenter_is_one_line(spoil, message, segmenter_run,
         (["{run}", NAME, "-o", "out", "--push", "nobody"], "nobody: the Hub takes ORG/NAME"),
         (["{run}", NAME, "-o", "out", "--push", "../x", "--dry-run"], "../x: the Hub takes ORG/NAME"),
         (["{run}", NAME, "-o", "out", "--push", "a/b/c", "--dry-run"], "a/b/c: the Hub takes ORG/NAME"),
-        (["{run}", NAME, "-o", "out", "--dry-run"], "--dry-run belongs to --push"),
         (["{run}", NAME, "-o", "out", "--private"], "--private belongs to --push"),
         (["{run}", NAME, "-o", "dangling"], "this is a link that leads nowhere"),
         (["{run}/model_best.pth.tar", NAME, "-o", "out"], "is a part of a run: name the run, {run}"),
@@ -344,8 +343,11 @@ def test_a_folder_that_was_published_is_replaced_and_its_card_kept(run, tmp_path
         file.write("A word of mine.\n")
     there = contents(out)
     for place in (out, tmp_path / "no" / "folder"):
-        assert main(["publish", str(run[0]), NAME, "-o", str(place), "--push", REPOSITORY, "--dry-run"]) == 0
-        assert "nothing was written; these would go to" in (said := capsys.readouterr().out) and ".old" not in said
+        for push, goes_to in (([], str(place)), (["--push", REPOSITORY], REPOSITORY)):
+            assert main(["publish", str(run[0]), NAME, "-o", str(place), *push, "--dry-run"]) == 0
+            said = capsys.readouterr().out
+            assert "nothing was written; these would go to" in said and ".old" not in said
+            assert said.rstrip().endswith(goes_to)
     assert contents(out) == there and not (tmp_path / "no").exists()
     assert publish.main([str(run[0]), NAME, "-o", str(out)]) == 0
     assert f"the card that was there stays here, as {out / 'README.old.md'}" in capsys.readouterr().out
@@ -358,6 +360,22 @@ def test_a_folder_that_was_published_is_replaced_and_its_card_kept(run, tmp_path
         assert f"README.old.{number}.md" in capsys.readouterr().out
         assert f"Word {number}." in (out / f"README.old.{number}.md").read_text()
     assert (out / "README.old.md").read_text() == kept
+
+
+def test_the_snippets_of_a_card_that_went_nowhere_load_its_folder(run, segmenter_run, tmp_path, capsys, monkeypatch):
+    """They named a repository ORG/..., which nobody has."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64)).save("photo.jpg")
+    for source, options in ((run[0], [NAME]), (segmenter_run[0], [])):
+        assert main(["publish", str(source), *options, "-o", "my models"]) == 0
+        assert "its name: --model 'my models', in Python vt_timm.load('my models')" in capsys.readouterr().out
+        card = Path("my models", "README.md").read_text()
+        assert "ORG/" not in card.replace("`hf-hub:ORG/NAME`", "")
+        blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+        assert blocks
+        for block in blocks:
+            exec(block, {})
+        shutil.rmtree("my models")
 
 
 PUBLISHED = ROOT / "tests" / "support" / "published"  # by vt_timm 0.1.0 at aed68b4, with the weights' shapes alone

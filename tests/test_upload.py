@@ -149,7 +149,7 @@ def test_the_way(script, photos, tmp_path, capsys):
         assert answers("hf-hub:somebody/mine", hub=hub) == said
     assert answers(f"local-dir:{tmp_path / 'mine'}") == said
     card = (tmp_path / "mine" / "README.md").read_text()
-    assert re.search(r"train.py itself measured after epoch \d at 48 x 48 pixels", card)
+    assert re.search(r"train.py itself measured after epoch \d \(the first is 0\) at 48 x 48 pixels", card)
     assert "3 classes: 1, 2, 10" in card
 
 

@@ -59,7 +59,6 @@ ENDS: dict[str, Any] = dict(
     train_size_schedule="constant",
     val_interval=2,
 )
-CALLED = {("vt_resnet18", SEED): "vt_resnet18.muon_imagenette", ("resnet18", SEED): "resnet18.muon_imagenette"}
 # Section 5.2: each alone on top of the basic recipe, with the values of advanced_in1k. The averaging is shortened as
 # the schedule is. RMSProp's rate is scaled to the batch; it falls to 0.7 % in five epochs after warm-up, there in 395.
 INGREDIENTS: dict[str, dict[str, Any]] = {
@@ -158,9 +157,7 @@ def ablations(best: Mapping[str, float]) -> list[Experiment]:
 def controls(_best: Mapping[str, float]) -> list[Experiment]:
     """Plan the controls and whole networks, at the rate of the recipe, seed by seed."""
     return [
-        Experiment(
-            CALLED.get((name, seed), f"{name}_seed{seed}"), model, 0.003, seed, options, recipe="muon_imagenette"
-        )
+        Experiment(f"{name}_seed{seed}", model, 0.003, seed, options, recipe="muon_imagenette")
         for seed in SEEDS["vt_resnet18"]
         for name, (model, options) in NETWORKS.items()
     ]

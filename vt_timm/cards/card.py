@@ -84,16 +84,20 @@ def classifier_card(
         recipe=f"`vt_timm/recipes/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own arguments",
         dtype=metrics.get("dtype", "16-bit floats"),
         source=source,
-        availability=(
-            f"To use it without a network later on: `vt-timm download {repository}` once."
-            if source.startswith("hf-hub:")
-            else "These weights ship with vt_timm: nothing is downloaded."
-        ),
+        availability=_availability(source, repository),
         num_classes=config["num_classes"],
         unsure=f" `vt-timm classify` calls an answer below {100 * least:.0f} % unsure." if least else "",
         scores=", ".join(f"{name} {value:.2f} %" for name, value in scores.items()),
         **{key: metrics[key] for key in ("images", "origin")},
     )
+
+
+def _availability(source: str, repository: str) -> str:
+    if source.startswith("hf-hub:"):
+        return f"To use it without a network later on: `vt-timm download {repository}` once."
+    if source.startswith("local-dir:"):
+        return "Give this folder's path. Once it is on the Hub, its name is `hf-hub:ORG/NAME`."
+    return "These weights ship with vt_timm: nothing is downloaded."
 
 
 def _start(settings: dict[str, Any]) -> str:
@@ -184,6 +188,7 @@ def segmenter_card(
             {"mean_iou": metrics["miou"], "pixel accuracy": metrics["pixel_accuracy"]},
         ),
         source=source,
+        availability=_availability(source, repository),
         scores=_scores(metrics),
         at_four_sizes=f", of the four {_scores(metrics['at_four_sizes'])}" if "at_four_sizes" in metrics else "",
         iou=_iou(config["class_names"], metrics.get("iou")),

@@ -43,9 +43,8 @@ def _check_script(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 def _check_publish(args: argparse.Namespace) -> None:
     """Refuse options that would have no effect, before torch is imported."""
-    for option, given in (("--dry-run", args.dry_run), ("--private", args.private)):
-        if given and not args.push:
-            raise CommandError(f"{option} belongs to --push ORG/NAME")
+    if args.private and not args.push:
+        raise CommandError("--private belongs to --push ORG/NAME")
 
 
 def recipes(args: argparse.Namespace) -> int:
@@ -81,7 +80,7 @@ def add_publish_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument(
-        "--dry-run", action="store_true", help="with --push: only say what would go up; FOLDER stays as it is"
+        "--dry-run", action="store_true", help="only say what would be written, and go up; FOLDER stays as it is"
     )
     parser.add_argument(
         "--checkpoint", choices=tuple(CHECKPOINTS), help="which weights of a run of train.py (default: %(default)s)"
@@ -109,7 +108,7 @@ def publish_run(args: argparse.Namespace) -> int:
     name = args.name or run.name
     how = Publication(
         name, args.push or f"ORG/{name}", args.checkpoint, args.class_folders, half=args.half, licence=args.license,
-        dry_run=args.dry_run,
+        dry_run=args.dry_run, folder=None if args.push else args.output,
     )  # fmt: skip
     report(publish(run, how, args.output), how, args.push is not None, args.private)
     return 0

@@ -29,7 +29,7 @@ MAX_LONG_SIDE, MIN_WINDOW = 1024, 64  # pixels
 SCALES = (0.5, 0.66, 1.0, 1.4)  # for any photo: a person near the camera shows in a small view, shoes in a large one
 SURE = 4  # power of a view's probabilities: what one view is sure of counts for more than what two suspect
 STRIP = 64  # rows of a photo that are labelled at a time
-SHARE_SHOWN = 0.001  # a class that covers a smaller share of a photo is not named
+SHARE_SHOWN = 0.001  # a class that covers a smaller share of a photo is named by the print and the legend alone
 
 
 @dataclass(eq=False)
@@ -59,7 +59,9 @@ class Segmentation(Answer):
         return {"shares": shares}
 
     def __str__(self) -> str:
-        return "\n".join(f"  {100 * share:5.1f} %  {name}" for name, share in self.shares.items())
+        lines = [f"  {100 * share:5.1f} %  {name}" for name, share in self.shares.items()]
+        specks = [name for name, share in self.to_dict()["shares"].items() if share and name not in self.shares]
+        return "\n".join(lines + [f"  < {100 * SHARE_SHOWN:3.1f} %  {name}" for name in specks])
 
     def draw(self, side_by_side: bool = True) -> "Figure":
         """Draw the photo in the colours of its classes with a legend, beside the plain photo or alone.

@@ -8,6 +8,7 @@ import datetime
 import itertools
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -213,7 +214,7 @@ def report(done: Published, how: Publication, upload: bool, private: bool = Fals
 
     Args:
         done: the folder.
-        how: how it was published; of a dry run it is said only what would go up.
+        how: how it was published; of a dry run it is said only what would be written, or go up.
         upload: True to upload it.
         private: True to make a new repository private.
     """
@@ -223,9 +224,10 @@ def report(done: Published, how: Publication, upload: bool, private: bool = Fals
     if done.old_card:
         print(f"the card that was there stays here, as {done.old_card}")
     if how.dry_run:
-        page = f"{constants.ENDPOINT}/{how.repository}"
-        print(f"dry run, {datetime.date.today()}: nothing was written; these would go to {page}")
+        place = f"{constants.ENDPOINT}/{how.repository}" if upload else done.folder
+        print(f"dry run, {datetime.date.today()}: nothing was written; these would go to {place}")
     elif not upload:
-        print(f"not uploaded; --push would upload it to {how.repository}")
+        print("not uploaded; --push ORG/NAME would upload it")
+        print(f"its name: --model {shlex.quote(str(done.folder))}, in Python vt_timm.load({str(done.folder)!r})")
     else:
         print(push(done.folder, how.repository, private))

@@ -35,6 +35,7 @@ class Publication:
         licence: licence of the weights.
         ships: True for a folder that comes with vt_timm.
         dry_run: True to check and say everything, and write nothing.
+        folder: where it lies, if that is its only place: the card then names it.
 
     Raises:
         RunError: for a name that the Hub does not take.
@@ -49,6 +50,7 @@ class Publication:
     licence: str = "apache-2.0"
     ships: bool = False
     dry_run: bool = False
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -71,7 +73,9 @@ class Publication:
     @property
     def source(self) -> str:
         """The name by which the model is loaded."""
-        return self.name if self.ships else f"hf-hub:{self.repository}"
+        if self.ships:
+            return self.name
+        return f"hf-hub:{self.repository}" if self.folder is None else f"local-dir:{self.folder.resolve().name}"
 
 
 class Run(ABC):

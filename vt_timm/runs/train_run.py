@@ -258,7 +258,8 @@ class TrainRun(Run):
         return {
             **{key.removeprefix("eval_"): value for key, value in rows[-1].items() if key.startswith("eval_")},
             "images": f"the run's {self._validation_photos()}validation images",
-            "origin": f"one run, as train.py itself measured after epoch {epoch} at {size} x {size} pixels",
+            "origin": f"one run, as train.py itself measured after epoch {epoch} (the first is 0) at {size} x {size} "
+            "pixels",
         }
 
     def _validation_photos(self) -> str:
