@@ -84,6 +84,9 @@ def test_the_tag_comes_from_the_recipe(run, tmp_path, capsys):
     assert publish.main([str(folder), "-o", str(tmp_path / "out")]) == 0
     assert load(tmp_path / "out").pretrained_cfg["tag"] == "finetune"
     assert "`vt_timm/recipes/finetune.yaml`" in (tmp_path / "out" / "README.md").read_text()
+    (folder / "args.yaml").write_text(yaml.safe_dump({**args, "recipe": "mine"}))
+    assert publish.main([str(folder), "-o", str(tmp_path / "own")]) == 0
+    assert "| recipe | the run's own arguments |" in (tmp_path / "own" / "README.md").read_text()
 
 
 def test_metrics_can_be_measured_anew(run, tmp_path, capsys):
@@ -360,6 +363,18 @@ def test_a_folder_that_was_published_is_replaced_and_its_card_kept(run, tmp_path
         assert f"README.old.{number}.md" in capsys.readouterr().out
         assert f"Word {number}." in (out / f"README.old.{number}.md").read_text()
     assert (out / "README.old.md").read_text() == kept
+
+
+def test_a_config_that_was_changed_by_hand_is_kept(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert publish.main([str(run[0]), NAME, "-o", str(out)]) == 0
+    changed = (out / "config.json").read_text().replace('"tench"', '"my fish"')
+    (out / "config.json").write_text(changed)
+    assert publish.main([str(run[0]), NAME, "-o", str(out)]) == 0
+    assert f"the config that was there stays here, as {out / 'config.old.json'}" in capsys.readouterr().out
+    assert "my fish" in changed and (out / "config.old.json").read_text() == changed
+    assert publish.main([str(run[0]), NAME, "-o", str(out)]) == 0
+    assert "stays here" not in capsys.readouterr().out
 
 
 def test_the_snippets_of_a_card_that_went_nowhere_load_its_folder(run, segmenter_run, tmp_path, capsys, monkeypatch):

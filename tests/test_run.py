@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import functools
 import json
 import os
 import re
@@ -291,6 +292,21 @@ def test_a_model_that_is_not_there_is_said_as_the_other_commands_do(name, messag
     with pytest.raises(ScriptError) as caught:
         create_or_say(timm.create_model)(name, pretrained=True)
     assert str(caught.value) == message
+
+
+def test_weights_of_other_classes_are_begun_with_by_another_option(tmp_path):
+    """As the message says it: the head is new, and the rest is that of the checkpoint."""
+    checkpoint = str(tmp_path / "model_best.pth.tar")
+    before = timm.create_model("vt_resnet_micro", num_classes=4)
+    torch.save({"state_dict": before.state_dict(), "arch": "vt_resnet_micro"}, checkpoint)
+    create = functools.partial(create_or_say(timm.create_model), "vt_resnet_micro", num_classes=3)
+    with pytest.raises(ScriptError) as error:
+        create(checkpoint_path=checkpoint)
+    assert "does not fit vt_resnet_micro with 3 classes: to begin with weights of other classes" in str(error.value)
+    assert f"say --pretrained --pretrained-path {checkpoint} instead" in str(error.value)
+    model = create(pretrained=True, pretrained_cfg_overlay=dict(file=checkpoint, num_classes=-1))  # as train.py does
+    ours, theirs = model.state_dict(), before.state_dict()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == ["fc.weight", "fc.bias"]
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,13 @@ def test_bad_data_names_the_file(spoil, message, small):
         list(SegmentationDataset("folder", small, "train"))
 
 
+def test_a_class_that_no_validation_mask_has_is_told(small, capsys):
+    for mask in (small / "val" / "labels").iterdir():
+        Image.fromarray(np.zeros_like(np.array(Image.open(mask)))).save(mask)
+    open_splits(settings(small))
+    assert "warning: square occurs in none of the validation masks" in capsys.readouterr().err
+
+
 def test_photos_that_are_not_read_are_told(small, capsys):
     (small / "train" / "images" / "raw.nef").touch()
     SegmentationDataset("folder", small, "train")
@@ -190,17 +197,18 @@ def test_an_empty_array_is_no_mask(tmp_path):
         SegmentationDataset("folder", root, "train")[0]
 
 
-def test_a_jpeg_of_labels_is_named_as_the_reason(tmp_path):
+def test_a_jpeg_of_labels_is_named_as_the_reason(tmp_path, capsys):
     noise = np.random.default_rng(0).integers(0, 2, (6, 8)).astype(np.uint8) * 255
     root = only_mask(tmp_path, lambda path: Image.fromarray(noise).save(path, quality=30), "000.jpg")
     dataset = SegmentationDataset("folder", root, "train", label_options=dict(values={255: 1}))
+    assert "000.jpg is a JPEG, which changes labels along every edge" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"000\.jpg: label .* a JPEG does not keep labels, save masks as \.png"):
         dataset[0]
 
 
 def test_a_mask_with_another_ending_of_its_name(tmp_path):
     root = only_mask(tmp_path, Image.fromarray(HALVES.astype(np.uint8)).save, "000_mask.png")
-    with pytest.raises(DataError, match=r"if 000_mask is the mask, say mask_suffix=_mask"):
+    with pytest.raises(DataError, match=r"if 000_mask is the mask, say --set mask_suffix=_mask"):
         SegmentationDataset("folder", root, "train")
     assert SegmentationDataset("folder", root, "train", mask_suffix="_mask")[0][1].tolist() == HALVES.tolist()
 

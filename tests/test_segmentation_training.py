@@ -525,6 +525,12 @@ def test_a_second_run_never_destroys_the_first(small, capsys):
     with pytest.raises(UserError, match="last does not fit these settings"):
         training.run(settings(small, **{**FPN, "neck_options": dict(channels=16)}), output, resume=True)
     kept = (output / "settings.yaml").read_bytes()
+    names = (small / "classes.txt").read_text()
+    for other in ("square\nbackground\n", "background\nhat\n"):  # a label would mean something else
+        (small / "classes.txt").write_text(other)
+        with pytest.raises(UserError, match=r"the run to resume has other classes than the data .* was square"):
+            training.run(run, output, resume=True)
+    (small / "classes.txt").write_text(names)
     training.run(settings(small, **{**FPN, "lr": 1.0}), output, resume=True)  # with nothing left to train
     assert (output / "best" / "model.safetensors").read_bytes() == first
     assert (output / "settings.yaml").read_bytes() == kept and "nothing was left to train" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """FPN and VT-FPN: cost, wiring, and what every segmenter must do."""
 
 import json
+import re
 
 import pytest
 import timm
@@ -15,6 +16,7 @@ from vt_timm.projector import Projector
 from vt_timm.segmentation.model import SemanticHead
 from vt_timm.tokenizers import FilterTokenizer
 from vt_timm.vt_fpn import FPN, NECKS, VTFPN, Laterals
+from vt_timm.weights.download import DownloadError
 
 SMALL = dict(channels=32, token_dim=64, num_heads=4)
 
@@ -203,6 +205,16 @@ def test_a_pretrained_backbone_is_kept_and_not_looked_for_again(tmp_path, monkey
     again = Segmenter.from_pretrained(tmp_path)
     assert torch.equal(again.backbone.model.layer3[0].conv1.weight, trained.layer3[0].conv1.weight)
     assert asked and not any(asked)
+
+
+def test_a_segmenter_is_not_loaded_from_the_folder_of_its_run(tmp_path):
+    build().save_pretrained(tmp_path / "run" / "best")
+    for folder, message in (
+        ("run", f"it is a training run, name its model, {tmp_path / 'run' / 'best'}"),
+        ("", "holds no"),
+    ):
+        with pytest.raises(DownloadError, match=re.escape(message)):
+            Segmenter.from_pretrained(tmp_path / folder)
 
 
 def test_attention_is_recorded_of_every_level():

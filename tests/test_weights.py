@@ -22,6 +22,7 @@ from tests.support.samples import STORED, fill, sample_probabilities
 from vt_timm.images import read_image, sample_photo
 from vt_timm.pipelines.classification import ClassificationPipeline
 from vt_timm.pipelines.segmentation import SCALES, segment
+from vt_timm.pipelines.sources import load as load_pipeline
 from vt_timm.segmentation.model import load_segmenter
 from vt_timm.weights.published import HUB, published_segmenters
 
@@ -260,6 +261,16 @@ def test_a_head_saved_with_names_of_its_own_is_called_so(saved, called, tmp_path
     loaded = ClassificationPipeline(load(tmp_path / "mine").eval())
     assert loaded.class_names == called
     assert loaded(sample_photo()).label in called
+
+
+def test_names_of_another_number_of_classes_are_told(tmp_path, capsys):
+    save_for_hf(timm.create_model(MICRO, num_classes=4), tmp_path, safe_serialization=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for names in (["a", "b", "c"], ["a", "b", "c", "d"]):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "label_names": names}))
+        called = load_pipeline(str(tmp_path)).class_names
+        warned = "its config.json has 3 label_names for 4 classes" in capsys.readouterr().err
+        assert (warned, called) == ((True, [f"class {i}" for i in range(4)]) if len(names) == 3 else (False, names))
 
 
 def test_a_backbone_and_a_classifier_load_each_other():

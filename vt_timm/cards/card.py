@@ -13,6 +13,8 @@ from timm.models import split_model_name_tag
 
 from ..cost import count_macs, count_parameters
 from ..files import without_folders
+from ..recipes import FOLDER as RECIPES
+from ..recipes import SEGMENTATION, list_recipes
 from ..run_files import BEST, WEIGHTS
 from ..weights.published import unsure_below
 
@@ -81,7 +83,7 @@ def classifier_card(
         macs=count_macs(model) / 1e6,
         options=", ".join(f"{k}={v!r}" for k, v in options.items()) or "none",
         training=_training(s, config["pretrained_cfg"]["input_size"][-1]),
-        recipe=f"`vt_timm/recipes/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own arguments",
+        recipe=_recipe(s.get("recipe"), RECIPES) or "the run's own arguments",
         dtype=metrics.get("dtype", "16-bit floats"),
         source=source,
         availability=_availability(source, repository),
@@ -89,6 +91,13 @@ def classifier_card(
         unsure=f" `vt-timm classify` calls an answer below {100 * least:.0f} % unsure." if least else "",
         scores=", ".join(f"{name} {value:.2f} %" for name, value in scores.items()),
         **{key: metrics[key] for key in ("images", "origin")},
+    )
+
+
+def _recipe(name: str | None, folder: Path) -> str:
+    """Return where a recipe lies, nothing for one that does not come with this package."""
+    return (
+        f"`vt_timm/{folder.relative_to(RECIPES.parent).as_posix()}/{name}.yaml`" if name in list_recipes(folder) else ""
     )
 
 
@@ -210,7 +219,7 @@ def segmenter_card(
         + (f" but for figures pasted onto {100 * s['background_crowds']:.0f} %" if s.get("background_crowds") else "")
         + (f", {100 * s['background_swap']:.0f} % of the others on such a photo" if s.get("background_swap") else "")
         + (f", {100 * s['start_share']:.0f} % of the weights those it went on from" if s.get("start_share") else ""),
-        recipe=f"`vt_timm/recipes/segmentation/{s['recipe']}.yaml`" if s.get("recipe") else "the run's own settings",
+        recipe=_recipe(s.get("recipe"), SEGMENTATION) or "the run's own settings",
         short_side=_size(config.get("short_side")),
         num_classes=config["num_classes"],
         **{key: metrics[key] for key in ("images", "origin", "params", "dtype")},

@@ -191,6 +191,11 @@ def _check_config(name: str, folder: Path) -> None:
         raise CommandError(f"{name}: its {CONFIG} is no JSON ({first_line(error)})") from error
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise CommandError(f"{name}: its {CONFIG} names no architecture, as that of a timm model does")
+    names, number = config.get("label_names"), config.get("num_classes")
+    if isinstance(names, list) and number and len(names) != number:
+        say(
+            f"warning: {name}: its {CONFIG} has {len(names)} label_names for {number} classes, so it names none of them"
+        )
 
 
 def _check_not_mistyped(path: Path) -> None:

@@ -33,7 +33,7 @@ from ..runs.segmenter_run import SegmenterRun
 from ..runs.train_run import TrainRun
 
 FILES = (CONFIG, WEIGHTS, CARD)
-OLD_CARD = "README.old.md"
+KEPT = {CARD: "README.old.md", CONFIG: "config.old.json"}  # of what was there before, where it says something else
 OF_A_RUN = (ARGUMENTS, SETTINGS, METRICS)
 
 
@@ -53,12 +53,12 @@ class Published:
     Args:
         folder: where it lies, or would lie after a dry run.
         sizes: its files, with their sizes in bytes.
-        old_card: where the card that was there is kept; None if there was none, or the same.
+        kept: where the card and the config that were there are kept, if they said something else.
     """
 
     folder: Path
     sizes: dict[str, int]
-    old_card: Path | None = None
+    kept: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,23 +86,26 @@ class Draft:
         return self.run.metrics(self.config, self.how)
 
     def finish(self, metrics: dict[str, Any]) -> Published:
-        """Write the card with these metrics, and put the folder in place; a card that was there is kept beside it.
+        """Write the card with these metrics, and put the folder in place; card and config that were there are kept.
 
         A dry run leaves the place as it is.
         """
         text = self.run.card(self.config, metrics, self.how)
-        card, old = self.folder / CARD, None
+        kept = []
         with writing(f"to {self.folder}"):
             (self.files / CARD).write_text(text, encoding="utf-8")
             sizes = {name: (self.files / name).stat().st_size for name in FILES}
             if self.how.dry_run:
                 return Published(self.folder, sizes)
             self.folder.mkdir(exist_ok=True)
-            if card.is_file() and card.read_text(encoding="utf-8", errors="replace") != text:
-                os.replace(card, old := _not_taken(self.folder / OLD_CARD))
+            for name, old in KEPT.items():
+                there = self.folder / name
+                if there.is_file() and there.read_bytes() != (self.files / name).read_bytes():
+                    kept.append(_not_taken(self.folder / old))
+                    os.replace(there, kept[-1])
             for name in FILES:
                 move(self.files / name, self.folder / name)
-        return Published(self.folder, sizes, old)
+        return Published(self.folder, sizes, tuple(kept))
 
 
 def publish(run: Run, how: Publication, folder: Path) -> Published:
@@ -221,8 +224,8 @@ def report(done: Published, how: Publication, upload: bool, private: bool = Fals
     print(f"{done.folder}: loaded back, same predictions")
     for name, size in done.sizes.items():
         print(f"  {name:<20}{size:>14,} bytes")
-    if done.old_card:
-        print(f"the card that was there stays here, as {done.old_card}")
+    for path in done.kept:
+        print(f"the {'card' if path.suffix == '.md' else 'config'} that was there stays here, as {path}")
     if how.dry_run:
         place = f"{constants.ENDPOINT}/{how.repository}" if upload else done.folder
         print(f"dry run, {datetime.date.today()}: nothing was written; these would go to {place}")

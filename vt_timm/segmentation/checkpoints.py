@@ -4,12 +4,13 @@ import csv
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..cards.card import segmenter_card, segmenter_name
 from ..cost import count_parameters
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, some
 from ..files import put_in_place, restore, whole_file, whole_folder
 from ..run_files import BEST, CARD, CONFIG, LAST, METRICS, SETTINGS, SUMMARY
 from .model import Segmenter
@@ -17,17 +18,38 @@ from .settings import Settings
 
 
 class Progress:
-    """The part of a checkpoint beside model, optimizer and random state."""
+    """The part of a checkpoint beside model, optimizer and random state.
 
-    def __init__(self) -> None:
+    Args:
+        classes: the names of the classes, by which each label means what it meant.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = list(classes)
         self.updates = 0
         self.best: dict[str, Any] = {}
         self.since_best = 0  # evaluations without a better mIoU
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "best": self.best, "since_best": self.since_best}
+        return {
+            "classes": self.classes, "updates": self.updates, "best": self.best, "since_best": self.since_best
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the state of a run of the same classes.
+
+        Raises:
+            UserError: if they are called otherwise, or stand in another order.
+        """
+        classes = state.get("classes", self.classes)  # which earlier versions did not keep
+        if classes != self.classes:
+            other = [
+                f"{ours} was {theirs}" for ours, theirs in zip(self.classes, classes, strict=False) if ours != theirs
+            ]
+            raise UserError(
+                f"the run to resume has other classes than the data ({some(other)}): go on with the data that it was "
+                "trained on, or name another folder"
+            )
         self.updates, self.best, self.since_best = state["updates"], state["best"], state["since_best"]
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..errors import check_choice, first_line
+from ..errors import check_choice, first_line, say
 from ..images import ARRAY, ImageError, is_picture, read_channels, say_unread
 from .labels import IGNORE, LAYOUTS, DataError, LabelError, Labels
 
@@ -104,6 +104,9 @@ class SegmentationDataset(Dataset):
         self.pairs = list(_pairs(images, masks, mask_suffix))
         if not self.pairs:
             raise DataError(f"{images}: no images in this folder that Pillow can read")
+        lossy = next((mask for _, mask in self.pairs if mask.suffix.lower() in JPEGS), None)
+        if lossy:
+            say(f"warning: {lossy} is a JPEG, which changes labels along every edge: save masks as .png")
         self.go_on, self.left_out = go_on, LeftOut(len(self.pairs))
 
     def __len__(self) -> int:
@@ -176,7 +179,9 @@ def _pairs(images: Path, masks: Path, mask_suffix: str) -> Iterator[tuple[Path, 
         found = sorted(by_stem.get(stem, []), key=lambda path: (path.suffix.lower() != ".png", path.name))
         if not found:
             longer = sorted(other for other in by_stem if other.startswith(image.stem) and other not in own)
-            hint = f"; if {longer[0]} is the mask, say mask_suffix={longer[0][len(image.stem) :]}" if longer else ""
+            hint = (
+                f"; if {longer[0]} is the mask, say --set mask_suffix={longer[0][len(image.stem) :]}" if longer else ""
+            )
             raise DataError(f"{image}: its mask {masks / stem}.png is missing{hint}")
         yield image, found[0]
 

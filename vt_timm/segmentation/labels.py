@@ -154,8 +154,9 @@ class Labels:
         if (labels == UNKNOWN).any():
             unknown = int(values[labels == UNKNOWN].max())
             raise LabelError(
-                f"label {unknown} is beyond the {len(self.names)} classes ({self._understood()}); if {unknown} is a "
-                f"class, say which with values={{{unknown}: NUMBER}}, if it means no class, say ignore_label={unknown}"
+                f"label {unknown} is beyond the {len(self.names)} classes ({self._understood()}); if {unknown} is one "
+                f"more, name it with them, if it stands for one of them, say which with --set "
+                f"'values={{{unknown}: NUMBER}}', if it means no class, say --set ignore_label={unknown}"
             )
         return labels
 

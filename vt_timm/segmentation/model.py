@@ -20,9 +20,9 @@ from torchvision.ops import Conv2dNormActivation
 
 from ..errors import UserError, check_choice, check_positive, first_line
 from ..images import per_channel
-from ..run_files import CONFIG, WEIGHTS
+from ..run_files import BEST, CONFIG, WEIGHTS
 from ..vt_fpn import NECKS
-from ..weights.download import NotReachedError, check_reachable, fetch
+from ..weights.download import DownloadError, NotReachedError, check_reachable, fetch
 from ..weights.published import published_segmenters
 
 LEVELS = 4
@@ -158,9 +158,13 @@ class Segmenter(
         """Load a saved segmenter from a folder or the Hub; takes the options of huggingface_hub's method.
 
         Raises:
-            DownloadError: in one line, if it cannot be had from the Hub.
+            DownloadError: in one line, if it cannot be had from the Hub, and for a folder that holds none.
         """
         source = str(pretrained_model_name_or_path)
+        if Path(source).is_dir() and not Path(source, CONFIG).is_file():
+            run = Path(source, BEST, CONFIG).is_file()
+            hint = f": it is a training run, name its model, {Path(source, BEST)}" if run else ""
+            raise DownloadError(f"{source} holds no segmenter ({CONFIG}){hint}")
         if not (Path(source).is_dir() or options.get("local_files_only")):
             revision = f"@{options['revision']}" if options.get("revision") else ""
             check_reachable(f"hf-hub:{source}{revision}", cache_dir=options.get("cache_dir"))

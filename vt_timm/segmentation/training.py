@@ -65,7 +65,7 @@ class Training:
             keep_depthwise_in_float32(model)
         self.model, self.optimizer = self.accelerator.prepare(model, _optimizer(settings, model))
         self.ema = ModelEmaV3(self.bare_model(), decay=settings.ema_decay) if settings.ema_decay else None
-        self.progress = Progress()
+        self.progress = Progress(self.train_set.classes)
         for kept in (self.ema, self.progress):
             if kept is not None:
                 self.accelerator.register_for_checkpointing(kept)

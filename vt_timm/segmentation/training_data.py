@@ -42,7 +42,10 @@ def open_splits(settings: Settings) -> tuple[SegmentationDataset, SegmentationDa
         for split, go_on in (("train", True), ("val", False))
     )
     _check_shares(settings, class_shares(train_set), train_set.labels)
-    class_shares(val_set)  # a bad mask is said now, and not after the first updates
+    shares = class_shares(val_set)  # a bad mask is said now, and not after the first updates
+    missing = [name for name in val_set.classes if shares.get(name) == 0]
+    if missing:
+        say(f"warning: {some(missing)} occurs in none of the validation masks that were looked at: no score counts it")
     return train_set, val_set
 
 

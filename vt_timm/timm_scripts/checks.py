@@ -65,7 +65,13 @@ def create_or_say(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Mo
         except UserError:
             raise
         except (OSError, RuntimeError, ValueError, TypeError) as error:
-            reason = first_line(error)
+            reason, checkpoint = first_line(error), kwargs.get("checkpoint_path")
+            if checkpoint and "size mismatch" in reason:
+                raise ScriptError(
+                    f"--initial-checkpoint {checkpoint} does not fit {name} with {kwargs.get('num_classes')} classes: "
+                    "to begin with weights of other classes, without their head, say --pretrained --pretrained-path "
+                    f"{checkpoint} instead ({reason})"
+                ) from error
             raise ScriptError(f"cannot create {name}: {reason}{name_that_was_meant(name, reason)}") from error
 
     return create
