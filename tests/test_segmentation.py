@@ -352,7 +352,7 @@ def test_options_about_labels_that_do_not_fit(names, options, message):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.array([[0, 255]]), r"label 255 is beyond .* values=\{255: NUMBER\}', .* ignore_label=255"),
+        (np.array([[0, 255]]), r"label 255 is beyond .*values=\{255: NUMBER\}', .* ignore_label=255"),
         (np.array([[-1, 0]]), "-1 is not a label"),
         (np.array([[0, 1 << 20]]), "1048576 is not a label"),
         (np.array([[0.0, 0.5]]), "0.5 is not a label"),

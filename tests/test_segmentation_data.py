@@ -208,7 +208,7 @@ def test_a_jpeg_of_labels_is_named_as_the_reason(tmp_path, capsys):
 
 def test_a_mask_with_another_ending_of_its_name(tmp_path):
     root = only_mask(tmp_path, Image.fromarray(HALVES.astype(np.uint8)).save, "000_mask.png")
-    with pytest.raises(DataError, match=r"if 000_mask is the mask, say --set mask_suffix=_mask"):
+    with pytest.raises(DataError, match=r"if 000_mask is the mask, say mask_suffix=_mask"):
         SegmentationDataset("folder", root, "train")
     assert SegmentationDataset("folder", root, "train", mask_suffix="_mask")[0][1].tolist() == HALVES.tolist()
 

@@ -179,9 +179,7 @@ def _pairs(images: Path, masks: Path, mask_suffix: str) -> Iterator[tuple[Path, 
         found = sorted(by_stem.get(stem, []), key=lambda path: (path.suffix.lower() != ".png", path.name))
         if not found:
             longer = sorted(other for other in by_stem if other.startswith(image.stem) and other not in own)
-            hint = (
-                f"; if {longer[0]} is the mask, say --set mask_suffix={longer[0][len(image.stem) :]}" if longer else ""
-            )
+            hint = f"; if {longer[0]} is the mask, say mask_suffix={longer[0][len(image.stem) :]}" if longer else ""
             raise DataError(f"{image}: its mask {masks / stem}.png is missing{hint}")
         yield image, found[0]
 

@@ -156,7 +156,7 @@ class Labels:
             raise LabelError(
                 f"label {unknown} is beyond the {len(self.names)} classes ({self._understood()}); if {unknown} is one "
                 f"more, name it with them, if it stands for one of them, say which with --set "
-                f"'values={{{unknown}: NUMBER}}', if it means no class, say --set ignore_label={unknown}"
+                f"'values={{{unknown}: NUMBER}}', if it means no class, say ignore_label={unknown}"
             )
         return labels
 
