@@ -224,7 +224,7 @@ def test_what_the_command_leaves_open_comes_from_the_machine_and_the_data(run, p
     assert err.splitlines() == [
         "vt-timm: no CUDA device here: running on cpu",
         "vt-timm: 2 classes: bright, dark",
-        "vt-timm: 24 photos: batches of 24 instead of 64",
+        "vt-timm: 24 photos: batches of 24 instead of 64, so that an epoch has 1 update",
     ]
 
 

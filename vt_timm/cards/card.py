@@ -62,7 +62,7 @@ def classifier_card(
     model = timm.create_model(
         config["architecture"], device="meta", num_classes=config["num_classes"], **options
     ).eval()
-    s = settings
+    s, size = settings, config["pretrained_cfg"]["input_size"][1:]
     least = unsure_below(config["pretrained_cfg"])
     # Of five classes all are among the first five.
     scores = {f"top-{rank}": metrics[f"top{rank}"] for rank in (1, 5) if rank < config["num_classes"]}
@@ -80,7 +80,8 @@ def classifier_card(
         classes=_classes(list((config.get("label_descriptions") or {}).values()), config["num_classes"]),
         choice=_choice(s, metrics, data),
         params=count_parameters(model) / 1e6,
-        macs=count_macs(model) / 1e6,
+        macs=count_macs(model, (3, *size)) / 1e6,
+        size=" x ".join(map(str, size)),
         options=", ".join(f"{k}={v!r}" for k, v in options.items()) or "none",
         training=_training(s, config["pretrained_cfg"]["input_size"][-1]),
         recipe=_recipe(s.get("recipe"), RECIPES) or "the run's own arguments",

@@ -48,7 +48,8 @@ def fit_to_photos(args: Any, create_dataset: Callable[..., Any], processes: int,
     share = len(photos) // processes
     batch = fitted_batch(share, args.batch_size, batch_is_typed)
     if batch != args.batch_size and not args.train_img_sizes:  # each of those sizes has a batch of its own
-        say(f"{len(photos)} photos: batches of {batch} instead of {args.batch_size}")
+        updates = f"{share // batch} update{'s' if share >= 2 * batch else ''}"
+        say(f"{len(photos)} photos: batches of {batch} instead of {args.batch_size}, so that an epoch has {updates}")
         found += ["--batch-size", str(batch)]
     return found
 
