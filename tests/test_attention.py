@@ -182,5 +182,5 @@ def test_several_photos_are_named_in_the_picture(tmp_path, monkeypatch):
         command = ["attention", *(str(tmp_path / name) for name in photos), "--model", "vt_resnet_micro"]
         assert main([*command, "-o", str(tmp_path / "out.png"), "--tokens", "1"]) == 0
     several, alone = ([axis.get_title() for axis in figure.axes] for figure in drawn)
-    assert several[0].startswith("a.png ") and several[2].startswith("longlonglonglonglon…") and "%" in several[2]
+    assert several[0].startswith("a.png\n") and several[2].startswith("longlonglonglonglon…") and "%" in several[2]
     assert not alone[0].startswith("a.png")

@@ -120,7 +120,7 @@ def attention(args: argparse.Namespace) -> int:
     named, looks = zip(*_looks(photos, args), strict=True)
     chosen = [found.maps[args.module - 1] for found in looks]
     # Of several photos nobody would know which is which.
-    captions = [f"{_start(path.name)} {one.answer.caption}" if len(looks) > 1 else one.answer.caption
+    captions = [f"{_start(path.name)}\n{one.answer.caption}" if len(looks) > 1 else one.answer.caption
                 for path, one in zip(named, looks, strict=True)]  # fmt: skip
     tokens = args.tokens or list(range(1, len(chosen[0]) + 1))
     if max(tokens) > len(chosen[0]):

@@ -101,7 +101,7 @@ def draw_attention(
         maps_LHW: for each photo one map per token at feature resolution, (L, H, W); upsampled bicubically, each panel
             scaled to its own range.
         title: headline of the picture.
-        captions: texts over the plain photos.
+        captions: texts over the plain photos, of one line or several.
         tokens: which tokens, counted from 1; all if None.
         colours: a colour map of matplotlib's; "jet" is the paper's, "cividis" is made for colour-blind readers.
         opacity: "weight", growing with the attention so that the photo stays visible; "even" is the paper's.
@@ -116,7 +116,8 @@ def draw_attention(
     tallest = max(photo.height / photo.width for photo in photos)
     panel = min(PANEL, (SLIDE[0] - BAR) / columns, SLIDE[1] / tallest)
     size = min(9.0, 9.0 * panel / PANEL + 2)
-    captions = [fill(caption, int(panel * LETTERS / size)) for caption in captions]
+    letters = int(panel * LETTERS / size)
+    captions = ["\n".join(fill(line, letters) for line in caption.split("\n")) for caption in captions]
     heading = HEADING + LINE * size / POINTS * max(caption.count("\n") for caption in captions)
     width = max(columns * panel + BAR, 4.2)
     title = fill(title, int((width - 2 * MARGIN) * LETTERS / TITLE_SIZE))
