@@ -22,7 +22,6 @@ from vt_timm.vt_fpn import NECKS
 from ..common.records import replace_rows
 from .analysis import recipe
 from .runs import RUNS, evaluations, record
-from .tables import NECK_NAMES
 
 
 def train(data: str, folder: Path, changes: dict[str, Any]) -> None:
@@ -40,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder of Clothing Co-Parsing")
     parser.add_argument("--runs", type=Path, required=True, help="folder for the runs")
-    parser.add_argument("--necks", nargs="+", choices=NECKS, default=list(NECK_NAMES))
+    parser.add_argument("--necks", nargs="+", choices=NECKS, default=list(NECKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43])
     parser.add_argument("--label", default="full", help="what to call these settings in the names of the runs")
     parser.add_argument(
