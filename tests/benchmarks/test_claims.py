@@ -599,9 +599,9 @@ def test_aotinductor_is_level_in_8_bits_and_ahead_in_more():
         ms = {key: row[f"ms_batch{batch}"] for key, row in rows.items()}
         assert over[".aoti.pt2", "float32"] > 1.05 and over[".aoti.pt2", "bfloat16"] > 1.05
         assert 0.95 < over[".aoti.pt2", "int8"] < 1.05
-        assert (ms[".aoti.pt2", "int8"] > ms[".onnx", "int8"]) == (batch == 1)
+        assert ms[".aoti.pt2", "int8"] < ms[".onnx", "int8"]
         assert rows[".aoti.pt2", "bfloat16"][f"over_float32_batch{batch}"] > 1.7
-        assert ms[".onnx", "float32"] < ms[".aoti.pt2", "float32"]
+        assert 0.95 < ms[".onnx", "float32"] / ms[".aoti.pt2", "float32"] < 1.05
     for precision in ("bfloat16", "int8"):
         row = rows[".aoti.pt2", precision]
         assert abs(row["top1_model"] - row["top1"]) < 0.15
@@ -629,8 +629,7 @@ def test_exported_vt_is_ahead_in_8_bits_at_224_px_and_nearly_level_at_192():
     for batch in (1, 16):
         over = {key: row[f"over_peer_batch{batch}"] for key, row in rows.items()}
         assert over["float32", "192"] > 1.1 and over["float32", "224"] > 1.1
-        assert all(0.95 < over["int8", size] < 1.05 for size in ("192", "224"))
-        assert over["int8", "224"] > 1 and (over["int8", "192"] > 1) == (batch == 16)
+        assert 0.965 < over["int8", "192"] < 0.985 and 1.015 < over["int8", "224"] < 1.065
     assert -0.1 < rows["int8", "192"]["top1_model"] - rows["int8", "192"]["top1"] < 0.5
     faster = [rows["int8", size][f"over_float32_batch{batch}"] for size in ("192", "224") for batch in (1, 16)]
     assert min(faster) > 2.5
