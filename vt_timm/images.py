@@ -3,7 +3,7 @@
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import resources, util
 from pathlib import Path
@@ -122,28 +122,29 @@ def find_images(names: Iterable[str], sample: str = "photo") -> list[Path]:
     return paths
 
 
+def _files_below(root: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """Yield what lies in a folder and in those below it, through links as timm's reader, but never in a circle."""
+    for place, folders, names in os.walk(root, onerror=on_error, followlinks=True):
+        here = Path(place)
+        yield from (here / name for name in names)
+        folders[:] = [name for name in folders if not (is_hidden(Path(name)) or leads_back(here / name, root))]
+
+
 def _pictures_below(root: Path) -> Iterator[Path]:
-    """Yield the pictures of a folder and of those below it, through links as timm's reader, but never in a circle."""
+    """Yield the pictures of a folder and of those below it."""
 
     def leave_out(error: OSError) -> None:  # a folder of somebody else's
         say(f"left out {error.filename}: {error.strerror}")
 
-    for place, folders, names in os.walk(root, onerror=leave_out, followlinks=True):
-        here = Path(place)
-        called = (here / name for name in names if _is_called_as_one(here / name))
-        # A link that leads nowhere is for the reader to name; a pipe is no picture.
-        yield from (path for path in called if path.is_file() or not path.exists())
-        folders[:] = [name for name in folders if not (is_hidden(Path(name)) or leads_back(here / name, root))]
+    called = (path for path in _files_below(root, leave_out) if _is_called_as_one(path))
+    # A link that leads nowhere is for the reader to name; a pipe is no picture.
+    return (path for path in called if path.is_file() or not path.exists())
 
 
 def say_unread(root: Path) -> None:
     """Say how many photos of a folder and of those below it are left out, since Pillow does not read their kind."""
-    unread = UNREAD - photo_suffixes()
-    found: Counter[str] = Counter()
-    for place, folders, names in os.walk(root, followlinks=True):
-        found.update(Path(name).suffix.lower() for name in names if not is_hidden(Path(name)))
-        folders[:] = [name for name in folders if not (is_hidden(Path(name)) or leads_back(Path(place, name), root))]
-    for suffix in sorted(unread & found.keys()):
+    found = Counter(path.suffix.lower() for path in _files_below(root) if not is_hidden(Path(path.name)))
+    for suffix in sorted((UNREAD - photo_suffixes()) & found.keys()):
         say(f"left out {found[suffix]} {suffix} of {root}: {_reading_of(suffix)}")
 
 
