@@ -15,7 +15,7 @@ from vt_timm.cli.segmentation import _save_labels
 from vt_timm.photos import draw
 from vt_timm.photos.colours import palette
 from vt_timm.photos.draw import draw_classification, draw_segmentation, save_figures, to_png
-from vt_timm.pipelines.segmentation import SegmentationPipeline, resized, segment
+from vt_timm.pipelines.segmentation import Segmentation, SegmentationPipeline, resized, segment
 from vt_timm.pipelines.sources import load
 from vt_timm.segmentation import training as segmentation_training
 from vt_timm.segmentation.labels import LIP_CLASSES
@@ -343,3 +343,15 @@ def test_a_backbone_with_tensorflows_padding_sees_whole_strides(size):
     filled[..., : size[0], : size[1]] = image
     with torch.no_grad():
         torch.testing.assert_close(model(image), model(filled)[..., : size[0], : size[1]])
+
+
+def test_the_print_names_every_class_that_the_legend_names():
+    """By hand: of 10,000 pixels one is a hat, a hundredth of a percent; the legend told it, and the print did not."""
+    labels = torch.zeros(100, 100, dtype=torch.long)
+    labels[:50], labels[99, 99] = 1, 2
+    names = ["background", "shirt", "hat", "shoe"]
+    answer = Segmentation(Image.new("RGB", (100, 100)), names, {"shirt": 0.5, "background": 0.4999}, labels=labels)
+    assert str(answer).split("\n") == ["   50.0 %  shirt", "   50.0 %  background", "  < 0.1 %  hat"]
+    (legend,) = answer.draw().legends
+    told = {text.get_text().split("  ")[0] for text in legend.get_texts()}
+    assert told == {line.split("%  ")[1] for line in str(answer).split("\n")}
