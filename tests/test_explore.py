@@ -359,9 +359,8 @@ def test_clothes_are_the_headline_of_a_segmenter(visit):
     page = visit()
     page.locator(PORTRAIT).click()
     page.wait_for_selector("#legend")
-    seen = attributes(page, "#legend button", "data-name")
-    assert page.locator("#answer b").inner_text() == ("jacket" if "jacket" in seen else "No clothes")
-    assert seen == [name for name in ("jacket", "hair", "background") if name in seen]
+    assert page.locator("#answer b").inner_text() == "jacket"
+    assert attributes(page, "#legend button", "data-name") == ["jacket", "hair", "background"]
 
 
 @needs_browser
@@ -477,7 +476,6 @@ def test_a_file_that_is_no_picture_is_one_friendly_message_and_the_page_stays(ki
     page.get_by_text("This file is not a picture that can be read").wait_for()
     assert page.get_by_test_id("toast-body").count() == 1 and page.get_by_text("Error", exact=True).count() == 0
     assert source(page) == before
-    page.wait_for_selector("#upload input[type=file]", state="attached")
     uploaded(page, tmp_path / "whole.jpg")
 
 

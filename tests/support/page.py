@@ -12,11 +12,13 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import vt_timm
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+READY = "#upload:not(:has(img)) input[type=file]"  # the field keeps a photo, with a hidden input, until it is answered
 QUIET = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
@@ -63,6 +65,7 @@ def chromium():
 
 
 def write_segmenter(folder, names):
+    torch.manual_seed(1)  # these random weights find all three classes on a portrait
     model = vt_timm.create_segmenter(
         "vt_fpn", "vt_resnet_micro", len(names), class_names=names, short_side=64, token_dim=64, num_heads=4
     )
@@ -77,8 +80,9 @@ def picture(path, colour=(200, 40, 40), size=(120, 90)):
 
 
 def upload(page, path):
-    """Give the page a photo as a visitor does; the field is empty again when the photo was taken."""
-    page.set_input_files("#upload input[type=file]", str(path))
+    """Give the page a photo as a visitor does, once the field is empty, which it is again when the photo was taken."""
+    page.wait_for_selector(READY, state="attached")
+    page.set_input_files(READY, str(path))
 
 
 def drop(page, path):
@@ -126,12 +130,10 @@ def shown(page, after=None):
 
 
 def uploaded(page, path):
-    """The large picture of a photo that was just given, once the field is ready for the next one."""
+    """The large picture of a photo that was just given."""
     old = source(page)
     upload(page, path)
-    picture = shown(page, after=old)
-    page.wait_for_selector("#upload input[type=file]", state="attached")
-    return picture
+    return shown(page, after=old)
 
 
 def choose_model(page, number):

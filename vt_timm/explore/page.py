@@ -51,7 +51,7 @@ def _kindly(handler: Callable[..., Shown]) -> Callable[..., Shown]:
             return {page.session: session, **handler(page, session, *arguments)}
         except UserError as error:
             gr.Warning(escape(str(error)), title=words.FAILED)
-            return {page.session: session, page.model: session.model}
+            return {page.session: session, page.model: session.model, page.upload: None}
 
     return handle
 
@@ -116,18 +116,17 @@ class Page:
             gr.Markdown(words.about())
 
     def _connect(self) -> None:
-        def listen(event: Any, handler: Callable[..., Shown], *inputs: Any) -> Any:
-            return event(
+        def listen(event: Any, handler: Callable[..., Shown], *inputs: Any) -> None:
+            event(
                 handler,
                 [self.session, *inputs],
-                [self.session, self.stage, self.model],
+                [self.session, self.stage, self.model, self.upload],
                 api_visibility="private",
                 show_progress="minimal",  # explore.css makes "looking" of it
                 show_progress_on=[self.stage],
             )
 
-        taken = listen(self.upload.upload, self.take_photo, self.upload)
-        taken.then(lambda: None, None, self.upload, api_visibility="private", show_progress="hidden")  # empties it
+        listen(self.upload.upload, self.take_photo, self.upload)
         listen(self.sample.click, self.take_sample)
         listen(self.model.change, self.take_model, self.model)  # its `input` comes twice per click
 
@@ -160,6 +159,7 @@ class Page:
             self.session: session,
             self.stage: stage(session, _model(session.model)),
             self.model: session.model,
+            self.upload: None,  # with the answer: emptied after it, a photo that was given in between would be lost
         }
 
     def _with_sample(self, name: str, *preferred: Sample) -> Session:
