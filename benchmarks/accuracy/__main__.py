@@ -4,6 +4,7 @@
     python -m benchmarks.accuracy ablations ...                                              # Tables 3 to 7
     python -m benchmarks.accuracy ingredients ...                                            # section 5.2
     python -m benchmarks.accuracy controls ...                                               # no tokens, one, whole
+    python -m benchmarks.accuracy rates ...                                                  # learning rates of Muon
     python -m benchmarks.accuracy answers ... --teacher local-dir:LITE0                      # the same, asked for more
     python -m benchmarks.accuracy transfer --data DATA/ccp --runs RUNS                       # digits and garments
     python -m benchmarks.accuracy keep RUN NAME                                              # record another run
@@ -54,6 +55,7 @@ TABLES = {
     "ablations": plan.ablations,
     "ingredients": plan.ingredients,
     "controls": plan.controls,
+    "rates": plan.rates,
     "answers": plan.answers,
     "transfer": plan.transfer,
 }

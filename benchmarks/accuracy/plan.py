@@ -9,6 +9,7 @@ from .runs import run_named
 
 SEED, SEEDS = 42, {"resnet18": (42, 43, 44), "vt_resnet18": (42, 43, 44), "resnet34": (42,), "vt_resnet34": (42,)}
 LEARNING_RATES = (0.1, 0.2, 0.4)
+MUON_RATES = (0.0015, 0.003, 0.006)
 CLASSES = 10
 
 # Tables 3 to 7: options of vt_resnet18, each changing one thing of the default.
@@ -31,6 +32,8 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "one_filter": dict(tokenizer="filter", **ONE_TOKEN),
     "awake": dict(projector_gain=0.5),
 }
+# Second runs of this seed: the first, of the table "longer", left no weights to show larger photos to.
+AGAIN = ("vt_resnet18_seed43", "resnet18_seed43")
 # Networks of the controls' table by name: a model and its options.
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: ("vt_resnet18", options) for name, options in CONTROLS.items()},
@@ -157,10 +160,29 @@ def ablations(best: Mapping[str, float]) -> list[Experiment]:
 def controls(_best: Mapping[str, float]) -> list[Experiment]:
     """Plan the controls and whole networks, at the rate of the recipe, seed by seed."""
     return [
-        Experiment(f"{name}_seed{seed}", model, 0.003, seed, options, recipe="muon_imagenette")
+        Experiment(control(name, seed), model, 0.003, seed, options, recipe="muon_imagenette")
         for seed in SEEDS["vt_resnet18"]
         for name, (model, options) in NETWORKS.items()
     ]
+
+
+def control(name: str, seed: int) -> str:
+    """Return what the run of one of `NETWORKS` in the controls' table is called."""
+    run = f"{name}_seed{seed}"
+    return f"{run}_again" if run in AGAIN else run
+
+
+def muon_search(model: str) -> list[Experiment]:
+    """Plan the same rates of the controls' recipe for every model, six epochs and one seed."""
+    settings = {"epochs": 6}
+    return [
+        Experiment(f"{model}_muon_lr{lr}", model, lr, settings=settings, recipe="muon_imagenette") for lr in MUON_RATES
+    ]
+
+
+def rates(_best: Mapping[str, float]) -> list[Experiment]:
+    """Plan the rates of the controls' recipe for the two networks with a stage 5."""
+    return [experiment for model in ("vt_resnet18", "resnet18") for experiment in muon_search(model)]
 
 
 def answers(_best: Mapping[str, float]) -> list[Experiment]:

@@ -164,7 +164,7 @@ def lead(name: str, other: str, size: int) -> tuple[float, float] | None:
 
 def lead_of_pair(name: str, other: str, size: int) -> tuple[float, float] | None:
     """Return what the run of one network has over that of another, paired over the photos: those of `PAIRED_SEED`."""
-    found = difference(f"{name}_seed{PAIRED_SEED}", f"{other}_seed{PAIRED_SEED}", size)
+    found = difference(plan.control(name, PAIRED_SEED), plan.control(other, PAIRED_SEED), size)
     return (found["difference"], found["standard_error"]) if found else None
 
 
@@ -196,14 +196,14 @@ def answers(begun: str = "answers") -> str:
     return table([*head, "at 192 px", "at 224 px", "training top-1", "MACs at 128 px (M)", "parameters (M)"], rows)
 
 
-def search() -> str:
+def search(planned: Callable[[str], list[Experiment]] = plan.search) -> str:
     """Tabulate top-1 by learning rate."""
     rows = []
     for model in plan.SEEDS:
-        found = {e.lr: run_named(e.name) for e in plan.search(model)}
+        found = {e.lr: run_named(e.name) for e in planned(model)}
         if any(found.values()):
             rows.append([model, *(_or_diverged(r) if r else "" for r in found.values())])
-    return table(["model", *(f"lr {lr}" for lr in plan.LEARNING_RATES)], rows)
+    return table(["model", *(f"lr {e.lr}" for e in planned("resnet18"))], rows)
 
 
 def diverging() -> str:
@@ -383,6 +383,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "answers_mixed": partial(answers, "mixed"),
     "pairs": pairs,
     "search": search,
+    "muon_search": partial(search, plan.muon_search),
     "diverging": diverging,
     "ablations": ablations,
     "ingredients": ingredients,

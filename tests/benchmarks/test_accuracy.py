@@ -312,7 +312,7 @@ def test_the_controls_stand_beside_the_whole_networks(folder):
         top1_at={"160": 72.25, "192": 70.5, "224": 69.0},
         train_top1=90.0,
     )
-    for name in ("resnet18_seed42", "resnet18_seed43"):
+    for name in ("resnet18_seed42", "resnet18_seed43_again"):
         record(folder, planned[name], val_top1=planned[name].seed + 30.5, top1_at=None, train_top1=99.0)
     assert tables.controls().splitlines()[2:] == [
         "| trunk + lift + average pooling | 42 | 71.50 | 72.25 | 70.50 | 69.00 | 90.00 | 467 | 3.4 |",
@@ -332,6 +332,24 @@ def test_differences_of_the_controls_are_of_means_over_seeds(folder):
         "| `vt_resnet18` less `resnet18` | -3.00 +- 1.41 | -3.00 +- 1.41 |  |  |"
     ]
     assert "| `vt_resnet18` | 42, 43 | 72.00, 74.00 | 72.00, 74.00 |  | none, 9.00 |" in tables.controls()
+
+
+def test_the_rate_of_the_controls_is_searched_on_one_grid_for_both_stages(folder):
+    planned = plan.rates({})
+    assert {(e.model, e.lr) for e in planned} == {
+        (m, lr) for m in ("vt_resnet18", "resnet18") for lr in plan.MUON_RATES
+    }
+    controls = {e.lr for e in plan.controls({})}
+    assert len(controls) == 1 and min(plan.MUON_RATES) < max(controls) < max(plan.MUON_RATES)
+    assert controls <= {*plan.MUON_RATES}
+    for e in planned:
+        record(folder, e, val_top1=70.0 + 1000 * e.lr)
+    assert tables.TABLES["muon_search"]().splitlines() == [
+        "| model | lr 0.0015 | lr 0.003 | lr 0.006 |",
+        "| --- | --- | --- | --- |",
+        "| resnet18 | 71.50 | 73.00 | 76.00 |",
+        "| vt_resnet18 | 71.50 | 73.00 | 76.00 |",
+    ]
 
 
 def test_top1_of_ten_is_not_that_of_a_thousand():
