@@ -1,5 +1,6 @@
 """Recorded attention and the picture made of it."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -48,6 +49,20 @@ def test_a_model_without_tokens_is_refused():
         vt_timm.record_attention(timm.create_model("resnet18")),
     ):
         pass
+
+
+def test_a_pipeline_is_told_where_its_attention_is():
+    with (
+        pytest.raises(TypeError, match=r"give its \.module, or call its attention"),
+        vt_timm.record_attention(vt_timm.load("vt_resnet_micro")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("tokens", [np.array([1, 5]), torch.tensor([1, 5]), (1, 5), range(1, 6, 4)])
+def test_tokens_to_draw_are_named_by_any_sequence(tokens):
+    look = vt_timm.load("vt_resnet_micro").attention(Image.new("RGB", (64, 64)))
+    assert [axis.get_title() for axis in look.draw(tokens=tokens).axes[1:3]] == ["token 1", "token 5"]
 
 
 def test_picture_shows_high_attention_in_red_and_low_in_blue(tmp_path):

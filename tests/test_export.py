@@ -26,7 +26,7 @@ from vt_timm.export.formats import has_bfloat16, open_file, write_graph
 from vt_timm.export.int8_onnx import read_before_rounding
 from vt_timm.export.write_file import Options, write_file
 from vt_timm.folding.fold import folded
-from vt_timm.pipelines.sources import load
+from vt_timm.pipelines.sources import load, pipeline_of
 from vt_timm.tokenizers import FilterTokenizer
 from vt_timm.visual_transformer import VTStage
 
@@ -205,6 +205,23 @@ def test_tensorflows_padding_is_exported_at_one_size(tmp_path):
 def test_half_is_half_as_large(tmp_path, exported):
     result = write_file(load(MICRO), tmp_path / "half.onnx", Options(half=True))
     assert result.size < 0.6 * exported.stat().st_size and 0 < result.difference.logits < 0.03
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".pt2"])
+def test_a_model_of_one_class_is_exported(ending, tmp_path):
+    """Its logits have no spread about their mean over the classes, to which the difference is compared."""
+    model = pipeline_of(fill(timm.create_model(MICRO, num_classes=1)).eval())
+    assert model.export(tmp_path / f"yes{ending}").difference.logits < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_of_another_precision_is_not_exported(dtype, tmp_path):
+    model = load(MICRO)
+    model.module.to(dtype)
+    with pytest.raises(CommandError, match=re.escape(f"the network is in {dtype}: call its .module.float() first")):
+        model.export(tmp_path / "m.onnx")
+    model.module.float()
+    assert model.export(tmp_path / "m.onnx").size and not list(tmp_path.glob(".*"))
 
 
 def test_int8_by_the_command(tmp_path, photos, capsys, exported):

@@ -27,7 +27,9 @@ from vt_timm.export.write_file import describe
 from vt_timm.folding.fold import fold_norms
 from vt_timm.pipelines import answers, classification, pipeline, segmentation, sources
 from vt_timm.pipelines.classification import ClassificationPipeline
+from vt_timm.run_files import SETTINGS
 from vt_timm.segmentation import model as segmenters
+from vt_timm.weights.published import HUB, name_of_folder
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +213,7 @@ def test_answers_and_looks_are_equal_if_they_say_the_same(model, pixels):
 def test_maps_and_outputs_are_plain_tensors(model, pixels):
     weight = torch.ones(1, requires_grad=True)
     view = model.input(model.view(Image.fromarray(pixels)))
-    for plain in (model.attention(pixels).maps[0], model.run(view), model.run(view, folded=False)):
+    for plain in (model.attention(pixels).maps[0], model.run(view), model.run(view, model.fold())):
         (weight * plain).sum().backward()
 
 
@@ -279,48 +281,140 @@ def test_a_folded_classifier_answers_as_its_module(name, left):
     with torch.inference_mode():
         expected = exact.module(images.double())
         torch.testing.assert_close(
-            exact.network(images.double()), expected, rtol=0, atol=1e-8 * expected.abs().max().item()
+            exact.fold()(images.double()), expected, rtol=0, atol=1e-8 * expected.abs().max().item()
         )
     # In float32 rounding alone moves the outputs of a random network of 34 layers by a thousandth and more.
     within = (0.02 if name == "vt_resnet34" else 1e-4) * expected.abs().max().item()
-    torch.testing.assert_close(model.run(images).double(), expected, rtol=0, atol=within)
-    assert model.network is not network and _batch_norms(model.network) == left
-    assert not any(tensor.data_ptr() in {t.data_ptr() for t in network.buffers()} for tensor in model.network.buffers())
+    quicker = model.fold()
+    torch.testing.assert_close(model.run(images, quicker).double(), expected, rtol=0, atol=within)
+    assert quicker is not network and _batch_norms(quicker) == left
+    assert not any(tensor.data_ptr() in {t.data_ptr() for t in network.buffers()} for tensor in quicker.buffers())
 
 
 @pytest.mark.parametrize("folded", [True, False])
 def test_the_network_sees_photos_in_the_order_in_which_convolutions_are_fast(folded):
     model = vt_timm.load("vt_resnet_micro")
     seen = []
-    network = model.network if folded else model.module
+    network = model.fold() if folded else model.module
     network.register_forward_pre_hook(lambda module, args: seen.extend(args))
     batch = model.example()
     assert not batch.is_contiguous(memory_format=torch.channels_last)
-    output = model.run(batch, folded)
+    output = model.run(batch, network)
     assert seen[0].is_contiguous(memory_format=torch.channels_last) and torch.equal(seen[0], batch)
     with torch.inference_mode():
         assert torch.allclose(output, network(batch), atol=1e-5)
 
 
-@pytest.mark.parametrize("change", ["state dict", "in place", "head", "module"])
-def test_an_answer_is_of_the_weights_that_the_module_has_now(change, pixels):
+def _zero(weight):
+    weight.detach().numpy()[:] = 0
+
+
+CHANGES = {
+    "state dict": lambda m: m.load_state_dict(timm.create_model("vt_resnet_micro", num_classes=10).state_dict()),
+    "in place": lambda m: torch.no_grad()(m.fc.weight.zero_)(),
+    "data": lambda m: m.layer1[0].conv1.weight.data.mul_(3),
+    "as an array": lambda m: _zero(m.layer2[0].bn1.weight),
+    "hook": lambda m: m.layer3.register_forward_hook(lambda module, args, output: output * 2),
+    "activation": lambda m: setattr(m, "act1", torch.nn.Sigmoid()),
+    "constant": lambda m: setattr(m.bn1, "eps", 0.5),
+    "forward": lambda m: setattr(m, "forward", lambda x: timm.models.ResNet.forward(m, x) * 2),
+    "head": lambda m: m.reset_classifier(3),
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "fused step", "module"])
+def test_an_answer_is_of_the_network_as_it_is_now(change, pixels, monkeypatch):
+    """One photo or many, whatever was folded before; neither versions nor addresses of tensors tell of every change."""
+    monkeypatch.setattr(pipeline, "FOLDED_AFTER", 1)
     model, photo = vt_timm.load("vt_resnet_micro"), Image.fromarray(pixels)
-    before = model(photo).scores
-    other = timm.create_model("vt_resnet_micro", num_classes=10).eval()
-    if change == "state dict":
-        model.module.load_state_dict(other.state_dict())
-    elif change == "in place":
-        with torch.no_grad():
-            model.module.fc.weight.zero_()
-    elif change == "head":
-        model.module.reset_classifier(3)
+    before = [answer.scores for answer in model([photo, photo], batch_size=1)][1]
+    assert model(photo).scores == pytest.approx(before, abs=1e-5)
+    if change == "module":
+        model.module = timm.create_model("vt_resnet_micro", num_classes=10).eval()
+    elif change == "fused step":
+        optimizer = torch.optim.SGD(model.module.parameters(), lr=1e-3, fused=True)
+        model.module(model.example()).square().sum().backward()
+        optimizer.step()
     else:
-        model.module = other
-    after = model(photo).scores
-    assert after != before and list(after) != list(before)
-    assert model.attention(photo).answer.scores == pytest.approx(after, abs=1e-5)
+        CHANGES[change](model.module)
+    with torch.no_grad():
+        expected = model.module(model.input(model.view(photo))).softmax(dim=1)[0].tolist()
+    expected = {name: pytest.approx(p, abs=1e-5) for name, p in zip(model.class_names, expected, strict=True)}
+    after = [model(photo), *model([photo, photo], batch_size=1), model.attention(photo).answer]
+    assert [answer.scores for answer in after] == 4 * [expected] and before != expected
     if change == "head":
-        assert sorted(after) == ["class 0", "class 1", "class 2"]
+        assert sorted(expected) == ["class 0", "class 1", "class 2"]
+
+
+@pytest.mark.parametrize("name", ["vt_resnet_micro", "resnet18", "vt_fpn_tf_efficientnet_lite0.ccp"])
+def test_many_photos_of_one_call_are_folded_and_few_are_not(name, pixels, monkeypatch):
+    monkeypatch.setattr(pipeline, "FOLDED_AFTER", 2)
+    module = timm.create_model(name, num_classes=3).eval() if name == "resnet18" else vt_timm.load(name).module
+    model, options = sources.pipeline_of(module), {}
+    options = {"batch_size": 1} if model.kind == "classifier" else {"scales": [0.25]}
+    folded, fold = [], model.fold
+    monkeypatch.setattr(model, "fold", lambda: folded.append(fold()) or folded[-1])
+    few = model([pixels, pixels], **options)
+    assert not folded
+    many = model([pixels] * 4, **options)
+    assert len(folded) == 1 and folded[0] is not model.module and [a.shares for a in few] != []
+    for answer in many:
+        assert answer.shares == pytest.approx(few[0].shares, abs=1e-4)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_who_records_attention_around_a_call_gets_that_of_the_photo(number, pixels, monkeypatch):
+    monkeypatch.setattr(pipeline, "FOLDED_AFTER", 0)
+    model = vt_timm.load("vt_resnet_micro")
+    expected = model.attention(pixels).maps
+    with vt_timm.record_attention(model.module) as maps:
+        model([pixels] * number, batch_size=1)
+    model([Image.new("RGB", (64, 64))] * 2)
+    for found, map_ in zip(maps, expected, strict=True):
+        torch.testing.assert_close(found[0], map_, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vt_resnet_micro", "vt_fpn_tf_efficientnet_lite0.ccp"])
+def test_a_network_that_is_being_trained_answers_in_eval_mode_and_trains_on(name, pixels, monkeypatch, tmp_path):
+    monkeypatch.setattr(pipeline, "FOLDED_AFTER", 1)
+    model = vt_timm.load(name)
+    expected, state = model(pixels), copy.deepcopy(model.module.state_dict())
+    model.module.train()
+    next(m for m in model.module.modules() if isinstance(m, torch.nn.BatchNorm2d)).eval()  # frozen, as some do
+    modes = [module.training for module in model.module.modules()]
+    for answer in (model(pixels), *model([pixels] * 2), model.attention(pixels).answer):
+        assert answer.shares == pytest.approx(expected.shares, abs=1e-4)
+    if name == "vt_resnet_micro":
+        model.export(tmp_path / "m.pt2")
+    assert [module.training for module in model.module.modules()] == modes
+    for key, value in model.module.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+def test_parts_that_are_in_train_mode_on_purpose_stay_so(pixels):
+    """Dropout at inference, as for an estimate of doubt."""
+    model = vt_timm.load("vt_resnet_micro")
+    model.module.act1 = torch.nn.Sequential(model.module.act1, torch.nn.Dropout().train())
+    assert model(pixels).scores != model(pixels).scores
+
+
+@pytest.mark.parametrize("name", ["vt_resnet_micro", "vt_resnet18", "vt_fpn_tf_efficientnet_lite0.ccp"])
+def test_autocast_around_a_call_changes_nothing_after_it(name, pixels, monkeypatch):
+    monkeypatch.setattr(pipeline, "FOLDED_AFTER", 1)
+    model = vt_timm.load(name)
+    expected = model(pixels).shares
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model([pixels] * 3, **({"batch_size": 1} if model.kind == "classifier" else {"scales": [0.25]}))
+    assert model(pixels).shares == expected
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_an_infinite_answer_is_none(value, pixels):
+    model = vt_timm.load("vt_resnet_micro")
+    with torch.no_grad():
+        model.module.fc.bias[3] = value
+    with pytest.raises(UserError, match="answers with infinity"):
+        model(pixels)
 
 
 class WithoutMemory(torch.Tensor):
@@ -448,8 +542,9 @@ def test_a_folded_segmenter_labels_as_its_module():
     photo = model.read(vt_timm.sample_photo("person"))
     with torch.inference_mode():
         expected = model.module(model.input(model.view(photo)))
-    torch.testing.assert_close(model.run(model.input(model.view(photo))), expected, rtol=1e-3, atol=1e-3)
-    assert model.network is not model.module and _batch_norms(model.network) < _batch_norms(model.module)
+    folded = model.fold()
+    torch.testing.assert_close(model.run(model.input(model.view(photo)), folded), expected, rtol=1e-3, atol=1e-3)
+    assert folded is not model.module and _batch_norms(folded) < _batch_norms(model.module)
 
 
 def test_photos_are_read_beside_and_none_of_those_read_is_waited_for_when_one_stops():
@@ -466,6 +561,30 @@ def test_photos_are_read_beside_and_none_of_those_read_is_waited_for_when_one_st
     numbers.close()  # as Ctrl-C does
     go_on.set()
     assert len(begun) <= 2
+
+
+@pytest.mark.parametrize("file", ["config.json", "segmentation.yaml"])
+def test_a_folder_called_as_a_segmenter_that_ships_is_said_not_to_be_meant(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name = "vt_fpn_tf_efficientnet_lite0.ccp"
+    Path(name).mkdir()
+    assert sources.resolve(name).kind == "segmenter" and not capsys.readouterr().err
+    Path(name, SETTINGS if file != "config.json" else file).write_text('{"neck": "vt_fpn"}')
+    assert sources.resolve(name).place == str(HUB / name)
+    assert f"the folder here is called ./{name}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("vt_resnet18", "./vt_resnet18"), ("vt_resnet18.mine", "vt_resnet18.mine"), ("resnet18", "./resnet18"),
+     ("vt_fpn_tf_efficientnet_lite0.ccp", "./vt_fpn_tf_efficientnet_lite0.ccp"),
+     ("output/vt_resnet18", "output/vt_resnet18"), (Path("mine"), "mine")],
+)  # fmt: skip
+def test_the_name_that_is_printed_for_a_folder_loads_the_folder(folder, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(folder).mkdir(parents=True)
+    Path(folder, "config.json").write_text('{"architecture": "vt_resnet_micro"}')
+    assert name_of_folder(folder) == name and Path(sources.resolve(name).place.removeprefix("local-dir:")).is_dir()
 
 
 @pytest.mark.parametrize("holds", ["", "photos", "config.json", "args.yaml"])

@@ -696,6 +696,21 @@ def test_an_answer_is_not_saved_over_its_photo(ask, tmp_path):
     assert photo.read_bytes() == before and answer.save(tmp_path / "b.png").is_file()
 
 
+@pytest.mark.parametrize("how", ["picture", "opened", "relative"])
+def test_a_photo_that_was_given_opened_is_not_overwritten_either(how, tmp_path, monkeypatch):
+    upright().save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    with open("a.png", "rb") as file:
+        photo = {"picture": Image.open("a.png"), "opened": file, "relative": "a.png"}[how]
+        answer = vt_timm.load("vt_resnet_micro")(photo)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="this is the photo, and would be overwritten"):
+        answer.save(tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == before and answer.save("a.png").is_file()
+
+
 @pytest.mark.parametrize("size", [(3000, 3), (3, 3000)])
 def test_a_strip_is_drawn_no_wider_than_a_slide(size):
     figure = vt_timm.load("vt_resnet_micro")(Image.new("RGB", size)).draw()

@@ -57,6 +57,10 @@ if TYPE_CHECKING:
     from .pipelines.sources import load
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})  # what is imported later, too
+
+
 def __getattr__(name: str) -> Any:
     """Return a name of `__all__` that was not imported at once; `cli.main` asks for a model before a command runs."""
     if name not in __all__:

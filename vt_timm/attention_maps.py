@@ -39,6 +39,8 @@ def record_attention(model: nn.Module, of: str = "tokenizer") -> Iterator[list[T
         ValueError: if the model has none of them, or for another `of`.
     """
     check_choice("of", of, ATTENTION)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a {type(model).__name__} is no network: give its .module, or call its attention(photo)")
     kinds: Any = (SpatialAttention, GridAttention) if of == "tokenizer" else Projector
     modules = [m for m in model.modules() if isinstance(m, kinds)]
     if not modules:

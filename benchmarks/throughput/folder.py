@@ -61,11 +61,12 @@ def measure(folder: Path, scripts: Path, few: int, many: int, rounds: int) -> li
     """Time each way in turn, and return its rates."""
     torch.set_num_threads(1)
     network = load(MODEL)
+    folded = network.fold()
     images = torch.cat([network.example()] * (BATCH // 2))
     images = images.contiguous(memory_format=torch.channels_last)  # as `run` makes them: no easy peer
     with tempfile.TemporaryDirectory() as temporary:
         sizes = {number: choose(folder, number, Path(temporary, str(number))) for number in (few, many)}
-        ways: dict[str, Run] = {NETWORK: lambda: [network.run(images) for _ in range((many - few) // BATCH)]}
+        ways: dict[str, Run] = {NETWORK: lambda: [network.run(images, folded) for _ in range((many - few) // BATCH)]}
         for number, photos in sizes.items():
             ways[f"{CLASSIFY} {number}"] = partial(call, classify(photos))
             ways[f"{INFERENCE} {number}"] = partial(call, infer(photos, scripts))
@@ -103,8 +104,8 @@ def main() -> int:
     parser.add_argument(
         "--scripts", type=Path, required=True, help="a clone of timm's repository, for its inference.py"
     )
-    parser.add_argument("--few", type=int, default=64, help=f"photos, a multiple of {BATCH} (default: 64)")
-    parser.add_argument("--many", type=int, default=320, help=f"photos, a multiple of {BATCH} (default: 320)")
+    parser.add_argument("--few", type=int, default=192, help=f"photos, a multiple of {BATCH} (default: 192)")
+    parser.add_argument("--many", type=int, default=448, help=f"photos, a multiple of {BATCH} (default: 448)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", metavar="NAME", help="record under this name in benchmarks/results/speed/")
     args = parser.parse_args()

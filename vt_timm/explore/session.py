@@ -74,7 +74,7 @@ def _attend(model: Pipeline, photo: Image.Image) -> tuple[dict[str, list[Tensor]
         for kind in () if model.in_file else ATTENTION:
             with suppress(ValueError):  # the model has none of this kind
                 recorded[kind] = stack.enter_context(record_attention(model.attention_modules(), kind))
-        output = model.run(model.input(model.view(photo)), folded=False)  # a folded network keeps no attention
+        output = model.run(model.input(model.view(photo)))
     return {kind: [attention[0].float().cpu() for attention in maps] for kind, maps in recorded.items()}, output
 
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +48,8 @@ def measure_difference(model: Callable[[Tensor], Tensor], file: nn.Module, image
                 changed += int((expected.argmax(dim=1) != actual.argmax(dim=1)).sum())
                 pixels += expected[:, 0].numel()
             apart += (actual.double() - expected).square().sum().item()
-            own += (expected - expected.mean(dim=1, keepdim=True)).double().square().sum().item()
+            about = expected.mean(dim=1, keepdim=True) if expected.shape[1] > 1 else 0.0  # one class: yes or no
+            own += (expected - about).double().square().sum().item()
     logits = float("inf") if apart != apart else (apart / max(own, 1e-12)) ** 0.5
     return Difference(logits, changed / pixels if pixels else None)
 
@@ -99,7 +99,7 @@ def score(model: Pipeline, file: nn.Module, validation: "Validation") -> Scores:
         file: its file as a module with the same outputs.
         validation: the photos, as `model.validation` gives them.
     """
-    clocks = _Timed(partial(model.run, folded=False)), _Timed(file)
+    clocks = _Timed(model.run), _Timed(file)
     with torch.inference_mode():
         of_model, of_file = validation.accuracies(clocks)
     speeds = [clock.images / clock.seconds for clock in clocks]

@@ -7,9 +7,10 @@ The file's metadata say all that is needed to use it, and where its weights come
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from importlib import util
 from pathlib import Path
+
+import torch
 
 from .. import __version__
 from ..errors import CommandError
@@ -109,6 +110,9 @@ def write_file(model: Pipeline, path: Path, options: Options) -> Written:
     options.check(format)
     if model.in_file:
         raise CommandError(f"{model.name} is a file already: name the model that it was exported from")
+    dtype = next(model.module.parameters()).dtype
+    if dtype != torch.float32:
+        raise CommandError(f"the network is in {dtype}: call its .module.float() first; half=True keeps 16 bits of it")
     if options.calibrate or options.validate:
         read_mode(model)  # photos of other channels are refused before a minute's work
     calibration = photos_below(options.calibrate) if options.calibrate else []
@@ -119,7 +123,7 @@ def write_file(model: Pipeline, path: Path, options: Options) -> Written:
         _write(model, temporary, format, options, describe(model, precision), calibration)
         file = open_file(temporary)
         images = batches(model, photos, COMPARED, 4) if photos else samples(model)
-        difference = measure_difference(partial(model.run, folded=False), file, images)
+        difference = measure_difference(model.run, file, images)
         check_difference(path, difference, precision, options.tolerance)
         scores = score(model, file, validation) if validation else None
         return Written(temporary.stat().st_size, difference, scores)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..errors import plain
 from ..files import identity
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ class Look(Drawing):
         """
         from ..photos.draw import draw_attention
 
+        tokens = None if tokens is None else plain(list(tokens))
         _check_counted("module", module, len(self.maps))
         for token in tokens if tokens is not None else ():
             _check_counted("token", token, len(self.maps[module - 1]))

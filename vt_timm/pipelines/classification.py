@@ -156,8 +156,8 @@ class ClassificationPipeline(Pipeline):
         topk, batch_size = check_positive("topk", topk), check_positive("batch_size", batch_size)
         if not self.module.num_classes:
             raise UserError(f"{self.name or 'the model'} has no classes, and so no answer: it gives features alone")
-        for batch in batched(map(self.prepare, photos), batch_size):
-            output = self.run(torch.cat([ready.input for ready in batch]))
+        for batch, network in zip(batched(map(self.prepare, photos), batch_size), self.networks(), strict=False):
+            output = self.run(torch.cat([ready.input for ready in batch]), network)
             for ready, logits_K in zip(batch, output, strict=True):
                 yield self.describe(ready.image, logits_K[None], topk)
 

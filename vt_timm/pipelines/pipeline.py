@@ -4,8 +4,9 @@ import copy
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 DISPLAY_SCALE = 3  # pixels of a picture to draw on, for each pixel that the network sees
 BATCH = 16
+FOLDED_AFTER = 8  # batches: to fold the network takes as long as it saves in so many
 # Largest difference of a folded network's outputs, as a share of the largest, as it is and in float64.
 FOLDED_AS, FOLDED_AS_EXACTLY = 1e-4, 1e-8
 
@@ -65,7 +67,6 @@ class Pipeline(ABC):
     def __init__(self, module: nn.Module, name: str = "") -> None:
         self.module = module
         self.name = name
-        self._folded: tuple[Any, nn.Module] | None = None
 
     @overload
     def __call__(self, photo: Photo, **options: Any) -> Answer: ...
@@ -122,8 +123,13 @@ class Pipeline(ABC):
         if isinstance(photo, Ready):
             return photo.image
         image = to_image(photo, read_mode(self))
-        if isinstance(photo, (str, os.PathLike)):
-            image.filename = os.fspath(photo)  # type: ignore[attr-defined]  # as Pillow calls it
+        name = (
+            photo
+            if isinstance(photo, (str, os.PathLike))
+            else next((found for key in ("filename", "name") if (found := getattr(photo, key, None))), None)
+        )
+        if isinstance(name, (str, os.PathLike)):
+            image.filename = os.path.abspath(name)  # type: ignore[attr-defined]  # as Pillow calls it
         return image
 
     def prepare(self, photo: Photo) -> Ready:
@@ -209,7 +215,8 @@ class Pipeline(ABC):
         Raises:
             UserError: in one line, for classes that are not the model's, and what is missing.
         """
-        return self.validation(str(folder), settings).accuracies([self.run])[0]
+        networks = self.networks()
+        return self.validation(str(folder), settings).accuracies([lambda images: self.run(images, next(networks))])[0]
 
     @abstractmethod
     def view(self, photo: Image.Image) -> Image.Image:
@@ -223,23 +230,32 @@ class Pipeline(ABC):
     def input(self, view: Image.Image) -> Tensor:
         """Return a view as a normalised batch of one, (1, channels, H, W)."""
 
-    @property
-    def network(self) -> nn.Module:
-        """The module with its norms and VT modules folded: the same function in less time, for answers.
+    def networks(self) -> Iterator[nn.Module]:
+        """Yield the network for each batch of one call: the module, and a folded copy of it once that pays.
 
-        It is made when the first photo is asked for, and again when the module's weights have changed. A model of
-        another's that cannot be folded answers as it is.
+        The copy lives as long as the call. It would not know what becomes of the module later: weights that an
+        optimizer writes without a word, hooks, another activation.
         """
-        state = [_state(tensor) for tensor in chain(self.module.parameters(), self.module.buffers())]
-        if self._folded is None or self._folded[0] != state:
-            self._folded = state, self._fold()
-        return self._folded[1]
+        yield from repeat(self.module, FOLDED_AFTER)
+        yield from repeat(self.fold())
 
-    def _fold(self) -> nn.Module:
-        if self.in_file or not any(isinstance(module, _BatchNorm) for module in self.module.modules()):
+    def fold(self) -> nn.Module:
+        """Return a copy of the module with its norms and VT modules folded: the same function in less time.
+
+        A model of another's that cannot be folded is returned as it is, and so is one with hooks, which would see the
+        copy's work.
+        """
+        modules = list(self.module.modules())
+        if self.in_file or not any(isinstance(module, _BatchNorm) for module in modules):
+            return self.module
+        if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
             return self.module
         from ..folding.fold import fold_norms
 
+        with evaluating(self.module), torch.autocast(next(self.module.parameters()).device.type, enabled=False):
+            return self._folded_if_same(fold_norms)
+
+    def _folded_if_same(self, fold_norms: Callable[[nn.Module, Tensor], nn.Module]) -> nn.Module:
         try:
             example = as_it_takes(self.example()[:1], self.module)
             network = fold_norms(self.folded(), example)
@@ -253,20 +269,20 @@ class Pipeline(ABC):
             return self.module
         return network if same else self.module
 
-    def run(self, batch: Tensor, folded: bool = True) -> Tensor:
+    def run(self, batch: Tensor, network: nn.Module | None = None) -> Tensor:
         """Return the network's output for a batch of inputs, in float32 on the CPU.
 
         Args:
             batch: as `input` gives them.
-            folded: False for the module itself, the same bit for bit wherever its weights are.
+            network: a folded copy; None for the module itself, the same bit for bit wherever its weights are.
 
         Raises:
             UserError: for answers that are no numbers.
         """
-        network = self.network if folded else self.module
+        network = self.module if network is None else network
         if not self.in_file:  # the order in which convolutions are fastest on a CPU
             batch = as_it_takes(batch, self.module).contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode():
+        with torch.inference_mode(), evaluating(network):
             output = network(batch).float().cpu()
         check_numbers(output)
         return output.clone()  # a plain tensor, of which gradients may be asked
@@ -300,7 +316,7 @@ class Pipeline(ABC):
         image = self.read(photo)
         modules = self.attention_modules()
         with record_attention(modules) as all_maps, record_attention(modules, of) as maps:
-            output = self.run(self.input(self.view(image)), folded=False)
+            output = self.run(self.input(self.view(image)))
         maps = [attention[0].float().cpu().clone() for attention in maps]  # plain tensors, as of `run`
         return Look(self.display(image), self.describe(image, output), maps, len(all_maps))
 
@@ -324,7 +340,8 @@ class Pipeline(ABC):
         """
         from ..export.write_file import Options, write_file
 
-        return write_file(self, Path(path), Options(**options))
+        with evaluating(self.module):
+            return write_file(self, Path(path), Options(**options))
 
 
 @torch.inference_mode()
@@ -341,23 +358,30 @@ def as_it_takes(batch: Tensor, module: nn.Module) -> Tensor:
 
 
 def check_numbers(output: Tensor) -> None:
-    """Refuse an answer that holds NaN, of which softmax and argmax would still make classes.
+    """Refuse an answer that holds NaN or infinity, of which softmax and argmax would still make classes.
 
     Raises:
         UserError: saying where such an answer comes from.
     """
-    if output.isnan().any():
-        raise UserError("the model answers with no numbers (NaN): its training diverged")
+    if not output.isfinite().all():
+        what = "no numbers (NaN)" if output.isnan().any() else "infinity"
+        raise UserError(f"the model answers with {what}: its training diverged, or its precision is too low")
 
 
-def _state(tensor: Tensor) -> tuple[Any, ...]:
-    """Return what differs once a weight is another, or was changed in place."""
-    version = None if tensor.is_inference() else tensor._version
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Let a network answer in eval mode; one that is being trained goes on in train mode afterwards.
+
+    In train mode it would answer by the photos beside, and norms would take them into their statistics.
+    """
+    modes = [(module, module.training) for module in network.modules()] if network.training else []
+    if modes:  # where parts alone are in train mode, somebody wants them so
+        network.eval()
     try:
-        place = tensor.data_ptr()
-    except RuntimeError:  # a kind of tensor with no memory of its own, such as a quantised one
-        place = id(tensor)
-    return place, tensor.dtype, tensor.device, version
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def batched(photos: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -382,6 +406,6 @@ def read_mode(model: Pipeline) -> int:
     """
     if model.channels not in MODES:
         raise CommandError(
-            f"the model takes {model.channels} channels: the commands read photos of 1, 3 or 4, so use it in Python"
+            f"the model takes {model.channels} channels: photos have 1, 3 or 4, so give its module batches of numbers"
         )
     return model.channels

@@ -17,7 +17,7 @@ from ..segmentation.data import MIN_SIDE
 from ..segmentation.model import Segmenter
 from .answers import Answer
 from .onnx_file import OnnxFile
-from .pipeline import DISPLAY_SCALE, Photo, Pipeline, as_it_takes, check_numbers, smooth_noise
+from .pipeline import DISPLAY_SCALE, Photo, Pipeline, as_it_takes, check_numbers, evaluating, smooth_noise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,9 +154,9 @@ class SegmentationPipeline(Pipeline):
                 raise ValueError(f"{name}: a window sees the photo at its own size; leave window or {name} out")
         if isinstance(short_side, int) and 0 < short_side < MIN_SIDE:
             raise ValueError(f"short_side={short_side}: the network takes photos of {MIN_SIDE} pixels at least")
-        for photo in map(self.read, photos):
+        for photo, network in zip(map(self.read, photos), self.networks(), strict=False):
             labels = segment(
-                self.network,  # type: ignore[arg-type]
+                network,  # type: ignore[arg-type]
                 photo,
                 self.module.short_side if short_side is None else short_side,
                 MAX_LONG_SIDE if max_long_side is None else max_long_side,
@@ -281,7 +281,7 @@ def _tiles(length: int, window: int) -> Iterator[tuple[int, slice]]:
 
 
 def _logits(model: Segmenter, view: Image.Image) -> Tensor:
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluating(model):
         logits = model(as_it_takes(network_input(model, view), model)).float().cpu()
     check_numbers(logits)
     return logits

@@ -17,7 +17,7 @@ from ..run_files import ARGUMENTS, BEST, CHECKPOINT, CONFIG, SETTINGS
 from ..runs.train_run import is_run, load_run
 from ..segmentation.model import Segmenter, load_segmenter
 from ..weights.download import check_reachable, fetch
-from ..weights.published import name_that_was_meant, published_segmenters
+from ..weights.published import is_known, name_that_was_meant, published_segmenters
 from .classification import ClassificationPipeline
 from .onnx_file import OnnxFile
 from .pipeline import Pipeline
@@ -45,7 +45,9 @@ class Source:
         Raises:
             UserError: in one line, for every way in which that can fail.
         """
-        if self.kind == "onnx" and device != "cpu":  # before a device is asked for that does not matter
+        if (
+            self.kind == "onnx" and str(device).partition(":")[0] != "cpu"
+        ):  # before a device is asked for that does not matter
             raise CommandError(f"{self.name}: an ONNX file runs on the processor; leave --device out")
         _check_device(device)
         if self.kind == "onnx":
@@ -96,11 +98,12 @@ def resolve(name: str) -> Source:
         if not Path(name).is_file():
             raise CommandError(f"there is no file {name}{near(Path(name))}")
         return Source(name, "onnx", name)
-    path = published_segmenters().get(name) or Path(name.removeprefix("local-dir:"))
-    if timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name)):  # before a folder that is called so
-        if any((path / file).is_file() for file in (CONFIG, ARGUMENTS)):
+    path = Path(name.removeprefix("local-dir:"))
+    if is_known(name):  # before a folder that is called so
+        if any((path / file).is_file() for file in (CONFIG, ARGUMENTS, SETTINGS)):
             say(f"{name} is taken for the model of this name; the folder here is called ./{name}")
-        return Source(name, "classifier", name)
+        segmenter = published_segmenters().get(name)
+        return Source(name, "segmenter", str(segmenter)) if segmenter else Source(name, "classifier", name)
     if os.path.exists(path) or name.endswith(CHECKPOINT):
         return _on_disk(name, path)
     repository = name.removeprefix("hf-hub:")

@@ -31,6 +31,7 @@ from ..run_files import ARGUMENTS, CARD, CONFIG, METRICS, SETTINGS, WEIGHTS
 from ..runs.run import Publication, Run, RunError
 from ..runs.segmenter_run import SegmenterRun
 from ..runs.train_run import TrainRun
+from ..weights.published import name_of_folder
 
 FILES = (CONFIG, WEIGHTS, CARD)
 KEPT = {CARD: "README.old.md", CONFIG: "config.old.json"}  # of what was there before, where it says something else
@@ -138,7 +139,8 @@ def draft(run: Run, how: Publication, folder: Path) -> Iterator[Draft]:
                 files = Path(stack.enter_context(TemporaryDirectory()))
             else:
                 folder.parent.mkdir(parents=True, exist_ok=True)
-                files = stack.enter_context(folder_beside(folder))
+                # A folder that is there may be on another disk than its parent, which need not be ours to write to.
+                files = stack.enter_context(folder_beside(folder / CONFIG if folder.is_dir() else folder))
             network = run.save(files, how)
         if not _same_answers(pipeline_of(network, how.name), files):
             raise RunError(f"{how.name}, loaded back, gives other predictions than the run: nothing was written")
@@ -177,7 +179,7 @@ def _same_answers(model: Pipeline, folder: Path) -> bool:
     """True if the folder, loaded as a user would load it, gives the model's answer, bit for bit."""
     answers = []
     for one in (model, load(str(folder))):
-        output = one.run(one.example(), folded=False)
+        output = one.run(one.example())
         answers.append((output, one.class_names, json.dumps(one.facts())))
     (logits, *said), (logits_again, *said_again) = answers
     return torch.equal(logits, logits_again) and said == said_again
@@ -231,6 +233,7 @@ def report(done: Published, how: Publication, upload: bool, private: bool = Fals
         print(f"dry run, {datetime.date.today()}: nothing was written; these would go to {place}")
     elif not upload:
         print("not uploaded; --push ORG/NAME would upload it")
-        print(f"its name: --model {shlex.quote(str(done.folder))}, in Python vt_timm.load({str(done.folder)!r})")
+        name = name_of_folder(done.folder)
+        print(f"its name: --model {shlex.quote(name)}, in Python vt_timm.load({name!r})")
     else:
         print(push(done.folder, how.repository, private))

@@ -63,6 +63,18 @@ def published_segmenters() -> dict[str, Path]:
     return {folder.name: folder for folder in folders if folder.name not in classifiers}
 
 
+def is_known(name: str) -> bool:
+    """True if a name is that of a segmenter that ships or of a model of timm's, and so not that of a folder."""
+    tagged = "." in name
+    return name in published_segmenters() or (timm.is_model(name) and (not tagged or timm.is_model_pretrained(name)))
+
+
+def name_of_folder(folder: str | os.PathLike[str]) -> str:
+    """Return how one names a folder with a model: `./NAME` where NAME alone is a model's name."""
+    name = os.fspath(folder)
+    return f"./{name}" if is_known(name) else name
+
+
 def name_that_was_meant(name: str, reason: str) -> str:
     """Return the models that may be meant by a name, given what timm says against it, or nothing."""
     if "Unknown model" in reason:
