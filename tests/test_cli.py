@@ -156,11 +156,11 @@ def test_a_picture_that_nobody_named_takes_no_other_pictures_place(tmp_path, pho
         status, _, err = run(capsys, *command, option, tmp_path / option)
         assert status == 2 and "photo.png is there and no picture of vt-timm's" in err
         assert Image.open(tmp_path / option / "photo.png").tobytes() == mask.tobytes()
-    for name in ("a.jpg", "a.png"):  # of several pages, one of whose names is taken
+    for name in ("a.jpg", "a.png", "a.svg", "a.SVGZ", "a.eps", "a.ps"):  # of several pages, one of whose is taken
         for _again in range(2):
             assert run(capsys, "attention", photo, photo, "--photos", 1, "-o", tmp_path / name)[0] == 0
         photo_2 = tmp_path / Path(name).with_stem("a-2")
-        Image.new("RGB", (8, 8)).save(photo_2)
+        Image.new("RGB", (8, 8)).save(photo_2, "png")
         kept = photo_2.read_bytes()
         status, _, err = run(capsys, "attention", photo, photo, "--photos", 1, "-o", tmp_path / name)
         assert status == 2 and "is there and no picture of vt-timm's" in err and photo_2.read_bytes() == kept
@@ -246,6 +246,8 @@ def test_pictures_of_other_programs_are_photos(tmp_path):
             "nowhere/best is not in",
         ),
         (["attention", "nowhere.jpg", "-o", "EMPTY/a.png", *MICRO], "nowhere.jpg: no such file or folder"),
+        (["recipes", "PHOTO"], "not UTF-8 text"),
+        (["download", ""], "a model has no name"),
     ],
 )
 def test_failures_are_one_clear_line(capsys, tmp_path, photo, arguments, message):

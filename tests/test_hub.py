@@ -23,7 +23,9 @@ from hub import card, publish
 from tests.support.samples import NAME, REPOSITORY, logits
 from vt_timm.cards import card as model_card
 from vt_timm.cli import main
+from vt_timm.files import folder_beside
 from vt_timm.pipelines.sources import load as load_pipeline
+from vt_timm.publishing import publish as publishing
 from vt_timm.publishing.publish import open_run
 from vt_timm.runs.train_run import TrainRun
 
@@ -363,6 +365,30 @@ def test_a_folder_that_was_published_is_replaced_and_its_card_kept(run, tmp_path
         assert f"README.old.{number}.md" in capsys.readouterr().out
         assert f"Word {number}." in (out / f"README.old.{number}.md").read_text()
     assert (out / "README.old.md").read_text() == kept
+
+
+def test_a_folder_that_is_there_is_written_on_its_own_disk(run, tmp_path, monkeypatch):
+    """A link or a mount point leads to another disk than that of the folder that it lies in."""
+    beside = []
+    monkeypatch.setattr(publishing, "folder_beside", lambda path: beside.append(path.parent) or folder_beside(path))
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    for place, disk in ((tmp_path / "out", tmp_path / "out"), (tmp_path / "new", tmp_path)):
+        assert publish.main([str(run[0]), NAME, "-o", str(place)]) == 0
+        assert beside.pop() == disk and sorted(contents(place)) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_a_run_that_started_from_a_folder_is_published_under_its_architecture(run, tmp_path, capsys):
+    folder, _ = run
+    args = yaml.safe_load((folder / "args.yaml").read_text())
+    (folder / "args.yaml").write_text(yaml.safe_dump({**args, "model": "local-dir:pub", "recipe": "finetune"}))
+    classes = ["n01440764", "n02102040"]
+    described = {"architecture": "vt_resnet_micro", "classes": classes, "data_config": {}}
+    (folder / "model.json").write_text(json.dumps(described))
+    for name in ([], [NAME]):
+        assert main(["publish", str(folder), *name, "-o", str(tmp_path / "out"), "--license", "mit"]) == 0
+    assert main(["publish", str(folder), "vt_resnet18.mine", "-o", str(tmp_path / "out")]) == 2
+    assert "such as vt_resnet_micro.mine" in capsys.readouterr().err
 
 
 def test_a_config_that_was_changed_by_hand_is_kept(run, tmp_path, capsys):

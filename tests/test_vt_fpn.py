@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -190,6 +191,30 @@ def test_a_saved_folder_gives_the_same_logits(neck, options, tmp_path):
     again = Segmenter.from_pretrained(tmp_path).eval()
     with torch.no_grad():
         assert torch.equal(again(images()), model(images()))
+
+
+@pytest.mark.parametrize("number", [int, np.int64, torch.tensor])
+def test_a_segmenter_made_with_numpys_numbers_keeps_them_all(number, tmp_path):
+    """JSON cannot say them, and the mixin of the Hub's client leaves out what JSON cannot say."""
+    colours = {"mean": np.float32([0.1, 0.2, 0.3, 0.4]), "std": torch.full((4,), 0.25)}
+    model = Segmenter(
+        "vt_fpn", "vt_resnet_micro", number(3), np.array(["a", "b", "c"]), [number(64), number(96)],
+        neck_options={"channels": number(48), "tokens": number(4)}, backbone_options={"in_chans": number(4)},
+        colours=colours,
+    ).eval()  # fmt: skip
+    model.save_pretrained(tmp_path)
+    again = Segmenter.from_pretrained(tmp_path).eval()
+    assert again.class_names == model.class_names == ["a", "b", "c"] and again.short_side == [64, 96]
+    assert list(again.normalization["mean"]) == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert list(again.normalization["std"]) == 4 * [0.25]
+    with torch.no_grad():
+        image = torch.rand(1, 4, 64, 64)
+        assert torch.equal(again(image), model(image))
+
+
+def test_colours_are_both_mean_and_deviation():
+    with pytest.raises(ValueError, match="must have mean and std"):
+        Segmenter("fpn", "vt_resnet_micro", 3, colours={"mean": [0.5, 0.5, 0.5]})
 
 
 def test_a_pretrained_backbone_is_kept_and_not_looked_for_again(tmp_path, monkeypatch):

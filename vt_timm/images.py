@@ -1,5 +1,6 @@
 """The one reader of images: which files are pictures, and how the commands and the training of segmenters read them."""
 
+import gzip
 import io
 import os
 from collections import Counter
@@ -26,6 +27,8 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode by the number of channels
 ARRAY = ".npy"
 DRAWN_BY = "vt_timm"  # what stands in a picture of ours: a PNG's "Software", EXIF's, or a JPEG's or GIF's comment
 MARKED_WITHIN = 4096  # bytes from the start of a file or from its end
+DRAWINGS = (".svg", ".svgz", ".eps", ".ps")  # of lines: matplotlib writes them, and they are no photos
+CREATORS = f"<dc:title>{DRAWN_BY}<", f"%%Creator: {DRAWN_BY}\n"  # as it calls us in SVG and in PostScript
 SHARE = 1.5  # floats up to here are shares of white: resizing overshoots by a little, and of 255 this would be black
 SHARE_BELOW = 0.2  # of white: so far below black, and above 255, a resized photo may get too
 NORMALISED = 16  # what was normalised by its mean and deviation stays well below
@@ -64,6 +67,10 @@ def is_hidden(path: Path) -> bool:
 def is_drawn_here(path: Path) -> bool:
     """True if a file is a picture that one of our commands has written, which the next may replace."""
     try:
+        if path.suffix.lower() in DRAWINGS:
+            with (gzip.open if path.suffix.lower() == ".svgz" else open)(path, "rb") as file:
+                begin = file.read(MARKED_WITHIN)
+            return any(creator.encode() in begin for creator in CREATORS)
         with path.open("rb") as file:  # which takes a fraction of the time that Pillow takes, for a folder of photos
             ends = file.read(MARKED_WITHIN)
             file.seek(max(file.seek(0, os.SEEK_END) - MARKED_WITHIN, 0))

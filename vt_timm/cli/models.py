@@ -107,6 +107,8 @@ def download(args: argparse.Namespace) -> int:
     from ..weights.download import fetch
 
     for name in args.names:
+        if not name.strip():
+            raise CommandError("a model has no name: `vt-timm models` lists those that there are")
         if Path(name.removeprefix("local-dir:")).exists():
             print(f"{name} lies here already: there is nothing to download")
             continue

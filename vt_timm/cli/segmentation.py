@@ -172,6 +172,7 @@ def train_segmenter(args: argparse.Namespace) -> int:
     from ..segmentation.evaluation import SCORES
     from ..segmentation.settings import Settings
     from ..segmentation.training import run
+    from ..weights.published import name_of_folder
 
     changes = {**_changes(args.set), **({"data_dir": args.data_dir} if args.data_dir else {})}
     settings = Settings.from_yaml(find_recipe(args.config, SEGMENTATION), changes)
@@ -180,7 +181,7 @@ def train_segmenter(args: argparse.Namespace) -> int:
         scores = ", ".join(f"{said} {best[name]:.2f} %" for name, said in SCORES.items() if name in best)
         print(f"best: {scores} on the validation photos, after update {best['update']}")
         print(f"kept: {Path(args.output) / BEST}")
-        print(f"next: vt-timm segment PHOTO -o segmented.png --model {shlex.quote(args.output)}")
+        print(f"next: vt-timm segment PHOTO -o segmented.png --model {shlex.quote(name_of_folder(args.output))}")
     return 0
 
 

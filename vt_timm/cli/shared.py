@@ -225,10 +225,10 @@ def check_ours(written: Iterable[Path]) -> None:
     Raises:
         CommandError: naming it.
     """
-    from ..images import is_drawn_here, is_picture
+    from ..images import is_drawn_here
 
     for path in written:
-        if is_picture(path) and not is_drawn_here(path):
+        if path.exists() and not is_drawn_here(path):
             raise CommandError(
                 f"{path} is there and no picture of vt-timm's, and would be overwritten: name another place"
             )
@@ -254,7 +254,9 @@ def targets(paths: list[Path], output: str | None) -> dict[Path, Path]:
         check_drawing(output, paths)
         return {paths[0]: Path(output)}
     if Path(output).suffix and not os.path.isdir(output):
-        raise CommandError(f"-o {output}: {len(paths)} photos need a folder to be written to")
+        raise CommandError(
+            f"-o {output}: {len(paths)} photos need a folder to be written to; make it first, if it is one"
+        )
     make_folder(output)
     check_drawing(str(Path(output) / "x.png"))
     return names_in(output, paths)

@@ -4,6 +4,7 @@ import argparse
 import functools
 
 from ..errors import CommandError, did_you_mean
+from ..files import read_text
 from ..run_files import BEST, CHECKPOINTS
 from ..timm_scripts import SCRIPTS
 from .shared import command, place
@@ -53,7 +54,7 @@ def recipes(args: argparse.Namespace) -> int:
 
     if args.name:
         folder = SEGMENTATION if args.name in list_recipes(SEGMENTATION) else FOLDER
-        print(find_recipe(args.name, folder).read_text(encoding="utf-8"), end="")
+        print(read_text(find_recipe(args.name, folder)), end="")
         return 0
     kinds = {"vt-timm run train": list_recipes(), "vt-timm train-segmenter": list_recipes(SEGMENTATION)}
     width = max(len(name) for summaries in kinds.values() for name in summaries)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..files import whole_file
-from ..images import DRAWN_BY
+from ..images import DRAWINGS, DRAWN_BY
 from .colours import palette, place_among_named
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ MARKS: dict[str, dict[str, Any]] = {
     ".png": {"metadata": {"Software": DRAWN_BY}},
     **{ending: {"pil_kwargs": {"comment": DRAWN_BY}} for ending in (".jpg", ".jpeg")},
     **{ending: {"pil_kwargs": {"exif": EXIF}} for ending in (".tif", ".tiff", ".webp", ".avif")},
+    **{ending: {"metadata": {"Creator": DRAWN_BY}} for ending in DRAWINGS},
 }
 NO_PICTURES = {"pgf", "raw", "rgba"}  # matplotlib writes them: for LaTeX, and bytes that do not say their size
 

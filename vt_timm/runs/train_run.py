@@ -177,7 +177,13 @@ class TrainRun(Run):
             raise RunError(
                 f"{self.folder}: its args.yaml names no recipe to take the tag from: give NAME, as MODEL.TAG"
             )
-        return f"{self.settings['model']}.{self.settings['recipe']}"
+        return f"{self._trained}.{self.settings['recipe']}"
+
+    @property
+    def _trained(self) -> str:
+        """What was trained, as timm's name of it; a folder or a repository is named by its architecture."""
+        model: str = self.settings["model"]
+        return read_description(self.folder).get("architecture", model) if ":" in model else model
 
     def _path(self, checkpoint: str) -> Path:
         path = self.folder / CHECKPOINTS[checkpoint]
@@ -220,7 +226,7 @@ class TrainRun(Run):
         return model.float().eval()
 
     def _check_name(self, name: str) -> None:
-        trained, (architecture, tag) = self.settings["model"], split_model_name_tag(name)
+        trained, (architecture, tag) = self._trained, split_model_name_tag(name)
         model = split_model_name_tag(trained)[0]
         if architecture != model:
             raise RunError(

@@ -74,6 +74,15 @@ class SemanticHead(nn.Module):
         return self.classifier(sum(maps[1:], maps[0]))
 
 
+def _as_json(value: Any) -> Any:
+    """Return the value with arrays, tensors and their numbers as lists and numbers of Python's."""
+    if isinstance(value, dict):
+        return {key: _as_json(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(entry) for entry in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
@@ -116,6 +125,10 @@ class Segmenter(
         TypeError: for an option that the neck or the backbone does not have.
     """
 
+    def __new__(cls, *args: Any, **options: Any) -> "Segmenter":
+        """Let the mixin keep for config.json what JSON can say: it would leave NumPy's numbers out without a word."""
+        return super().__new__(cls, *_as_json(args), **_as_json(options))
+
     def __init__(
         self,
         neck: str = "vt_fpn",
@@ -130,6 +143,10 @@ class Segmenter(
         super().__init__()
         check_choice("neck", neck, NECKS)
         num_classes = check_positive("num_classes", num_classes)
+        short_side, colours = _as_json(short_side), _as_json(colours)
+        neck_options, backbone_options = _as_json(neck_options), _as_json(backbone_options)
+        if colours and set(colours) != {"mean", "std"}:
+            raise ValueError(f"colours={colours} must have mean and std")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"num_classes={num_classes} and {len(class_names)} class_names: give one name per class")
         self._backbone_options = backbone_options or {}

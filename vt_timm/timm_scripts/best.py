@@ -11,6 +11,7 @@ from ..errors import say
 from ..run_files import BEST, CHECKPOINTS, LAST, SUMMARY
 from ..runs.run import read_evaluations
 from ..runs.train_run import read_state
+from ..weights.published import name_of_folder
 from .checks import ScriptError
 
 MEASURED = ("top1", "top5", "loss")  # what train.py measures of the validation photos
@@ -98,4 +99,4 @@ def report(folder: Path, metric: str) -> None:
     kept = next((name for name in CHECKPOINTS.values() if (folder / name).is_file()), None)
     if kept is not None:
         print(f"kept: {folder / kept}")
-        print(f"next: vt-timm classify PHOTO --model {shlex.quote(os.path.relpath(folder))}")
+        print(f"next: vt-timm classify PHOTO --model {shlex.quote(name_of_folder(os.path.relpath(folder)))}")
