@@ -179,6 +179,34 @@ def test_a_teacher_of_other_classes_is_refused(teacher_folder):
         distillation_task(timm.create_model("vt_resnet_micro", num_classes=10), teacher_folder)
 
 
+@pytest.mark.parametrize(
+    ("teacher", "error", "message"),
+    [
+        (dict(num_classes=5), ValueError, "num_classes: the student has 10 and the teacher 5"),
+        (dict(in_chans=1), ValueError, "in_chans: the student has 3 and the teacher 1"),
+        ("student", ValueError, "cannot be its own teacher"),
+        ("pipeline", TypeError, r"a ClassificationPipeline is no network; give a name, or a pipeline's \.module"),
+    ],
+    ids=str,
+)
+def test_a_network_that_cannot_teach_is_refused(teacher, error, message):
+    student = timm.create_model("vt_resnet_micro", num_classes=10)
+    if isinstance(teacher, dict):
+        teacher = timm.create_model("vt_resnet_micro", **{"num_classes": 10, **teacher})
+    else:
+        teacher = student if teacher == "student" else vt_timm.load("vt_resnet_micro")
+    with pytest.raises(error, match=message):
+        distillation_task(student, teacher)
+    assert all(parameter.requires_grad for parameter in student.parameters())
+
+
+def test_a_teacher_that_does_not_say_its_classes_teaches():
+    """As torchvision's."""
+    student = timm.create_model("vt_resnet_micro", num_classes=4)
+    teacher = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+    assert distillation_task(student, teacher)(torch.randn(2, 3, 64, 64), torch.tensor([0, 1]))["loss"].isfinite()
+
+
 @pytest.mark.parametrize("source", ["fbnetv3_g.ra2_in1k", "local-dir:/nowhere", "no_such_model", "resnet10t.untrained"])
 def test_a_teacher_out_of_reach_is_one_clear_line(source):
     with pytest.raises(RuntimeError, match=f"the teacher {source} cannot be loaded: .*name another") as error:

@@ -43,7 +43,7 @@ class Teacher(nn.Module):
         self.model = model.eval().requires_grad_(False)
         self.pretrained_cfg = config
         self.classes = None if classes is None else list(classes)
-        self.num_classes = model.num_classes if classes is None else len(classes)
+        self.num_classes = getattr(model, "num_classes", None) if classes is None else len(classes)
         self.in_chans = getattr(model, "in_chans", 3)
         self.size = tuple(config["input_size"][-2:]) if "input_size" in config else None
         if img_size is not None:
@@ -196,7 +196,15 @@ def distillation_task(
 
     Returns:
         A module that takes images and labels and returns a dict of "loss", "output", "task_loss" and "kd_loss".
+
+    Raises:
+        ValueError: for a teacher of other classes or channels than the student's, and for the student itself.
+        TypeError: for a teacher that is neither a name nor a network.
     """
+    if not isinstance(teacher, (str, nn.Module)):
+        raise TypeError(f"teacher: a {type(teacher).__name__} is no network; give a name, or a pipeline's .module")
+    if teacher is student:
+        raise ValueError("the student cannot be its own teacher, which is frozen: give copy.deepcopy(student)")
     from timm.task import LogitDistillationTask  # slow to import, and few need it
 
     if isinstance(teacher, str):
@@ -206,6 +214,13 @@ def distillation_task(
         teacher = Teacher(teacher, None if classes is None else teacher_classes(teacher, classes), img_size)
     elif classes is not None or img_size is not None:
         raise ValueError("this Teacher has its classes and size already: give them to create_teacher")
+    for what in ("num_classes", "in_chans"):
+        ours, its = (getattr(model, what, None) for model in (student, teacher))
+        if None not in (ours, its) and ours != its:
+            raise ValueError(
+                f"{what}: the student has {ours} and the teacher {its}; say which of its classes count, by "
+                "classes=NAMES, or choose another teacher"
+            )
     return LogitDistillationTask(
         student,
         teacher,
