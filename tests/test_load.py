@@ -410,13 +410,24 @@ def test_autocast_around_a_call_changes_nothing_after_it(name, pixels, monkeypat
     torch.testing.assert_close(model.run(images, folded), model.run(images), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("value", [math.inf, -math.inf])
-def test_an_infinite_answer_is_none(value, pixels):
+@pytest.mark.parametrize(("value", "classes"), [(math.inf, [3]), (-math.inf, range(10))])
+def test_an_infinite_answer_is_none(value, classes, pixels):
     model = vt_timm.load("vt_resnet_micro")
     with torch.no_grad():
-        model.module.fc.bias[3] = value
+        model.module.fc.bias[list(classes)] = value
     with pytest.raises(UserError, match="answers with infinity"):
         model(pixels)
+
+
+def test_a_class_may_be_kept_out(pixels):
+    model = vt_timm.load("vt_resnet_micro")
+    best = model(pixels).label
+    with torch.no_grad():
+        model.module.fc.bias[model.class_names.index(best)] = -math.inf
+    answer = model(pixels)
+    assert (
+        answer.scores[best] == 0 and answer.label != best and sum(answer.scores.values()) == pytest.approx(1, abs=1e-4)
+    )
 
 
 class WithoutMemory(torch.Tensor):

@@ -110,7 +110,7 @@ def write_file(model: Pipeline, path: Path, options: Options) -> Written:
     options.check(format)
     if model.in_file:
         raise CommandError(f"{model.name} is a file already: name the model that it was exported from")
-    dtype = next(model.module.parameters()).dtype
+    dtype = next((weight.dtype for weight in model.module.parameters()), torch.float32)
     if dtype != torch.float32:
         raise CommandError(f"the network is in {dtype}: call its .module.float() first; half=True keeps 16 bits of it")
     if options.calibrate or options.validate:

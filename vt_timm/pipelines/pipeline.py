@@ -123,13 +123,10 @@ class Pipeline(ABC):
         if isinstance(photo, Ready):
             return photo.image
         image = to_image(photo, read_mode(self))
-        name = (
-            photo
-            if isinstance(photo, (str, os.PathLike))
-            else next((found for key in ("filename", "name") if (found := getattr(photo, key, None))), None)
-        )
-        if isinstance(name, (str, os.PathLike)):
-            image.filename = os.path.abspath(name)  # type: ignore[attr-defined]  # as Pillow calls it
+        for name in (photo, getattr(photo, "filename", None), getattr(photo, "name", None)):
+            if isinstance(name, (str, os.PathLike)) and os.fspath(name):
+                image.filename = os.path.abspath(name)  # type: ignore[attr-defined]  # as Pillow calls it
+                break
         return image
 
     def prepare(self, photo: Photo) -> Ready:
@@ -358,12 +355,14 @@ def as_it_takes(batch: Tensor, module: nn.Module) -> Tensor:
 
 
 def check_numbers(output: Tensor) -> None:
-    """Refuse an answer that holds NaN or infinity, of which softmax and argmax would still make classes.
+    """Refuse logits (B, K, ...) of which softmax and argmax would make classes that nobody found.
+
+    A class that is kept out by -inf is no such thing.
 
     Raises:
         UserError: saying where such an answer comes from.
     """
-    if not output.isfinite().all():
+    if not output.amax(dim=1).isfinite().all():
         what = "no numbers (NaN)" if output.isnan().any() else "infinity"
         raise UserError(f"the model answers with {what}: its training diverged, or its precision is too low")
 
