@@ -262,6 +262,27 @@ def test_a_second_run_does_not_take_the_place_of_the_first(run, photos, tmp_path
     assert run(*common, "--resume", "auto")[0] == 0
 
 
+@pytest.mark.parametrize(("experiment", "again"), [("e", ""), ("", " --experiment e")])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_an_interrupted_run_says_how_to_go_on(epoch, experiment, again, run, photos, tmp_path, monkeypatch):
+    """train.py takes Ctrl-C for the end of a training."""
+
+    def seed(*_):
+        seeds.append(None)
+        if len(seeds) > epoch:
+            raise KeyboardInterrupt
+
+    seeds = []
+    monkeypatch.setattr("vt_timm.timm_scripts.around_train.random_seed", seed)
+    if not experiment:  # then train.py makes up a name
+        script = STAND_IN.read_text().replace("if not args.experiment", "if False").replace("args.experiment)", "'e')")
+        (tmp_path / "train.py").write_text(script)
+    settings = ("--data-dir", photos, "--output", tmp_path, "--experiment", experiment, "--img-size", 32)
+    status, out, err = run(*settings, given=STAND_IN if experiment else tmp_path)
+    said = f"vt-timm: interrupted after epoch 0 (the first is 0): go on with --resume auto{again}"
+    assert status == 130 and "best:" not in out and [said] * epoch == re.findall("vt-timm: interrupted.*", err)
+
+
 def test_a_run_is_resumed_with_its_own_classes(run, photos, tmp_path):
     common = ("--output", tmp_path, "--experiment", "e", "--img-size", 32, "--epochs", 1)
     assert run(*common, "--data-dir", photos)[0] == 0

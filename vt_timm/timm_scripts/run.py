@@ -61,9 +61,13 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
     _refuse_in_one_line(script, name)
     _choose_device(script)
     if name == "train":
-        say_what_it_reached = prepare_training(script)
-        _run_main(script, name)
-        say_what_it_reached()
+        run = prepare_training(script)
+        try:
+            _run_main(script, name)
+        except KeyboardInterrupt:
+            run.say_how_to_go_on()
+            raise
+        run.report()
         return
     if hasattr(script, "create_model"):
         script.create_model = create_or_say(script.create_model)  # type: ignore[attr-defined]
