@@ -231,7 +231,7 @@ def test_what_the_command_leaves_open_comes_from_the_machine_and_the_data(run, p
 def _empty_photos(root, **classes):
     for split, names in classes.items():
         for name in names:
-            (root / split / name).mkdir(parents=True)
+            (root / split / name).mkdir(parents=True, exist_ok=True)
             for i in range(3):
                 Image.new("RGB", (32, 32)).save(root / split / name / f"{i}.png")
     return root
@@ -355,6 +355,15 @@ def test_class_folders_have_the_numbers_of_the_models_classes(model, folders, la
         return
     dataset = script.create_dataset("", root=str(tmp_path), split="val")
     assert list(dict.fromkeys(label for _, label in dataset.reader.samples)) == labels
+
+
+def test_a_photo_beside_the_folders_to_validate_on_is_named(tmp_path):
+    _empty_photos(tmp_path, val=["tench", ""])
+    script = types.SimpleNamespace(create_model=timm.create_model, create_dataset=create_dataset)
+    _number_as_the_model(script)
+    script.create_model("vt_resnet_micro.muon_imagenette")
+    with pytest.raises(ScriptError, match=r"val/0\.png lies in no class folder"):
+        script.create_dataset("", root=str(tmp_path), split="val")
 
 
 VALIDATE = """

@@ -30,6 +30,7 @@ from .checks import (
     ScriptError,
     check_checkpoints,
     check_data_folder,
+    check_strays,
     classes_of,
     create_or_say,
     read_dataset,
@@ -207,6 +208,7 @@ def _number_as_the_model(script: ModuleType) -> None:
             return dataset
         labels = labels_of_folders(folders, models[0])
         if labels is None:
+            check_strays(dataset)
             names = class_names(models[0])
             raise ScriptError(
                 f"{kwargs.get('root')}: its folders ({some(folders)}) are not the model's {len(names)} classes "
