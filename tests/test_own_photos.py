@@ -220,7 +220,7 @@ def test_training_refuses_a_folder_that_goes_round(target, tmp_path):
     assert Path(str(caught.value).split(" leads")[0]).is_symlink()
 
 
-@pytest.mark.parametrize(("folders", "named"), [([], "photos that lie in no class folder"), (["cat"], "cat")])
+@pytest.mark.parametrize(("folders", "named"), [([], "they lie in no class folder"), (["cat"], "cat")])
 def test_photos_of_one_class_are_refused(folders, named, tmp_path):
     """Top-1 would be 100 % of nothing."""
     for folder in folders or ["."]:
@@ -307,6 +307,20 @@ def test_an_empty_class_folder_is_told_from_a_missing_one_before_a_network_is_bu
     (tmp_path / "validation" / "a, b").mkdir()
     with pytest.raises(ScriptError, match=r"only train has photos of 'a, b'$"):
         fit_to_photos(arguments_of(tmp_path), create_dataset, 1, True)
+
+
+@pytest.mark.parametrize("splits", [("train", "validation"), ("train",), ("validation",)])
+def test_photos_beside_the_class_folders_are_no_class(splits, tmp_path):
+    put(tmp_path, *(f"{split}/{name}/1.png" for split in ("train", "validation") for name in ("cat", "dog")))
+    put(tmp_path, *(f"{split}/stray.png" for split in splits))
+    named = re.escape(str(tmp_path / splits[0] / "stray.png"))
+    message = f"^{named} lies in no class folder: move it into one, or out of the data$"
+    with pytest.raises(ScriptError, match=message):
+        fit_to_photos(arguments_of(tmp_path), create_dataset, 1, True)
+    if splits == ("validation",):
+        return
+    with pytest.raises(ScriptError, match=message):
+        fit_to_photos(arguments_of(tmp_path, val_split="train"), create_dataset, 1, True)
 
 
 def test_folders_below_those_of_the_classes_are_refused_where_they_would_mix(tmp_path):

@@ -231,7 +231,7 @@ def test_what_the_command_leaves_open_comes_from_the_machine_and_the_data(run, p
 def _empty_photos(root, **classes):
     for split, names in classes.items():
         for name in names:
-            (root / split / name).mkdir(parents=True)
+            (root / split / name).mkdir(parents=True, exist_ok=True)
             for i in range(3):
                 Image.new("RGB", (32, 32)).save(root / split / name / f"{i}.png")
     return root
@@ -260,6 +260,27 @@ def test_a_second_run_does_not_take_the_place_of_the_first(run, photos, tmp_path
     assert status == 2 and "holds a run already: go on with --resume auto, or name another --experiment" in err
     assert (tmp_path / "e" / "model_best.pth.tar").read_bytes() == best
     assert run(*common, "--resume", "auto")[0] == 0
+
+
+@pytest.mark.parametrize(("experiment", "again"), [("e", ""), ("", " --experiment e")])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_an_interrupted_run_says_how_to_go_on(epoch, experiment, again, run, photos, tmp_path, monkeypatch):
+    """train.py takes Ctrl-C for the end of a training."""
+
+    def seed(*_):
+        seeds.append(None)
+        if len(seeds) > epoch:
+            raise KeyboardInterrupt
+
+    seeds = []
+    monkeypatch.setattr("vt_timm.timm_scripts.around_train.random_seed", seed)
+    if not experiment:  # then train.py makes up a name
+        script = STAND_IN.read_text().replace("if not args.experiment", "if False").replace("args.experiment)", "'e')")
+        (tmp_path / "train.py").write_text(script)
+    settings = ("--data-dir", photos, "--output", tmp_path, "--experiment", experiment, "--img-size", 32)
+    status, out, err = run(*settings, given=STAND_IN if experiment else tmp_path)
+    said = f"vt-timm: interrupted after epoch 0 (the first is 0): go on with --resume auto{again}"
+    assert status == 130 and "best:" not in out and [said] * epoch == re.findall("vt-timm: interrupted.*", err)
 
 
 def test_a_run_is_resumed_with_its_own_classes(run, photos, tmp_path):
@@ -334,6 +355,15 @@ def test_class_folders_have_the_numbers_of_the_models_classes(model, folders, la
         return
     dataset = script.create_dataset("", root=str(tmp_path), split="val")
     assert list(dict.fromkeys(label for _, label in dataset.reader.samples)) == labels
+
+
+def test_a_photo_beside_the_folders_to_validate_on_is_named(tmp_path):
+    _empty_photos(tmp_path, val=["tench", ""])
+    script = types.SimpleNamespace(create_model=timm.create_model, create_dataset=create_dataset)
+    _number_as_the_model(script)
+    script.create_model("vt_resnet_micro.muon_imagenette")
+    with pytest.raises(ScriptError, match=r"val/0\.png lies in no class folder"):
+        script.create_dataset("", root=str(tmp_path), split="val")
 
 
 VALIDATE = """

@@ -106,13 +106,16 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "args.yaml").write_text(args_text)
     saver = CheckpointSaver(model, torch.optim.SGD(model.parameters()), args, checkpoint_dir=str(folder))
-    for epoch in range(args.start_epoch, args.epochs):
-        train_one_epoch(epoch, model, loader, lr=args.lr, output_dir=str(folder), saver=saver)
-        with torch.inference_mode():
-            top1, loss = evaluate(model, val_loader)
-        metrics = {"loss": loss, "top1": top1, "top5": 100.0}
-        update_summary(epoch, {"loss": loss}, metrics, str(folder / "summary.csv"), write_header=epoch == 0)
-        saver.save_checkpoint(epoch, metric=top1)
+    try:
+        for epoch in range(args.start_epoch, args.epochs):
+            train_one_epoch(epoch, model, loader, lr=args.lr, output_dir=str(folder), saver=saver)
+            with torch.inference_mode():
+                top1, loss = evaluate(model, val_loader)
+            metrics = {"loss": loss, "top1": top1, "top5": 100.0}
+            update_summary(epoch, {"loss": loss}, metrics, str(folder / "summary.csv"), write_header=epoch == 0)
+            saver.save_checkpoint(epoch, metric=top1)
+    except KeyboardInterrupt:
+        pass
     print("--result\n[]")
 
 

@@ -19,10 +19,10 @@ from timm.utils import random_seed
 from torch import nn
 
 from ..distillation import create_teacher
-from ..errors import did_you_mean, first_line, some
+from ..errors import did_you_mean, first_line, say, some
 from ..files import read_text
 from ..run_files import ARGUMENTS, CHECKPOINTS, LAST
-from ..runs.train_run import read_description, write_description
+from ..runs.train_run import read_description, read_state, write_description
 from ..token_overlap import add_token_overlap
 from .best import MEASURED, keep_best, report
 from .checks import (
@@ -42,11 +42,11 @@ RANK = int(os.environ.get("RANK", "0"))  # set by torchrun, as the next
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def prepare_training(script: ModuleType) -> Callable[[], None]:
+def prepare_training(script: ModuleType) -> "TrainingRun":
     """Check the command line of a loaded train.py, complete it, and wrap what its `main` calls.
 
     Returns:
-        What to call when `main` has ended: it says what the run has reached.
+        The run, which says what it has reached once `main` has ended.
     """
     _add_options(script.parser)
     _check_settings(script)
@@ -71,13 +71,14 @@ def prepare_training(script: ModuleType) -> Callable[[], None]:
         create_loader=functools.partial(reading_photos(script.create_loader), persistent_workers=False),
         train_one_epoch=run.train_one_epoch,
         print=_print_no_json,
+        KeyboardInterrupt=(),  # which train.py would catch, and end as if it had finished
     )
     if hasattr(script, "create_naflex_loader"):
         script.create_naflex_loader = reading_photos(script.create_naflex_loader)  # type: ignore[attr-defined]
     for name in ("ClassificationTask", "LogitDistillationTask", "TokenDistillationTask", "FeatureDistillationTask"):
         if hasattr(script, name):  # which of them there are depends on timm's version
             setattr(script, name, run.with_teacher_and_overlap(name, getattr(script, name)))
-    return run.report
+    return run
 
 
 def _print_no_json(*values: Any, **options: Any) -> None:
@@ -294,6 +295,12 @@ class TrainingRun:
         elif self.args.resume and RANK == 0:
             done = f"{self.args.resume} has all of its {self.args.epochs} epochs"
             print(f"nothing was left to train: {done}; --epochs N says more")
+
+    def say_how_to_go_on(self) -> None:
+        """Say after an interruption which epoch is kept, if one is."""
+        if self.folder is not None and (last := self.folder / CHECKPOINTS[LAST]).is_file():
+            again = "--resume auto" + ("" if self.args.experiment else f" --experiment {self.folder.name}")
+            say(f"interrupted after epoch {read_state(last)['epoch']} (the first is 0): go on with {again}")
 
 
 def _names_for_teacher(option: str | None, class_to_idx: dict[str, int] | None) -> list[str] | None:

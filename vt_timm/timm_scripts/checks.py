@@ -15,8 +15,6 @@ from ..runs.train_run import is_run
 from ..weights.download import check_reachable
 from ..weights.published import name_that_was_meant
 
-NO_FOLDER = "photos that lie in no class folder"  # which timm takes for a class without a name
-
 
 class ScriptError(UserError):
     """An error that says in one line what keeps a script from running."""
@@ -138,5 +136,13 @@ def check_same_classes(first: Mapping[str, int], other: Mapping[str, int], names
 
 
 def _named(one: str) -> str:
-    """Return a class's name in a list of names, where one with a comma would be two."""
-    return f"'{one}'" if "," in one else one or NO_FOLDER
+    """Return a class's name in a list of names, where one with a comma would be two, and an empty one none."""
+    return f"'{one}'" if "," in one or not one else one
+
+
+def check_strays(dataset: Any) -> None:
+    """Refuse photos beside the class folders, which timm takes for a class without a name."""
+    if "" in (classes_of(dataset) or {}):
+        index = next(i for i, name in enumerate(dataset.filenames()) if Path(name).parent == Path())
+        stray = dataset.filename(index, absolute=True)
+        raise ScriptError(f"{stray} lies in no class folder: move it into one, or out of the data")

@@ -7,7 +7,7 @@ from typing import Any
 from timm.data import ImageDataset
 
 from ..errors import say, some
-from .checks import NO_FOLDER, ScriptError, check_same_classes, classes_of, read_dataset
+from .checks import ScriptError, check_same_classes, check_strays, classes_of, read_dataset
 
 UPDATES_PER_EPOCH = 4  # at least, unless the batch would become smaller than SMALLEST_BATCH
 SMALLEST_BATCH = 8  # below it, a batch norm's statistics are mostly noise
@@ -35,11 +35,13 @@ def fit_to_photos(args: Any, create_dataset: Callable[..., Any], processes: int,
     classes = classes_of(photos)
     if classes and len(classes) < 2:
         (name,) = classes
+        which = name or "they lie in no class folder"
         raise ScriptError(
-            f"the photos of {root} are of one class ({name or NO_FOLDER}), with nothing to tell apart: sort them as "
+            f"the photos of {root} are of one class ({which}), with nothing to tell apart: sort them as "
             "PHOTOS/train/CLASS/*.jpg and PHOTOS/val/CLASS/*.jpg"
         )
     _check_splits(args, Path(root), photos, create_dataset)
+    check_strays(photos)
     if not args.class_map:
         _check_depth(photos)
     if args.num_classes is None and classes:
@@ -78,6 +80,8 @@ def _check_splits(args: Any, root: Path, photos: Any, create_dataset: Callable[.
             f"{root} has no folder {' and no folder '.join(missing)}, so that photos would be trained on and validated "
             "with: sort them as PHOTOS/train/CLASS/*.jpg and PHOTOS/val/CLASS/*.jpg"
         )
+    for dataset in (photos, validation):
+        check_strays(dataset)
     check_same_classes(classes_of(photos) or {}, classes_of(validation) or {}, (args.train_split, args.val_split))
 
 

@@ -30,6 +30,7 @@ from .checks import (
     ScriptError,
     check_checkpoints,
     check_data_folder,
+    check_strays,
     classes_of,
     create_or_say,
     read_dataset,
@@ -61,9 +62,13 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
     _refuse_in_one_line(script, name)
     _choose_device(script)
     if name == "train":
-        say_what_it_reached = prepare_training(script)
-        _run_main(script, name)
-        say_what_it_reached()
+        run = prepare_training(script)
+        try:
+            _run_main(script, name)
+        except KeyboardInterrupt:
+            run.say_how_to_go_on()
+            raise
+        run.report()
         return
     if hasattr(script, "create_model"):
         script.create_model = create_or_say(script.create_model)  # type: ignore[attr-defined]
@@ -203,6 +208,7 @@ def _number_as_the_model(script: ModuleType) -> None:
             return dataset
         labels = labels_of_folders(folders, models[0])
         if labels is None:
+            check_strays(dataset)
             names = class_names(models[0])
             raise ScriptError(
                 f"{kwargs.get('root')}: its folders ({some(folders)}) are not the model's {len(names)} classes "
