@@ -136,7 +136,7 @@ def test_pt2_of_five_channels(half, five_channels, tmp_path):
 
 
 def test_photos_of_five_channels_are_refused(five_channels, data, tmp_path):
-    with pytest.raises(CommandError, match="takes 5 channels: the commands read photos of 1, 3 or 4"):
+    with pytest.raises(CommandError, match="takes 5 channels: photos have 1, 3 or 4"):
         write_file(five_channels, tmp_path / "a.onnx", Options(int8=True, calibrate=str(data)))
 
 

@@ -124,6 +124,11 @@ def test_resume_auto(run, photos, tmp_path):
     assert run(*common, "--experiment", "run", "--lr", 0.1)[0] == 0
     status, _, err = run(*common, "--experiment", "run", "--lr", 0.3)  # train.py would go on at 0.1, and note 0.3
     assert status == 2 and "--lr 0.3: the run goes on at the rate of its checkpoint, 0.1; leave the option out" in err
+    (tmp_path / "run" / "last.pth.tar").rename(tmp_path / "run" / "model_best.pth.tar")
+    status, _, err = run(*common, "--experiment", "run")
+    assert (
+        status == 2 and f"last.pth.tar is gone: go on from another checkpoint, by --resume {tmp_path}/run/model_" in err
+    )
 
 
 @pytest.mark.parametrize(

@@ -512,6 +512,31 @@ def test_a_run_is_not_written_to_a_file(small):
         training.run(settings(small, **FPN), small / "classes.txt", resume=False)
 
 
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        (
+            "last/model.safetensors",
+            lambda old: old[:1000],
+            "last is damaged .*: begin in another folder, with",
+        ),
+        ("last/optimizer.bin", lambda old: b"", "last is damaged"),
+        ("last/custom_checkpoint_0.pkl", lambda old: b"", "last is damaged"),
+        ("summary.csv", lambda old: old.replace(b",", b";"), "summary.csv is not the table that the training wrote"),
+        ("summary.csv", lambda old: b"\xff\xfe" + old, "summary.csv is not the table that the training wrote"),
+    ],
+)
+def test_a_state_that_was_damaged_is_one_line_and_stays(file, damage, said, small):
+    run, output = settings(small, **FPN), small / "run"
+    training.run(run, output, resume=False)
+    path = output / file
+    path.write_bytes(damage(path.read_bytes()))
+    left = {one: one.read_bytes() for one in output.rglob("*") if one.is_file()}
+    with pytest.raises(UserError, match=said):
+        training.run(settings(small, **{**FPN, "updates": 9}), output, resume=True)
+    assert {one: one.read_bytes() for one in output.rglob("*") if one.is_file()} == left
+
+
 def test_a_second_run_never_destroys_the_first(small, capsys):
     run, output = settings(small, **FPN), small / "run"
     training.run(run, output, resume=False)

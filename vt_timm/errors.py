@@ -16,9 +16,15 @@ class CommandError(UserError):
     """An error that says in one line what is wrong with a command's options or input."""
 
 
+def set_by_torchrun(name: str, alone: int) -> int:
+    """Return RANK or WORLD_SIZE of this process, and what it is alone where something else is called so."""
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else alone
+
+
 def say(text: str) -> None:
-    """Print a remark on stderr, once however many processes run (torchrun sets RANK)."""
-    if int(os.environ.get("RANK", "0")) == 0:
+    """Print a remark on stderr, once however many processes run."""
+    if set_by_torchrun("RANK", 0) == 0:
         print(f"vt-timm: {text}", file=sys.stderr)
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Hashable, Iterator
@@ -17,14 +18,19 @@ def writing(place: str) -> Iterator[None]:
     """Say in one line for the user what keeps from writing to a place.
 
     Raises:
-        CommandError: in place of an OSError, or of what safetensors makes of one.
+        CommandError: in place of an OSError, or of what safetensors and torch make of one.
     """
     try:
         yield
     except Exception as error:
-        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+        reason = getattr(error, "strerror", "") or first_line(error)
+        if isinstance(error, RuntimeError) and re.search("inline_container|PytorchStreamWriter", str(error)):
+            reason = "the disk is full, or takes no file of this size"  # of which torch says nothing
+        elif isinstance(error, RuntimeError) and reason.startswith("Parent directory"):
+            reason = f"{reason}; does another process write there?"
+        elif not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
             raise
-        raise CommandError(f"cannot write {place}: {getattr(error, 'strerror', '') or first_line(error)}") from error
+        raise CommandError(f"cannot write {place}: {reason}") from error
 
 
 @contextmanager

@@ -53,7 +53,11 @@ def test_each_command_is_timed_on_few_photos_and_on_many_and_the_network_on_the_
         def example(self):
             return torch.zeros(2, 3, 8, 8)
 
-        def run(self, images):
+        def fold(self):
+            return "folded"
+
+        def run(self, images, network):
+            assert network == "folded"
             timed.append(("network", len(images)))
 
     def call(command):

@@ -3,10 +3,13 @@
 import csv
 import dataclasses
 import json
+import pickle
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from ..cards.card import segmenter_card, segmenter_name
 from ..cost import count_parameters
@@ -101,8 +104,16 @@ def load_state(accelerator: Any, output: Path) -> None:
     if not (output / LAST).is_dir():
         check_new(output, "there is no last/ to go on from; name another folder")
         return
+    _rows_before(output, 0)  # a table that cannot be gone on with is said before anything is trained
     try:
         accelerator.load_state(str(output / LAST))
+    except UserError:
+        raise
+    except (SafetensorError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{output / LAST} is damaged ({first_line(error)}): begin in another folder, with the setting "
+            f"initial_checkpoint={output / BEST}"
+        ) from error
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise UserError(
             f"{output / LAST} does not fit these settings: {first_line(error)}; go on with the settings of "
@@ -126,11 +137,24 @@ def save_state(accelerator: Any, output: Path) -> None:
 
 def append_row(output: Path, row: dict[str, Any]) -> None:
     """Add the row of an evaluation to summary.csv; a resumed run replaces the rows after the update it went on from."""
-    path, rows = output / SUMMARY, []
-    if path.is_file():
-        with path.open(encoding="utf-8") as file:
-            rows = [r for r in csv.DictReader(file) if int(r["update"]) < row["update"]]
-    with whole_file(path) as new, new.open("w", newline="", encoding="utf-8") as file:
+    rows = _rows_before(output, row["update"])
+    with whole_file(output / SUMMARY) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, row, lineterminator="\n")
         writer.writeheader()
         writer.writerows([*rows, row])
+
+
+def _rows_before(output: Path, update: int) -> list[dict[str, Any]]:
+    """Return the rows of summary.csv before an update; of none, if there is no such file.
+
+    Raises:
+        UserError: for a file that is no longer the table that was written, as a spreadsheet may save it.
+    """
+    path = output / SUMMARY
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file) if int(row["update"]) < update]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} is not the table that the training wrote: give it another name, and go on") from error

@@ -7,7 +7,6 @@ otherwise fail late, train nonsense, or overwrite an earlier run.
 
 import functools
 import math
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +18,9 @@ from timm.utils import random_seed
 from torch import nn
 
 from ..distillation import create_teacher
-from ..errors import did_you_mean, first_line, say, some
+from ..errors import did_you_mean, first_line, say, set_by_torchrun, some
 from ..files import read_text
-from ..run_files import ARGUMENTS, CHECKPOINTS, LAST
+from ..run_files import ARGUMENTS, CHECKPOINT, CHECKPOINTS, LAST
 from ..runs.train_run import read_description, read_state, write_description
 from ..token_overlap import add_token_overlap
 from .best import MEASURED, keep_best, report
@@ -38,8 +37,7 @@ from .fitting import check_batch, fit_to_photos
 from .reading import finding_photos, reading_photos
 
 OUTPUT = "output/train"  # train.py's default
-RANK = int(os.environ.get("RANK", "0"))  # set by torchrun, as the next
-PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+RANK, PROCESSES = set_by_torchrun("RANK", 0), set_by_torchrun("WORLD_SIZE", 1)
 
 
 def prepare_training(script: ModuleType) -> "TrainingRun":
@@ -153,6 +151,10 @@ def _resume_where_it_stopped(args: Any) -> None:
     if not args.experiment:
         raise ScriptError("--resume auto needs --experiment NAME, to find the run again")
     last = Path(args.output or OUTPUT) / args.experiment / CHECKPOINTS[LAST]
+    if not last.is_file() and (
+        others := sorted(last.parent.glob(f"*{CHECKPOINT}"), key=lambda path: path.stat().st_mtime)
+    ):
+        raise ScriptError(f"{last} is gone: go on from another checkpoint, by --resume {others[-1]}")
     args.resume = str(last) if last.is_file() else ""
     sys.argv += ["--resume", args.resume]
 
