@@ -12,6 +12,7 @@ import timm
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 
 from vt_timm import Segmenter, create_segmenter
@@ -534,6 +535,17 @@ def test_a_second_run_never_destroys_the_first(small, capsys):
     training.run(settings(small, **{**FPN, "lr": 1.0}), output, resume=True)  # with nothing left to train
     assert (output / "best" / "model.safetensors").read_bytes() == first
     assert (output / "settings.yaml").read_bytes() == kept and "nothing was left to train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["best", "last"])
+def test_a_full_disk_while_a_run_is_saved_is_one_line(place, small, monkeypatch):
+    def fail(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    target = "vt_timm.segmentation.model.Segmenter.save_pretrained"
+    monkeypatch.setattr(target if place == "best" else "accelerate.Accelerator.save_state", fail)
+    with pytest.raises(UserError, match=rf"^cannot write .*run/{place}: .*No space left on device"):
+        training.run(settings(small, **FPN), small / "run", resume=False)
 
 
 def test_the_best_model_has_a_card_and_can_be_read_by_others(small):

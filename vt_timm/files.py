@@ -17,14 +17,16 @@ def writing(place: str) -> Iterator[None]:
     """Say in one line for the user what keeps from writing to a place.
 
     Raises:
-        CommandError: in place of an OSError, or of what safetensors makes of one.
+        CommandError: in place of an OSError, or of what safetensors and torch make of one.
     """
     try:
         yield
     except Exception as error:
-        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+        from_torch = isinstance(error, RuntimeError) and "inline_container" in str(error)  # where its writer stands
+        if not from_torch and not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
             raise
-        raise CommandError(f"cannot write {place}: {getattr(error, 'strerror', '') or first_line(error)}") from error
+        reason = "no space is left" if from_torch else getattr(error, "strerror", "") or first_line(error)
+        raise CommandError(f"cannot write {place}: {reason}") from error
 
 
 @contextmanager

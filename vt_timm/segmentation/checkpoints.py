@@ -11,7 +11,7 @@ from typing import Any
 from ..cards.card import segmenter_card, segmenter_name
 from ..cost import count_parameters
 from ..errors import UserError, first_line, some
-from ..files import put_in_place, restore, whole_file, whole_folder
+from ..files import put_in_place, restore, whole_file, whole_folder, writing
 from ..run_files import BEST, CARD, CONFIG, LAST, METRICS, SETTINGS, SUMMARY
 from .model import Segmenter
 from .settings import Settings
@@ -68,7 +68,7 @@ def check_new(output: Path, advice: str = "go on with it by --resume, or name an
 
 def save_best(output: Path, model: Segmenter, metrics: dict[str, Any], settings: Settings) -> None:
     """Write `best/`: the model as a Hub folder, with its metrics and a card."""
-    with whole_folder(output / BEST) as folder:
+    with writing(str(output / BEST)), whole_folder(output / BEST) as folder:
         model.save_pretrained(folder)
         (folder / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -117,7 +117,8 @@ def save_state(accelerator: Any, output: Path) -> None:
     if accelerator.is_main_process:
         shutil.rmtree(new, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(new))  # every process saves its random state
+    with writing(str(folder)):
+        accelerator.save_state(str(new))  # every process saves its random state
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         put_in_place(new, folder)
