@@ -537,6 +537,33 @@ def test_a_second_run_never_destroys_the_first(small, capsys):
     assert (output / "settings.yaml").read_bytes() == kept and "nothing was left to train" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("last/model.safetensors", lambda data: data[:1000]),
+        ("last/model.safetensors", None),
+        ("last/optimizer.bin", lambda data: b""),
+        ("last/optimizer.bin", lambda data: data[:-100]),
+        ("last/optimizer.bin", lambda data: b"no weights"),
+        ("last/custom_checkpoint_0.pkl", lambda data: b""),
+        ("summary.csv", lambda data: data.replace(b",", b";")),
+        ("summary.csv", lambda data: data.replace(b"\n1,", b"\none,")),
+        ("summary.csv", lambda data: b"\xff" + data),
+    ],
+)
+def test_a_damaged_run_to_resume_is_one_line_before_training(name, damage, small):
+    run, output = settings(small, **{**FPN, "updates": 1}), small / "run"
+    training.run(run, output, resume=False)
+    if damage is None:
+        (output / name).unlink()
+    else:
+        (output / name).write_bytes(damage((output / name).read_bytes()))
+    message = r"last is damaged \(.*initial_checkpoint=.*run$" if "last" in name else r"summary\.csv is no longer what"
+    with pytest.raises(UserError, match=message) as caught:
+        training.run(dataclasses.replace(run, updates=2), output, resume=True)
+    assert "\n" not in str(caught.value) and json.loads((output / "best/metrics.json").read_text())["update"] == 1
+
+
 @pytest.mark.parametrize("place", ["best", "last"])
 def test_a_full_disk_while_a_run_is_saved_is_one_line(place, small, monkeypatch):
     def fail(*_, **__):

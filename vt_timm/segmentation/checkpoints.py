@@ -91,8 +91,8 @@ def load_state(accelerator: Any, output: Path) -> None:
     """Go on from `last/`, if the folder holds a run; a new folder starts from nothing.
 
     Raises:
-        UserError: if there is a best model without the state to go on from, which a new start would overwrite, and if
-            the state is of a run with other settings.
+        UserError: if there is a best model without the state to go on from, which a new start would overwrite, if the
+            state is of a run with other settings, and if its files are damaged.
     """
     if accelerator.is_main_process:
         restore(output / BEST)
@@ -101,12 +101,20 @@ def load_state(accelerator: Any, output: Path) -> None:
     if not (output / LAST).is_dir():
         check_new(output, "there is no last/ to go on from; name another folder")
         return
+    _read_rows(output)
     try:
         accelerator.load_state(str(output / LAST))
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # safetensors, pickle and zip files have kinds of their own
+        if isinstance(error, (RuntimeError, ValueError, KeyError)) and "PytorchStreamReader" not in str(error):
+            raise UserError(
+                f"{output / LAST} does not fit these settings: {first_line(error)}; go on with the settings of "
+                f"{output / SETTINGS}"
+            ) from error
         raise UserError(
-            f"{output / LAST} does not fit these settings: {first_line(error)}; go on with the settings of "
-            f"{output / SETTINGS}"
+            f"{output / LAST} is damaged ({first_line(error)}): bring it back, or start another run from the best "
+            f"weights, in another folder with --set initial_checkpoint={output}"
         ) from error
 
 
@@ -125,13 +133,29 @@ def save_state(accelerator: Any, output: Path) -> None:
     accelerator.wait_for_everyone()
 
 
+def _read_rows(output: Path) -> list[dict[str, Any]]:
+    """Return the rows of summary.csv, none where there is no such file.
+
+    Raises:
+        UserError: if they are no longer what was written.
+    """
+    path = output / SUMMARY
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            int(row["update"])
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} is no longer what the training wrote: bring it back, or move it away") from error
+    return rows
+
+
 def append_row(output: Path, row: dict[str, Any]) -> None:
     """Add the row of an evaluation to summary.csv; a resumed run replaces the rows after the update it went on from."""
-    path, rows = output / SUMMARY, []
-    if path.is_file():
-        with path.open(encoding="utf-8") as file:
-            rows = [r for r in csv.DictReader(file) if int(r["update"]) < row["update"]]
-    with whole_file(path) as new, new.open("w", newline="", encoding="utf-8") as file:
+    rows = [earlier for earlier in _read_rows(output) if int(earlier["update"]) < row["update"]]
+    with whole_file(output / SUMMARY) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, row, lineterminator="\n")
         writer.writeheader()
         writer.writerows([*rows, row])
