@@ -262,6 +262,25 @@ def test_a_second_run_does_not_take_the_place_of_the_first(run, photos, tmp_path
     assert run(*common, "--resume", "auto")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("kept", "resume", "named"),
+    [
+        (["model_best", "checkpoint-9", "checkpoint-10"], "auto", "FOLDER/checkpoint-10.pth.tar"),
+        (["model_best"], "auto", "FOLDER/model_best.pth.tar"),
+        (["model_best"], "", "FOLDER/model_best.pth.tar"),
+        (["checkpoint-9"], "", "FOLDER/checkpoint-9.pth.tar"),
+        (["last", "model_best", "checkpoint-9"], "", "auto"),
+    ],
+)
+def test_a_run_without_its_last_checkpoint_is_told_another(kept, resume, named, run, photos, tmp_path):
+    (tmp_path / "e").mkdir()
+    for name in ("args.yaml", *(f"{name}.pth.tar" for name in kept)):
+        (tmp_path / "e" / name).touch()
+    status, _, err = run("--data-dir", photos, "--output", tmp_path, "--experiment", "e", "--resume", resume)
+    again = named.replace("FOLDER", f"{tmp_path}/e")
+    assert status == 2 and f"holds a run already: go on with --resume {again}, or name another --experiment" in err
+
+
 @pytest.mark.parametrize(("experiment", "again"), [("e", ""), ("", " --experiment e")])
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_an_interrupted_run_says_how_to_go_on(epoch, experiment, again, run, photos, tmp_path, monkeypatch):

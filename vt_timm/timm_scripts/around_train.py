@@ -32,6 +32,7 @@ from .checks import (
     check_same_classes,
     classes_of,
     create_or_say,
+    newest_beside,
     read_dataset,
 )
 from .fitting import check_batch, fit_to_photos
@@ -174,9 +175,12 @@ def _check_output(args: Any) -> None:
     """Refuse an experiment that holds a run already: its best model would be overwritten."""
     if not args.experiment or args.resume:
         return
-    folder = Path(args.output or OUTPUT) / args.experiment
-    if (folder / ARGUMENTS).is_file() and any((folder / name).is_file() for name in CHECKPOINTS.values()):
-        raise ScriptError(f"{folder} holds a run already: go on with --resume auto, or name another --experiment")
+    last = Path(args.output or OUTPUT) / args.experiment / CHECKPOINTS[LAST]
+    kept = "auto" if last.is_file() else newest_beside(last)
+    if (last.parent / ARGUMENTS).is_file() and kept:
+        raise ScriptError(
+            f"{last.parent} holds a run already: go on with --resume {kept}, or name another --experiment"
+        )
 
 
 def _check_metric(args: Any) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.utils.misc import natural_key
 from torch import nn
 
 from ..errors import UserError, first_line
-from ..files import find_circle, near
-from ..run_files import BEST, CHECKPOINTS
+from ..files import find_circle, identity, near
+from ..run_files import BEST, CHECKPOINT, CHECKPOINTS
 from ..runs.train_run import is_run
 from ..weights.download import check_reachable
 from ..weights.published import name_that_was_meant
@@ -48,6 +49,15 @@ def check_checkpoints(args: Any) -> None:
                 f"--{option.replace('_', '-')} {value}: this is a folder; name a checkpoint in it, such as "
                 f"{Path(value, CHECKPOINTS[BEST])}"
             )
+
+
+def newest_beside(lost: Path) -> Path | None:
+    """Return what a run can go on from without one of its checkpoints: the newest other one, else the best."""
+    best = lost.with_name(CHECKPOINTS[BEST])
+    numbered = sorted(lost.parent.glob(f"checkpoint-*{CHECKPOINT}"), key=lambda path: natural_key(path.name))
+    # timm keeps an epoch under several names of one file.
+    others = [path for path in (best, *numbered) if path.is_file() and identity(path) != identity(lost)]
+    return others[-1] if others else None
 
 
 def create_or_say(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
