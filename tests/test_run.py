@@ -17,10 +17,10 @@ import timm
 import torch
 from PIL import Image
 from timm.data import create_dataset
-from timm.models import load_state_dict, save_for_hf
+from timm.models import load_state_dict, resume_checkpoint, save_for_hf
 
 from vt_timm import cli
-from vt_timm.timm_scripts.checks import ScriptError, create_or_say
+from vt_timm.timm_scripts.checks import ScriptError, create_or_say, resume_or_say
 from vt_timm.timm_scripts.fitting import fitted_batch
 from vt_timm.timm_scripts.run import _number_as_the_model, _of_one_split, _use_training_run, run_script
 
@@ -116,11 +116,11 @@ def test_resume_auto(run, photos, tmp_path):
     common = ("--data-dir", photos, "--num-classes", 2, "--start-epoch", 3, "--output", tmp_path, "--resume", "auto")
     assert "resume ''" in run(*common, "--experiment", "run")[1]
     (tmp_path / "run").mkdir(exist_ok=True)
-    (tmp_path / "run" / "last.pth.tar").touch()
+    torch.save({"state_dict": {}}, tmp_path / "run" / "last.pth.tar")
     assert f"resume '{tmp_path}/run/last.pth.tar'" in run(*common, "--experiment", "run")[1]
     status, _, err = run(*common)
     assert status == 2 and "--resume auto needs --experiment" in err
-    (tmp_path / "run" / "args.yaml").write_text("lr: 0.1\n")
+    (tmp_path / "run" / "args.yaml").write_text("model: vt_resnet_micro\nlr: 0.1\n")
     assert run(*common, "--experiment", "run", "--lr", 0.1)[0] == 0
     status, _, err = run(*common, "--experiment", "run", "--lr", 0.3)  # train.py would go on at 0.1, and note 0.3
     assert status == 2 and "--lr 0.3: the run goes on at the rate of its checkpoint, 0.1; leave the option out" in err
@@ -279,6 +279,56 @@ def test_a_run_without_its_last_checkpoint_is_told_another(kept, resume, named, 
     status, _, err = run("--data-dir", photos, "--output", tmp_path, "--experiment", "e", "--resume", resume)
     again = named.replace("FOLDER", f"{tmp_path}/e")
     assert status == 2 and f"holds a run already: go on with --resume {again}, or name another --experiment" in err
+
+
+@pytest.mark.parametrize(
+    ("damage", "others", "advice"),
+    [
+        (lambda data: data[:2000], ["checkpoint-1"], "FOLDER/checkpoint-1.pth.tar"),
+        (lambda data: b"", ["model_best"], "FOLDER/model_best.pth.tar"),
+        (lambda data: b"no weights", [], "train again under another --experiment"),
+    ],
+)
+def test_a_damaged_checkpoint_to_resume_is_one_line(damage, others, advice, run, photos, tmp_path):
+    folder = tmp_path / "e"
+    folder.mkdir()
+    torch.save({"state_dict": {"a": torch.zeros(1000)}}, folder / "last.pth.tar")
+    for name in others:
+        (folder / f"{name}.pth.tar").write_bytes((folder / "last.pth.tar").read_bytes())
+    (folder / "last.pth.tar").write_bytes(damage((folder / "last.pth.tar").read_bytes()))
+    os.link(folder / "last.pth.tar", folder / "checkpoint-7.pth.tar")  # as timm keeps an epoch under two names
+    status, _, err = run("--data-dir", photos, "--output", tmp_path, "--experiment", "e", "--resume", "auto")
+    said = err.splitlines()[-1]
+    assert status == 2 and f"{folder}/last.pth.tar cannot be read as a checkpoint of train.py: " in said
+    assert said.endswith(advice.replace("FOLDER", f"go on with --resume {folder}"))
+
+
+@pytest.mark.parametrize("model", ["vt_resnet18", "resnet18"])
+def test_a_run_goes_on_with_its_own_model(model, run, photos, tmp_path):
+    (tmp_path / "e").mkdir()
+    torch.save({"state_dict": {}}, tmp_path / "e" / "last.pth.tar")
+    (tmp_path / "e" / "args.yaml").write_text("model: vt_resnet_micro.muon_imagenette\n")
+    common = ("--data-dir", photos, "--output", tmp_path, "--experiment", "e", "--resume", "auto", "--start-epoch", 3)
+    status, _, err = run(*common, "--model", model)
+    assert status == 2 and f"the run is of vt_resnet_micro.muon_imagenette, not of {model}; say --model vt_" in err
+    assert run(*common, "--model", "vt_resnet_micro")[0] == 0
+
+
+def test_a_checkpoint_that_does_not_fit_the_options_is_one_line(tmp_path):
+    torch.save({"state_dict": timm.create_model("vt_resnet_micro").state_dict()}, tmp_path / "last.pth.tar")
+    resume = resume_or_say(resume_checkpoint)
+    with pytest.raises(ScriptError, match=r"last\.pth\.tar does not fit .*: go on with those of .*args\.yaml$"):
+        resume(timm.create_model("vt_resnet_micro", num_classes=3), str(tmp_path / "last.pth.tar"), log_info=False)
+
+
+def test_a_full_disk_at_a_checkpoint_is_one_line(run, photos, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    monkeypatch.setattr("timm.utils.CheckpointSaver._save", fail)
+    settings = ("--output", tmp_path, "--experiment", "e", "--img-size", 32)
+    status, _, err = run("--data-dir", photos, *settings)
+    assert status == 2 and err.splitlines()[-1] == f"vt-timm: cannot write {tmp_path}/e/last.pth.tar: no space is left"
 
 
 @pytest.mark.parametrize(("experiment", "again"), [("e", ""), ("", " --experiment e")])
