@@ -86,6 +86,14 @@ def test_as_a_module(photos):
     assert status == 0 and "epoch 0 " in out, err
 
 
+@pytest.mark.parametrize(("variable", "value"), [("RANK", "abc"), ("RANK", "-1"), ("WORLD_SIZE", "two"), ("RANK", "")])
+def test_a_number_of_torchruns_that_is_none(variable, value, photos, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    status, _, err = run_process("--data-dir", photos, "--num-classes", 2, "--epochs", 1, given=STAND_IN)
+    said = f"vt-timm: {variable}={value}: torchrun sets this variable to a number; unset it to run without torchrun\n"
+    assert (status, err) == (2, said) if value else status == 0, err
+
+
 # --- what goes around train.py
 
 

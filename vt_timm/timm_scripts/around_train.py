@@ -7,7 +7,6 @@ otherwise fail late, train nonsense, or overwrite an earlier run.
 
 import functools
 import math
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from timm.utils import random_seed
 from torch import nn
 
 from ..distillation import create_teacher
-from ..errors import did_you_mean, first_line, say, some
+from ..errors import did_you_mean, first_line, from_torchrun, say, some
 from ..files import read_text
 from ..run_files import ARGUMENTS, CHECKPOINTS, LAST
 from ..runs.run import RunError, read_settings
@@ -41,8 +40,7 @@ from .fitting import check_batch, fit_to_photos
 from .reading import finding_photos, reading_photos
 
 OUTPUT = "output/train"  # train.py's default
-RANK = int(os.environ.get("RANK", "0"))  # set by torchrun, as the next
-PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+RANK, PROCESSES = from_torchrun("RANK", 0), from_torchrun("WORLD_SIZE", 1)
 
 
 def prepare_training(script: ModuleType) -> "TrainingRun":
