@@ -110,6 +110,21 @@ def test_our_models_are_registered_and_recipes_found_by_name(run, photos, tmp_pa
     assert status == 2 and "recipes/finetune.yaml: this train.py has no setting" in err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config", "finetune"],
+        ["--config=finetune"],
+        ["--conf", "finetune"],
+        ["-cfinetune"],
+        ["-c", "basic_in1k", "--config=finetune"],
+    ],
+)
+def test_a_recipe_is_found_however_it_is_spelt(arguments, run, photos):
+    status, _, err = run(*arguments, "--data-dir", photos)
+    assert status == 2 and "recipes/finetune.yaml: this train.py has no setting" in err
+
+
 def test_an_epochs_randomness_depends_on_seed_and_epoch_alone(run, photos):
     common = ("--data-dir", photos, "--num-classes", 2)
     whole, resumed, other = (
