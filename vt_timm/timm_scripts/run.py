@@ -81,6 +81,8 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
     else:
         check_data_folder(args)
         check_checkpoints(args)
+        if name == "inference":  # which calls photos by their names alone, and fails where folders share some
+            script.parser.set_defaults(fullname=True)
         if hasattr(script, "create_dataset"):
             script.create_dataset = _of_one_split(finding_photos(script.create_dataset))  # type: ignore[attr-defined]
         _use_training_run(script)
