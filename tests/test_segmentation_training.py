@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from accelerate import Accelerator
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors import SafetensorError
@@ -562,6 +563,23 @@ def test_a_damaged_run_to_resume_is_one_line_before_training(name, damage, small
     with pytest.raises(UserError, match=message) as caught:
         training.run(dataclasses.replace(run, updates=2), output, resume=True)
     assert "\n" not in str(caught.value) and json.loads((output / "best/metrics.json").read_text())["update"] == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_two_trainings_of_one_folder_are_one_line(late, small, monkeypatch):
+    """The other one moves to its place what this one writes, while it does or once it has."""
+    save = Accelerator.save_state
+
+    def save_beside_another(self, folder):
+        if late:
+            save(self, folder)
+            shutil.move(folder, small / "run" / "last")
+        else:
+            torch.save({}, f"{folder}/optimizer.bin")
+
+    monkeypatch.setattr("accelerate.Accelerator.save_state", save_beside_another)
+    with pytest.raises(UserError, match=r"run is written by another training too: give each a folder of its own"):
+        training.run(settings(small, **FPN), small / "run", resume=False)
 
 
 @pytest.mark.parametrize("place", ["best", "last"])

@@ -119,17 +119,29 @@ def load_state(accelerator: Any, output: Path) -> None:
 
 
 def save_state(accelerator: Any, output: Path) -> None:
-    """Write `last/`: the whole state, for --resume."""
+    """Write `last/`: the whole state, for --resume.
+
+    Raises:
+        UserError: if it cannot be written, and if another training writes to the same folder.
+    """
     folder = output / LAST
     new = folder.with_name(f".{folder.name}.new")
     if accelerator.is_main_process:
         shutil.rmtree(new, ignore_errors=True)
     accelerator.wait_for_everyone()
-    with writing(str(folder)):
-        accelerator.save_state(str(new))  # every process saves its random state
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        put_in_place(new, folder)
+    try:
+        with writing(str(folder)):
+            accelerator.save_state(str(new))  # every process saves its random state
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                put_in_place(new, folder)
+    except (RuntimeError, UserError) as error:
+        lost = "No such file" in str(error) or "does not exist" in str(error)  # which torch says
+        if not lost or not output.is_dir():
+            raise
+        raise UserError(  # nobody else moves or deletes what is written here
+            f"{output} is written by another training too: give each a folder of its own, and start this one again"
+        ) from error
     accelerator.wait_for_everyone()
 
 
