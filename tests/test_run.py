@@ -531,9 +531,9 @@ def test_inference_calls_the_classes_as_the_run_does(monkeypatch):
 
 
 @needs_checkout
-def test_real_inference_tells_photos_of_one_name_apart(photos):
+def test_real_inference_tells_photos_of_one_name_apart(photos, tmp_path):
     arguments = ("--data-dir", photos, "--split", "val", "--pretrained", "--model", "vt_resnet_micro.muon_imagenette")
-    status, out, err = run_process(*arguments, "--workers", 1, script="inference")
+    status, out, err = run_process(*arguments, "--workers", 1, "--results-dir", tmp_path, script="inference")
     names = [f"{label}/{i}.png" for label in ("bright", "dark") for i in range(4)]
     assert status == 0 and sorted(json.loads(out.partition("--result")[2])) == names, err
 
