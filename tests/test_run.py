@@ -17,10 +17,10 @@ import timm
 import torch
 from PIL import Image
 from timm.data import create_dataset
-from timm.models import load_state_dict, save_for_hf
+from timm.models import load_state_dict, resume_checkpoint, save_for_hf
 
 from vt_timm import cli
-from vt_timm.timm_scripts.checks import ScriptError, create_or_say
+from vt_timm.timm_scripts.checks import ScriptError, create_or_say, resume_or_say
 from vt_timm.timm_scripts.fitting import fitted_batch
 from vt_timm.timm_scripts.run import _number_as_the_model, _of_one_split, _use_training_run, run_script
 
@@ -86,6 +86,14 @@ def test_as_a_module(photos):
     assert status == 0 and "epoch 0 " in out, err
 
 
+@pytest.mark.parametrize(("variable", "value"), [("RANK", "abc"), ("RANK", "-1"), ("WORLD_SIZE", "two"), ("RANK", "")])
+def test_a_number_of_torchruns_that_is_none(variable, value, photos, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    status, _, err = run_process("--data-dir", photos, "--num-classes", 2, "--epochs", 1, given=STAND_IN)
+    said = f"vt-timm: {variable}={value}: torchrun sets this variable to a number; unset it to run without torchrun\n"
+    assert (status, err) == (2, said) if value else status == 0, err
+
+
 # --- what goes around train.py
 
 
@@ -99,6 +107,21 @@ def test_our_models_are_registered_and_recipes_found_by_name(run, photos, tmp_pa
     status, out, err = run("--config", recipe, "--data-dir", photos, "--epochs", 1)
     assert (status, "lr 0.3" in out) == (0, True), err
     status, _, err = run("--config", "finetune", "--data-dir", photos)  # found, and more than the stand-in knows
+    assert status == 2 and "recipes/finetune.yaml: this train.py has no setting" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config", "finetune"],
+        ["--config=finetune"],
+        ["--conf", "finetune"],
+        ["-cfinetune"],
+        ["-c", "basic_in1k", "--config=finetune"],
+    ],
+)
+def test_a_recipe_is_found_however_it_is_spelt(arguments, run, photos):
+    status, _, err = run(*arguments, "--data-dir", photos)
     assert status == 2 and "recipes/finetune.yaml: this train.py has no setting" in err
 
 
@@ -116,19 +139,14 @@ def test_resume_auto(run, photos, tmp_path):
     common = ("--data-dir", photos, "--num-classes", 2, "--start-epoch", 3, "--output", tmp_path, "--resume", "auto")
     assert "resume ''" in run(*common, "--experiment", "run")[1]
     (tmp_path / "run").mkdir(exist_ok=True)
-    (tmp_path / "run" / "last.pth.tar").touch()
+    torch.save({"state_dict": {}}, tmp_path / "run" / "last.pth.tar")
     assert f"resume '{tmp_path}/run/last.pth.tar'" in run(*common, "--experiment", "run")[1]
     status, _, err = run(*common)
     assert status == 2 and "--resume auto needs --experiment" in err
-    (tmp_path / "run" / "args.yaml").write_text("lr: 0.1\n")
+    (tmp_path / "run" / "args.yaml").write_text("model: vt_resnet_micro\nlr: 0.1\n")
     assert run(*common, "--experiment", "run", "--lr", 0.1)[0] == 0
     status, _, err = run(*common, "--experiment", "run", "--lr", 0.3)  # train.py would go on at 0.1, and note 0.3
     assert status == 2 and "--lr 0.3: the run goes on at the rate of its checkpoint, 0.1; leave the option out" in err
-    (tmp_path / "run" / "last.pth.tar").rename(tmp_path / "run" / "model_best.pth.tar")
-    status, _, err = run(*common, "--experiment", "run")
-    assert (
-        status == 2 and f"last.pth.tar is gone: go on from another checkpoint, by --resume {tmp_path}/run/model_" in err
-    )
 
 
 @pytest.mark.parametrize(
@@ -265,6 +283,75 @@ def test_a_second_run_does_not_take_the_place_of_the_first(run, photos, tmp_path
     assert status == 2 and "holds a run already: go on with --resume auto, or name another --experiment" in err
     assert (tmp_path / "e" / "model_best.pth.tar").read_bytes() == best
     assert run(*common, "--resume", "auto")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("kept", "resume", "named"),
+    [
+        (["model_best", "checkpoint-9", "checkpoint-10"], "auto", "FOLDER/checkpoint-10.pth.tar"),
+        (["model_best"], "auto", "FOLDER/model_best.pth.tar"),
+        (["model_best"], "", "FOLDER/model_best.pth.tar"),
+        (["checkpoint-9"], "", "FOLDER/checkpoint-9.pth.tar"),
+        (["last", "model_best", "checkpoint-9"], "", "auto"),
+    ],
+)
+def test_a_run_without_its_last_checkpoint_is_told_another(kept, resume, named, run, photos, tmp_path):
+    (tmp_path / "e").mkdir()
+    for name in ("args.yaml", *(f"{name}.pth.tar" for name in kept)):
+        (tmp_path / "e" / name).touch()
+    status, _, err = run("--data-dir", photos, "--output", tmp_path, "--experiment", "e", "--resume", resume)
+    again = named.replace("FOLDER", f"{tmp_path}/e")
+    assert status == 2 and f"holds a run already: go on with --resume {again}, or name another --experiment" in err
+
+
+@pytest.mark.parametrize(
+    ("damage", "others", "advice"),
+    [
+        (lambda data: data[:2000], ["checkpoint-1"], "FOLDER/checkpoint-1.pth.tar"),
+        (lambda data: b"", ["model_best"], "FOLDER/model_best.pth.tar"),
+        (lambda data: b"no weights", [], "train again under another --experiment"),
+    ],
+)
+def test_a_damaged_checkpoint_to_resume_is_one_line(damage, others, advice, run, photos, tmp_path):
+    folder = tmp_path / "e"
+    folder.mkdir()
+    torch.save({"state_dict": {"a": torch.zeros(1000)}}, folder / "last.pth.tar")
+    for name in others:
+        (folder / f"{name}.pth.tar").write_bytes((folder / "last.pth.tar").read_bytes())
+    (folder / "last.pth.tar").write_bytes(damage((folder / "last.pth.tar").read_bytes()))
+    os.link(folder / "last.pth.tar", folder / "checkpoint-7.pth.tar")  # as timm keeps an epoch under two names
+    status, _, err = run("--data-dir", photos, "--output", tmp_path, "--experiment", "e", "--resume", "auto")
+    said = err.splitlines()[-1]
+    assert status == 2 and f"{folder}/last.pth.tar cannot be read as a checkpoint of train.py: " in said
+    assert said.endswith(advice.replace("FOLDER", f"go on with --resume {folder}"))
+
+
+@pytest.mark.parametrize("model", ["vt_resnet18", "resnet18"])
+def test_a_run_goes_on_with_its_own_model(model, run, photos, tmp_path):
+    (tmp_path / "e").mkdir()
+    torch.save({"state_dict": {}}, tmp_path / "e" / "last.pth.tar")
+    (tmp_path / "e" / "args.yaml").write_text("model: vt_resnet_micro.muon_imagenette\n")
+    common = ("--data-dir", photos, "--output", tmp_path, "--experiment", "e", "--resume", "auto", "--start-epoch", 3)
+    status, _, err = run(*common, "--model", model)
+    assert status == 2 and f"the run is of vt_resnet_micro.muon_imagenette, not of {model}; say --model vt_" in err
+    assert run(*common, "--model", "vt_resnet_micro")[0] == 0
+
+
+def test_a_checkpoint_that_does_not_fit_the_options_is_one_line(tmp_path):
+    torch.save({"state_dict": timm.create_model("vt_resnet_micro").state_dict()}, tmp_path / "last.pth.tar")
+    resume = resume_or_say(resume_checkpoint)
+    with pytest.raises(ScriptError, match=r"last\.pth\.tar does not fit .*: go on with those of .*args\.yaml$"):
+        resume(timm.create_model("vt_resnet_micro", num_classes=3), str(tmp_path / "last.pth.tar"), log_info=False)
+
+
+def test_a_full_disk_at_a_checkpoint_is_one_line(run, photos, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    monkeypatch.setattr("timm.utils.CheckpointSaver._save", fail)
+    settings = ("--output", tmp_path, "--experiment", "e", "--img-size", 32)
+    status, _, err = run("--data-dir", photos, *settings)
+    assert status == 2 and err.splitlines()[-1] == f"vt-timm: cannot write {tmp_path}/e/last.pth.tar: no space is left"
 
 
 @pytest.mark.parametrize(("experiment", "again"), [("e", ""), ("", " --experiment e")])
@@ -441,6 +528,14 @@ def test_inference_calls_the_classes_as_the_run_does(monkeypatch):
     info = script.ImageNetInfo(script.infer_imagenet_subset(model))
     assert [info.index_to_label_name(i) for i in (0, 1)] == ["n01440764", "dog"]
     assert [info.index_to_description(i) for i in (0, 1)] == ["tench", "dog"]
+
+
+@needs_checkout
+def test_real_inference_tells_photos_of_one_name_apart(photos, tmp_path):
+    arguments = ("--data-dir", photos, "--split", "val", "--pretrained", "--model", "vt_resnet_micro.muon_imagenette")
+    status, out, err = run_process(*arguments, "--workers", 1, "--results-dir", tmp_path, script="inference")
+    names = [f"{label}/{i}.png" for label in ("bright", "dark") for i in range(4)]
+    assert status == 0 and sorted(json.loads(out.partition("--result")[2])) == names, err
 
 
 WORKERS = "Caught KeyError in worker 0.\nTraceback (most recent call last):\n  File x\nKeyError: 'nope'"

@@ -200,7 +200,6 @@ OF_OTHERS = {"miou_without_background": 32.5, "foreground_accuracy": 70.126}
         ("0", OF_OTHERS, ", mIoU without background 32.50 %, foreground accuracy 70.13 %"),
         ("1", {}, ""),
         ("", {}, ""),  # set by something else than torchrun
-        ("first", {}, ""),
     ],
 )
 def test_a_training_ends_with_what_it_reached_and_what_to_type_next(rank, more, said, monkeypatch, capsys):

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+from accelerate import Accelerator
 from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 
 from vt_timm import Segmenter, create_segmenter
@@ -512,31 +514,6 @@ def test_a_run_is_not_written_to_a_file(small):
         training.run(settings(small, **FPN), small / "classes.txt", resume=False)
 
 
-@pytest.mark.parametrize(
-    ("file", "damage", "said"),
-    [
-        (
-            "last/model.safetensors",
-            lambda old: old[:1000],
-            "last is damaged .*: begin in another folder, with",
-        ),
-        ("last/optimizer.bin", lambda old: b"", "last is damaged"),
-        ("last/custom_checkpoint_0.pkl", lambda old: b"", "last is damaged"),
-        ("summary.csv", lambda old: old.replace(b",", b";"), "summary.csv is not the table that the training wrote"),
-        ("summary.csv", lambda old: b"\xff\xfe" + old, "summary.csv is not the table that the training wrote"),
-    ],
-)
-def test_a_state_that_was_damaged_is_one_line_and_stays(file, damage, said, small):
-    run, output = settings(small, **FPN), small / "run"
-    training.run(run, output, resume=False)
-    path = output / file
-    path.write_bytes(damage(path.read_bytes()))
-    left = {one: one.read_bytes() for one in output.rglob("*") if one.is_file()}
-    with pytest.raises(UserError, match=said):
-        training.run(settings(small, **{**FPN, "updates": 9}), output, resume=True)
-    assert {one: one.read_bytes() for one in output.rglob("*") if one.is_file()} == left
-
-
 def test_a_second_run_never_destroys_the_first(small, capsys):
     run, output = settings(small, **FPN), small / "run"
     training.run(run, output, resume=False)
@@ -559,6 +536,61 @@ def test_a_second_run_never_destroys_the_first(small, capsys):
     training.run(settings(small, **{**FPN, "lr": 1.0}), output, resume=True)  # with nothing left to train
     assert (output / "best" / "model.safetensors").read_bytes() == first
     assert (output / "settings.yaml").read_bytes() == kept and "nothing was left to train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("last/model.safetensors", lambda data: data[:1000]),
+        ("last/model.safetensors", None),
+        ("last/optimizer.bin", lambda data: b""),
+        ("last/optimizer.bin", lambda data: data[:-100]),
+        ("last/optimizer.bin", lambda data: b"no weights"),
+        ("last/custom_checkpoint_0.pkl", lambda data: b""),
+        ("summary.csv", lambda data: data.replace(b",", b";")),
+        ("summary.csv", lambda data: data.replace(b"\n1,", b"\none,")),
+        ("summary.csv", lambda data: b"\xff" + data),
+    ],
+)
+def test_a_damaged_run_to_resume_is_one_line_before_training(name, damage, small):
+    run, output = settings(small, **{**FPN, "updates": 1}), small / "run"
+    training.run(run, output, resume=False)
+    if damage is None:
+        (output / name).unlink()
+    else:
+        (output / name).write_bytes(damage((output / name).read_bytes()))
+    message = r"last is damaged \(.*initial_checkpoint=.*run$" if "last" in name else r"summary\.csv is no longer what"
+    with pytest.raises(UserError, match=message) as caught:
+        training.run(dataclasses.replace(run, updates=2), output, resume=True)
+    assert "\n" not in str(caught.value) and json.loads((output / "best/metrics.json").read_text())["update"] == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_two_trainings_of_one_folder_are_one_line(late, small, monkeypatch):
+    """The other one moves to its place what this one writes, while it does or once it has."""
+    save = Accelerator.save_state
+
+    def save_beside_another(self, folder):
+        if late:
+            save(self, folder)
+            shutil.move(folder, small / "run" / "last")
+        else:
+            torch.save({}, f"{folder}/optimizer.bin")
+
+    monkeypatch.setattr("accelerate.Accelerator.save_state", save_beside_another)
+    with pytest.raises(UserError, match=r"run is written by another training too: give each a folder of its own"):
+        training.run(settings(small, **FPN), small / "run", resume=False)
+
+
+@pytest.mark.parametrize("place", ["best", "last"])
+def test_a_full_disk_while_a_run_is_saved_is_one_line(place, small, monkeypatch):
+    def fail(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    target = "vt_timm.segmentation.model.Segmenter.save_pretrained"
+    monkeypatch.setattr(target if place == "best" else "accelerate.Accelerator.save_state", fail)
+    with pytest.raises(UserError, match=rf"^cannot write .*run/{place}: .*No space left on device"):
+        training.run(settings(small, **FPN), small / "run", resume=False)
 
 
 def test_the_best_model_has_a_card_and_can_be_read_by_others(small):

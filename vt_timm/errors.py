@@ -16,15 +16,21 @@ class CommandError(UserError):
     """An error that says in one line what is wrong with a command's options or input."""
 
 
-def set_by_torchrun(name: str, alone: int) -> int:
-    """Return RANK or WORLD_SIZE of this process, and what it is alone where something else is called so."""
-    value = os.environ.get(name, "")
-    return int(value) if value.isdecimal() else alone
+def from_torchrun(variable: str, alone: int) -> int:
+    """Return the number in a variable that torchrun sets, RANK or WORLD_SIZE; that of a process alone without it.
+
+    Raises:
+        UserError: if it holds something else.
+    """
+    text = os.environ.get(variable) or str(alone)
+    if not text.isdecimal():
+        raise UserError(f"{variable}={text}: torchrun sets this variable to a number; unset it to run without torchrun")
+    return int(text)
 
 
 def say(text: str) -> None:
     """Print a remark on stderr, once however many processes run."""
-    if set_by_torchrun("RANK", 0) == 0:
+    if from_torchrun("RANK", 0) == 0:
         print(f"vt-timm: {text}", file=sys.stderr)
 
 

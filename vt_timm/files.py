@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Hashable, Iterator
@@ -23,13 +22,10 @@ def writing(place: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = getattr(error, "strerror", "") or first_line(error)
-        if isinstance(error, RuntimeError) and re.search("inline_container|PytorchStreamWriter", str(error)):
-            reason = "the disk is full, or takes no file of this size"  # of which torch says nothing
-        elif isinstance(error, RuntimeError) and reason.startswith("Parent directory"):
-            reason = f"{reason}; does another process write there?"
-        elif not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+        from_torch = isinstance(error, RuntimeError) and "inline_container" in str(error)  # where its writer stands
+        if not from_torch and not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
             raise
+        reason = "no space is left" if from_torch else getattr(error, "strerror", "") or first_line(error)
         raise CommandError(f"cannot write {place}: {reason}") from error
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import CommandError, set_by_torchrun
+from ..errors import CommandError, from_torchrun
 from ..files import identity, whole_file, writing
 from ..run_files import BEST
 from .shared import Photos, add_model, command, load_model, make_folder, names_in, positive, print_json, targets, write
@@ -176,7 +176,7 @@ def train_segmenter(args: argparse.Namespace) -> int:
     changes = {**_changes(args.set), **({"data_dir": args.data_dir} if args.data_dir else {})}
     settings = Settings.from_yaml(find_recipe(args.config, SEGMENTATION), changes)
     best = run(settings, Path(args.output), args.resume)
-    if set_by_torchrun("RANK", 0) == 0:
+    if from_torchrun("RANK", 0) == 0:
         scores = ", ".join(f"{said} {best[name]:.2f} %" for name, said in SCORES.items() if name in best)
         print(f"best: {scores} on the validation photos, after update {best['update']}")
         print(f"kept: {Path(args.output) / BEST}")

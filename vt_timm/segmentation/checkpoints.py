@@ -3,18 +3,15 @@
 import csv
 import dataclasses
 import json
-import pickle
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from ..cards.card import segmenter_card, segmenter_name
 from ..cost import count_parameters
 from ..errors import UserError, first_line, some
-from ..files import put_in_place, restore, whole_file, whole_folder
+from ..files import put_in_place, restore, whole_file, whole_folder, writing
 from ..run_files import BEST, CARD, CONFIG, LAST, METRICS, SETTINGS, SUMMARY
 from .model import Segmenter
 from .settings import Settings
@@ -71,7 +68,7 @@ def check_new(output: Path, advice: str = "go on with it by --resume, or name an
 
 def save_best(output: Path, model: Segmenter, metrics: dict[str, Any], settings: Settings) -> None:
     """Write `best/`: the model as a Hub folder, with its metrics and a card."""
-    with whole_folder(output / BEST) as folder:
+    with writing(str(output / BEST)), whole_folder(output / BEST) as folder:
         model.save_pretrained(folder)
         (folder / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -94,8 +91,8 @@ def load_state(accelerator: Any, output: Path) -> None:
     """Go on from `last/`, if the folder holds a run; a new folder starts from nothing.
 
     Raises:
-        UserError: if there is a best model without the state to go on from, which a new start would overwrite, and if
-            the state is of a run with other settings.
+        UserError: if there is a best model without the state to go on from, which a new start would overwrite, if the
+            state is of a run with other settings, and if its files are damaged.
     """
     if accelerator.is_main_process:
         restore(output / BEST)
@@ -104,57 +101,73 @@ def load_state(accelerator: Any, output: Path) -> None:
     if not (output / LAST).is_dir():
         check_new(output, "there is no last/ to go on from; name another folder")
         return
-    _rows_before(output, 0)  # a table that cannot be gone on with is said before anything is trained
+    _read_rows(output)
     try:
         accelerator.load_state(str(output / LAST))
     except UserError:
         raise
-    except (SafetensorError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # safetensors, pickle and zip files have kinds of their own
+        if isinstance(error, (RuntimeError, ValueError, KeyError)) and "PytorchStreamReader" not in str(error):
+            raise UserError(
+                f"{output / LAST} does not fit these settings: {first_line(error)}; go on with the settings of "
+                f"{output / SETTINGS}"
+            ) from error
         raise UserError(
-            f"{output / LAST} is damaged ({first_line(error)}): begin in another folder, with the setting "
-            f"initial_checkpoint={output / BEST}"
-        ) from error
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise UserError(
-            f"{output / LAST} does not fit these settings: {first_line(error)}; go on with the settings of "
-            f"{output / SETTINGS}"
+            f"{output / LAST} is damaged ({first_line(error)}): bring it back, or start another run from the best "
+            f"weights, in another folder with the setting initial_checkpoint={output}"
         ) from error
 
 
 def save_state(accelerator: Any, output: Path) -> None:
-    """Write `last/`: the whole state, for --resume."""
+    """Write `last/`: the whole state, for --resume.
+
+    Raises:
+        UserError: if it cannot be written, and if another training writes to the same folder.
+    """
     folder = output / LAST
     new = folder.with_name(f".{folder.name}.new")
     if accelerator.is_main_process:
         shutil.rmtree(new, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(new))  # every process saves its random state
+    try:
+        with writing(str(folder)):
+            accelerator.save_state(str(new))  # every process saves its random state
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                put_in_place(new, folder)
+    except (RuntimeError, UserError) as error:
+        lost = "No such file" in str(error) or "does not exist" in str(error)  # which torch says
+        if not lost or not output.is_dir():
+            raise
+        raise UserError(  # nobody else moves or deletes what is written here
+            f"{output} is written by another training too: give each a folder of its own, and start this one again"
+        ) from error
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        put_in_place(new, folder)
-    accelerator.wait_for_everyone()
 
 
-def append_row(output: Path, row: dict[str, Any]) -> None:
-    """Add the row of an evaluation to summary.csv; a resumed run replaces the rows after the update it went on from."""
-    rows = _rows_before(output, row["update"])
-    with whole_file(output / SUMMARY) as new, new.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*rows, row])
-
-
-def _rows_before(output: Path, update: int) -> list[dict[str, Any]]:
-    """Return the rows of summary.csv before an update; of none, if there is no such file.
+def _read_rows(output: Path) -> list[dict[str, Any]]:
+    """Return the rows of summary.csv, none where there is no such file.
 
     Raises:
-        UserError: for a file that is no longer the table that was written, as a spreadsheet may save it.
+        UserError: if they are no longer what was written.
     """
     path = output / SUMMARY
     if not path.is_file():
         return []
     try:
         with path.open(encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if int(row["update"]) < update]
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            int(row["update"])
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} is not the table that the training wrote: give it another name, and go on") from error
+        raise UserError(f"{path} is no longer what the training wrote: bring it back, or move it away") from error
+    return rows
+
+
+def append_row(output: Path, row: dict[str, Any]) -> None:
+    """Add the row of an evaluation to summary.csv; a resumed run replaces the rows after the update it went on from."""
+    rows = [earlier for earlier in _read_rows(output) if int(earlier["update"]) < row["update"]]
+    with whole_file(output / SUMMARY) as new, new.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, row, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*rows, row])

@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..errors import first_line, say
-from ..files import writing
 from ..run_files import SETTINGS
 from .checkpoints import Progress, append_row, check_new, load_state, save_best, save_state
 from .data import SegmentationDataset, evaluation_transform, training_transform
@@ -149,13 +148,10 @@ class Training:
         if metrics["miou"] >= progress.best.get("miou", -1.0):
             progress.best, progress.since_best = {**metrics, "update": progress.updates}, 0
             if accelerator.is_main_process:
-                with writing(f"to {self.output}"):
-                    save_best(self.output, scored, progress.best, self.settings)  # type: ignore[arg-type]
-        with writing(f"to {self.output}"):
-            save_state(accelerator, self.output)
-            if accelerator.is_main_process:
-                append_row(self.output, row)
+                save_best(self.output, scored, progress.best, self.settings)  # type: ignore[arg-type]
+        save_state(accelerator, self.output)
         if accelerator.is_main_process:
+            append_row(self.output, row)
             tqdm.write(", ".join(f"{k} {v:.4g}" for k, v in row.items()))
 
     def has_stopped_improving(self) -> bool:

@@ -18,10 +18,11 @@ from timm.utils import random_seed
 from torch import nn
 
 from ..distillation import create_teacher
-from ..errors import did_you_mean, first_line, say, set_by_torchrun, some
+from ..errors import did_you_mean, first_line, from_torchrun, say, some
 from ..files import read_text
-from ..run_files import ARGUMENTS, CHECKPOINT, CHECKPOINTS, LAST
-from ..runs.train_run import read_description, read_state, write_description
+from ..run_files import ARGUMENTS, CHECKPOINTS, LAST
+from ..runs.run import RunError, read_settings
+from ..runs.train_run import TrainRun, read_description, read_state, read_weights, write_description
 from ..token_overlap import add_token_overlap
 from .best import MEASURED, keep_best, report
 from .checks import (
@@ -31,13 +32,15 @@ from .checks import (
     check_same_classes,
     classes_of,
     create_or_say,
+    newest_beside,
     read_dataset,
+    resume_or_say,
 )
 from .fitting import check_batch, fit_to_photos
 from .reading import finding_photos, reading_photos
 
 OUTPUT = "output/train"  # train.py's default
-RANK, PROCESSES = set_by_torchrun("RANK", 0), set_by_torchrun("WORLD_SIZE", 1)
+RANK, PROCESSES = from_torchrun("RANK", 0), from_torchrun("WORLD_SIZE", 1)
 
 
 def prepare_training(script: ModuleType) -> "TrainingRun":
@@ -53,7 +56,7 @@ def prepare_training(script: ModuleType) -> "TrainingRun":
     check_data_folder(args)
     check_checkpoints(args)
     _resume_where_it_stopped(args)
-    _check_rate(args)
+    _check_resumed(args)
     _check_output(args)
     _check_metric(args)
     script.create_dataset = finding_photos(script.create_dataset)  # type: ignore[attr-defined]
@@ -71,6 +74,9 @@ def prepare_training(script: ModuleType) -> "TrainingRun":
         print=_print_no_json,
         KeyboardInterrupt=(),  # which train.py would catch, and end as if it had finished
     )
+    for name in ("resume_checkpoint", "resume_task_checkpoint"):  # which of them depends on timm's version
+        if hasattr(script, name):
+            setattr(script, name, resume_or_say(getattr(script, name)))
     if hasattr(script, "create_naflex_loader"):
         script.create_naflex_loader = reading_photos(script.create_naflex_loader)  # type: ignore[attr-defined]
     for name in ("ClassificationTask", "LogitDistillationTask", "TokenDistillationTask", "FeatureDistillationTask"):
@@ -151,20 +157,34 @@ def _resume_where_it_stopped(args: Any) -> None:
     if not args.experiment:
         raise ScriptError("--resume auto needs --experiment NAME, to find the run again")
     last = Path(args.output or OUTPUT) / args.experiment / CHECKPOINTS[LAST]
-    if not last.is_file() and (
-        others := sorted(last.parent.glob(f"*{CHECKPOINT}"), key=lambda path: path.stat().st_mtime)
-    ):
-        raise ScriptError(f"{last} is gone: go on from another checkpoint, by --resume {others[-1]}")
     args.resume = str(last) if last.is_file() else ""
     sys.argv += ["--resume", args.resume]
 
 
-def _check_rate(args: Any) -> None:
-    """Refuse another rate for a run that goes on: train.py takes the checkpoint's, and writes down the other one."""
-    before = Path(args.resume).parent / ARGUMENTS if args.resume else None
-    if before is None or not before.is_file() or args.lr is None or getattr(args, "no_resume_opt", False):
+def _check_resumed(args: Any) -> None:
+    """Refuse a damaged checkpoint to go on from, and another model or rate than those of its run."""
+    if not args.resume:
         return
-    rate = (yaml.safe_load(read_text(before)) or {}).get("lr")
+    path = Path(args.resume)
+    try:
+        read_weights(path)
+    except RunError as error:
+        other = newest_beside(path)
+        advice = f"go on with --resume {other}" if other else "train again under another --experiment"
+        raise ScriptError(f"{error}; {advice}") from error
+    before = path.with_name(ARGUMENTS)
+    settings = read_settings(before, TrainRun.named) if before.is_file() else {}
+    trained = settings.get("model", args.model)
+    # A name behind a prefix, as of the Hub, does not say which network it is.
+    if ":" not in trained + args.model and trained.partition(".")[0] != args.model.partition(".")[0]:
+        raise ScriptError(f"--resume {path}: the run is of {trained}, not of {args.model}; say --model {trained}")
+    _check_rate(args, settings.get("lr"))
+
+
+def _check_rate(args: Any, rate: float | None) -> None:
+    """Refuse another rate for a run that goes on: train.py takes the checkpoint's, and writes down the other one."""
+    if args.lr is None or getattr(args, "no_resume_opt", False):
+        return
     if rate is not None and float(rate) != float(args.lr):
         raise ScriptError(
             f"--lr {args.lr}: the run goes on at the rate of its checkpoint, {rate}; leave the option out, or say "
@@ -176,9 +196,12 @@ def _check_output(args: Any) -> None:
     """Refuse an experiment that holds a run already: its best model would be overwritten."""
     if not args.experiment or args.resume:
         return
-    folder = Path(args.output or OUTPUT) / args.experiment
-    if (folder / ARGUMENTS).is_file() and any((folder / name).is_file() for name in CHECKPOINTS.values()):
-        raise ScriptError(f"{folder} holds a run already: go on with --resume auto, or name another --experiment")
+    last = Path(args.output or OUTPUT) / args.experiment / CHECKPOINTS[LAST]
+    kept = "auto" if last.is_file() else newest_beside(last)
+    if (last.parent / ARGUMENTS).is_file() and kept:
+        raise ScriptError(
+            f"{last.parent} holds a run already: go on with --resume {kept}, or name another --experiment"
+        )
 
 
 def _check_metric(args: Any) -> None:

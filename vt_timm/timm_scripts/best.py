@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import say
+from ..files import writing
 from ..run_files import BEST, CHECKPOINTS, LAST, SUMMARY
 from ..runs.run import read_evaluations
 from ..runs.train_run import read_state
@@ -48,8 +49,9 @@ def keep_best(saver: Any, metric: str) -> None:
     save = saver.save_checkpoint
 
     def save_checkpoint(epoch: int, metric: float | None = None) -> tuple[float | None, int | None]:
-        save(epoch, metric)
         folder = Path(saver.checkpoint_dir)
+        with writing(str(folder / CHECKPOINTS[LAST])):
+            save(epoch, metric)
         best = best_epoch(folder, name)
         if best is not None and best["epoch"] == epoch != saver.best_epoch and metric == saver.best_metric:
             new = folder / f"{CHECKPOINTS[BEST]}.new"

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.utils.misc import natural_key
 from torch import nn
 
 from ..errors import UserError, first_line
-from ..files import find_circle, near
-from ..run_files import BEST, CHECKPOINTS
+from ..files import find_circle, identity, near
+from ..run_files import ARGUMENTS, BEST, CHECKPOINT, CHECKPOINTS
 from ..runs.train_run import is_run
 from ..weights.download import check_reachable
 from ..weights.published import name_that_was_meant
@@ -50,6 +51,15 @@ def check_checkpoints(args: Any) -> None:
             )
 
 
+def newest_beside(lost: Path) -> Path | None:
+    """Return what a run can go on from without one of its checkpoints: the newest other one, else the best."""
+    best = lost.with_name(CHECKPOINTS[BEST])
+    numbered = sorted(lost.parent.glob(f"checkpoint-*{CHECKPOINT}"), key=lambda path: natural_key(path.name))
+    # timm keeps an epoch under several names of one file.
+    others = [path for path in (best, *numbered) if path.is_file() and identity(path) != identity(lost)]
+    return others[-1] if others else None
+
+
 def create_or_say(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """Return timm's `create_model`, which asks the Hub once and says in one line what is wrong with a model's name."""
 
@@ -73,6 +83,22 @@ def create_or_say(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Mo
             raise ScriptError(f"cannot create {name}: {reason}{name_that_was_meant(name, reason)}") from error
 
     return create
+
+
+def resume_or_say(resume: Callable[..., Any]) -> Callable[..., Any]:
+    """Return timm's function that goes on from a checkpoint, which says in one line that it does not fit."""
+
+    @functools.wraps(resume)
+    def go_on(network: Any, path: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return resume(network, path, *args, **kwargs)
+        except (KeyError, RuntimeError, ValueError) as error:  # whose text lists every weight
+            raise ScriptError(
+                f"--resume {path} does not fit the model, its options or the optimizer of this command: go on with "
+                f"those of {Path(path).with_name(ARGUMENTS)}"
+            ) from error
+
+    return go_on
 
 
 def _check_folder(name: str) -> None:

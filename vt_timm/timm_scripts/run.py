@@ -58,7 +58,7 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
     if version not in (None, timm.__version__):
         say(f"warning: {path} is of timm {version}, installed is {timm.__version__}")
     script = _load(name, path)
-    sys.argv = [str(path), *_with_recipe_path(arguments)]
+    sys.argv = [str(path), *_with_recipe_path(script, arguments)]
     _refuse_in_one_line(script, name)
     _choose_device(script)
     if name == "train":
@@ -81,6 +81,8 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
     else:
         check_data_folder(args)
         check_checkpoints(args)
+        if name == "inference":  # which calls photos by their names alone, and fails where folders share some
+            script.parser.set_defaults(fullname=True)
         if hasattr(script, "create_dataset"):
             script.create_dataset = _of_one_split(finding_photos(script.create_dataset))  # type: ignore[attr-defined]
         _use_training_run(script)
@@ -119,16 +121,12 @@ def _run_main(script: ModuleType, name: str) -> None:
         raise ScriptError(f"timm's {name}.py stopped, {reason}; VT_TIMM_DEBUG=1 shows where") from error
 
 
-def _with_recipe_path(arguments: list[str]) -> list[str]:
-    """Make `--config NAME`, where NAME is not a file, the path of our recipe of that name."""
-    arguments = list(arguments)
-    for i, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if option in ("-c", "--config") and (equals or i + 1 < len(arguments)):
-            path = find_recipe(value if equals else arguments[i + 1])
-            arguments[i : i + (1 if equals else 2)] = [option, str(path)]
-            break
-    return arguments
+def _with_recipe_path(script: ModuleType, arguments: list[str]) -> list[str]:
+    """Let `--config NAME`, where NAME is not a file, mean the path of our recipe of that name."""
+    if not hasattr(script, "config_parser"):  # which train.py alone has
+        return arguments
+    config = script.config_parser.parse_known_args(arguments)[0].config  # in any spelling; of several the last counts
+    return [*arguments, "--config", str(find_recipe(config))] if config else arguments
 
 
 def _load(name: str, path: Path) -> ModuleType:
