@@ -9,7 +9,7 @@ from .runs import run_named
 
 SEED, SEEDS = 42, {"resnet18": (42, 43, 44), "vt_resnet18": (42, 43, 44), "resnet34": (42,), "vt_resnet34": (42,)}
 LEARNING_RATES = (0.1, 0.2, 0.4)
-MUON_RATES = (0.0015, 0.003, 0.006)
+MUON_RATES = (0.0015, 0.003, 0.006, 0.012)
 CLASSES = 10
 
 # Tables 3 to 7: options of vt_resnet18, each changing one thing of the default.
@@ -172,17 +172,19 @@ def control(name: str, seed: int) -> str:
     return f"{run}_again" if run in AGAIN else run
 
 
-def muon_search(model: str) -> list[Experiment]:
-    """Plan the same rates of the controls' recipe for every model, six epochs and one seed."""
+def muon_search(name: str) -> list[Experiment]:
+    """Plan the same rates of the controls' recipe for every one of `NETWORKS`, six epochs and one seed."""
+    model, options = NETWORKS[name]
     settings = {"epochs": 6}
     return [
-        Experiment(f"{model}_muon_lr{lr}", model, lr, settings=settings, recipe="muon_imagenette") for lr in MUON_RATES
+        Experiment(f"{name}_muon_lr{lr}", model, lr, options=options, settings=settings, recipe="muon_imagenette")
+        for lr in MUON_RATES
     ]
 
 
 def rates(_best: Mapping[str, float]) -> list[Experiment]:
-    """Plan the rates of the controls' recipe for the two networks with a stage 5."""
-    return [experiment for model in ("vt_resnet18", "resnet18") for experiment in muon_search(model)]
+    """Plan the rates of the controls' recipe for the networks of their table."""
+    return [experiment for name in NETWORKS for experiment in muon_search(name)]
 
 
 def answers(_best: Mapping[str, float]) -> list[Experiment]:

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -202,13 +202,15 @@ def answers(begun: str = "answers") -> str:
     return table([*head, "at 192 px", "at 224 px", "training top-1", "MACs at 128 px (M)", "parameters (M)"], rows)
 
 
-def search(planned: Callable[[str], list[Experiment]] = plan.search) -> str:
+def search(planned: Callable[[str], list[Experiment]] = plan.search, networks: Iterable[str] = plan.SEEDS) -> str:
     """Tabulate top-1 by learning rate."""
     rows = []
-    for model in plan.SEEDS:
-        found = {e.lr: run_named(e.name) for e in planned(model)}
-        if any(found.values()):
-            rows.append([model, *(_or_diverged(r) if r else "" for r in found.values())])
+    for name in networks:
+        found = [run_named(e.name) for e in planned(name)]
+        if any(found):
+            rows.append(
+                [CALLED[name] if name in plan.CONTROLS else name, *(_or_diverged(r) if r else "" for r in found)]
+            )
     return table(["model", *(f"lr {e.lr}" for e in planned("resnet18"))], rows)
 
 
@@ -389,7 +391,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "answers_mixed": partial(answers, "mixed"),
     "pairs": pairs,
     "search": search,
-    "muon_search": partial(search, plan.muon_search),
+    "muon_search": partial(search, plan.muon_search, CALLED),
     "diverging": diverging,
     "ablations": ablations,
     "ingredients": ingredients,
