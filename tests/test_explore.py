@@ -23,6 +23,7 @@ from tests.support.page import (
     framed,
     marked,
     needs_browser,
+    open_page,
     photo,
     picture,
     point,
@@ -101,18 +102,16 @@ def visit(contexts, address):
         if not request.url.startswith((address, "data:", "blob:", address.replace("http", "ws"))):
             elsewhere.append(request.url)
 
-    def open_page(width=1280, height=900):
+    def new_page(width=1280, height=900):
         page = contexts[width < 500].new_page()
         pages.append(page)
         page.set_viewport_size({"width": width, "height": height})
         page.set_default_timeout(SECONDS)
         page.on("request", note)
-        page.goto(address)
-        page.wait_for_selector(".stage[data-shown]")  # the sample photo
-        page.wait_for_selector("#samples [data-listens]")
+        open_page(page, address)
         return page
 
-    yield open_page
+    yield new_page
     for page in pages:
         page.close()
     assert not elsewhere

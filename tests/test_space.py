@@ -9,7 +9,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.support.page import chromium, marked, needs_browser, point, shown, source, started
+from tests.support.page import chromium, marked, needs_browser, open_page, point, shown, source, started
 
 SPACE = Path(__file__).parents[1] / "hub" / "space"
 # .ci/run makes an environment with nothing but the Space's requirements; elsewhere the tests' own stands in for it.
@@ -40,8 +40,7 @@ def test_the_space_answers_a_visitor(space):
     with chromium() as browser:
         page = browser.new_page()
         page.set_default_timeout(60_000)
-        page.goto(space)
-        page.wait_for_selector("#tokens button:visible")
+        open_page(page, space)
         assert "%" in page.locator("#answer").inner_text() and page.locator("#samples button").count() >= 6
         page.mouse.move(*point(page, 0.5, 0.5))
         assert len(marked(page)) == 1

@@ -64,6 +64,15 @@ def chromium():
         opened.close()
 
 
+def open_page(page, address):
+    """Go to the page and wait until all of it is there: gradio loads the code of some of its parts late."""
+    page.goto(address)
+    page.wait_for_selector(".stage[data-shown]")  # the sample photo
+    page.wait_for_selector("#samples [data-listens]")
+    page.wait_for_selector("#model input")
+    page.wait_for_selector(READY, state="attached")
+
+
 def write_segmenter(folder, names):
     torch.manual_seed(1)  # these random weights find all three classes on a portrait
     model = vt_timm.create_segmenter(
