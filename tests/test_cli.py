@@ -208,6 +208,9 @@ def test_pictures_of_other_programs_are_photos(tmp_path):
     ("arguments", "message"),
     [
         (["classify", "nowhere.jpg"], "nowhere.jpg: no such file or folder"),
+        (["classify", "https://example.org/a.jpg"], "https://example.org/a.jpg: photos are not fetched"),
+        (["classify", "PHOTO", "--model", "https://huggingface.co/a/b"], "name what is on the Hub as ORG/NAME"),
+        (["segment", "PHOTO", "--save-labels", "EMPTY/labels.png"], "labels.png: name a folder, for one PNG"),
         (["classify", "EMPTY"], "no images in this folder"),
         (["classify", ""], "an empty name"),
         (["classify", "x" * 300], "x: no such file or folder"),
@@ -323,6 +326,13 @@ def test_maps_are_not_saved_over_a_photo(capsys, tmp_path, monkeypatch):
         status, _, err = run(capsys, "attention", "photo.npy", "-o", "a.png", *MICRO, "--save-maps", name)
         assert status == 2 and "this is one of the photos, and would be overwritten" in err and err.count("\n") == 1
     assert Path("photo.npy").read_bytes() == before and not Path("a.png").exists()
+    np.save("other.npy", np.zeros((40, 40, 3), np.uint8))  # not read, and nobody named it
+    before = Path("other.npy").read_bytes()
+    command = ["attention", "photo.npy", "-o", "a.png", *MICRO, "--save-maps"]
+    status, _, err = run(capsys, *command, "other")
+    assert status == 2 and err.startswith("vt-timm: other.npy is there, and would be overwritten")
+    assert Path("other.npy").read_bytes() == before and not Path("a.png").exists()
+    assert run(capsys, *command, "other.npy")[0] == 0 and np.load("other.npy").ndim == 4
     status, _, err = run(capsys, "attention", "photo.npy", "-o", "a.png", *MICRO, "--save-maps", "no/maps")
     assert status == 2 and err == "vt-timm: cannot write no/maps.npy: No such file or directory\n"
 

@@ -181,6 +181,11 @@ def test_a_folder_that_is_no_segmenter(tmp_path, small, capsys):
     photo = str(small / "val" / "images" / "001.jpg")
     assert cli.main(["segment", photo, "-o", str(tmp_path / "o.png"), "--model", str(tmp_path)]) == 2
     assert "holds neither a model (config.json) nor a training run" in capsys.readouterr().err
+    (tmp_path / "last").mkdir()
+    (tmp_path / "settings.yaml").write_text("")  # of a run
+    assert cli.main(["segment", photo, "-o", str(tmp_path / "o.png"), "--model", str(tmp_path / "last")]) == 2
+    assert f"is a part of a run of train-segmenter: name the run, {tmp_path}" in capsys.readouterr().err
+    (tmp_path / "settings.yaml").unlink()
     (tmp_path / "config.json").write_text('{"neck": "fpn"}')
     assert cli.main(["segment", photo, "-o", str(tmp_path / "o.png"), "--model", str(tmp_path)]) == 2
     assert "is not a segmenter: there is no model.safetensors in it" in capsys.readouterr().err

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Collection, Iterable
 from typing import Any
 
+ADDRESSES = ("http://", "https://")  # of the web, which nothing is fetched from but the Hub
+
 
 class UserError(Exception):
     """An error that the user can mend: one line says what was wrong and what to do. `cli.main` prints it."""

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, ImageSequence
 from PIL.ImageFile import StubImageFile
 
-from .errors import UserError, check_choice, first_line, say
+from .errors import ADDRESSES, UserError, check_choice, first_line, say
 from .files import leads_back
 
 SAMPLE = "sample"  # in place of a file: a photo that an installed library ships
@@ -125,8 +125,14 @@ def find_images(names: Iterable[str], sample: str = "photo") -> list[Path]:
         elif name == SAMPLE:
             paths.append(sample_photo(sample))
         else:
+            _check_no_address(name)
             raise ImageError(f"{name}: no such file or folder")
     return paths
+
+
+def _check_no_address(name: str) -> None:
+    if name.startswith(ADDRESSES):
+        raise ImageError(f"{name}: photos are not fetched from the network; download it, and name the file")
 
 
 def _files_below(root: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
@@ -253,8 +259,8 @@ def to_image(photo: str | Path | bytes | Image.Image | np.ndarray, channels: int
         )
     if isinstance(photo, str) and not photo:  # which Path takes for the folder that one is in
         raise ImageError("an empty name: name a photo")
-    if isinstance(photo, str) and photo.startswith(("http://", "https://")):
-        raise ImageError(f"{photo}: photos are not fetched from the network; download it, and name the file")
+    if isinstance(photo, str):
+        _check_no_address(photo)
     return read_image(Path(photo), channels=channels)
 
 

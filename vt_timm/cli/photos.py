@@ -74,7 +74,7 @@ def _add_attention(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--photos", type=positive, metavar="N", help="photos per page (default: 4, or 1 per frame of a .gif)"
     )
-    parser.add_argument("--save-maps", type=_npy, metavar="FILE", help="also write the maps as they are, as .npy")
+    parser.add_argument("--save-maps", type=_named, metavar="FILE", help="also write the maps as they are, as .npy")
     add_model(parser)
     parser.set_defaults(run=attention)
 
@@ -115,7 +115,10 @@ def attention(args: argparse.Namespace) -> int:
     each = args.photos or (1 if args.output.lower().endswith(".gif") else 4)
     check_drawing(args.output, args.paths, -(-len(args.paths) // each))
     _check_colours(args.colours)
-    check_apart([args.save_maps] if args.save_maps else [], args.paths)
+    maps = _npy(args.save_maps) if args.save_maps else None
+    check_apart([maps] if maps else [], args.paths)
+    if maps and maps.name != Path(args.save_maps).name and maps.exists():
+        raise CommandError(f"{maps} is there, and would be overwritten: name it in full, or another place")
     photos = Photos(args.paths, load_model(args))
     named, looks = zip(*_looks(photos, args), strict=True)
     chosen = [found.maps[args.module - 1] for found in looks]
@@ -125,8 +128,8 @@ def attention(args: argparse.Namespace) -> int:
     tokens = args.tokens or list(range(1, len(chosen[0]) + 1))
     if max(tokens) > len(chosen[0]):
         raise CommandError(f"--tokens {max(tokens)}: the module has tokens 1 to {len(chosen[0])}")
-    if args.save_maps:
-        _save_maps(args.save_maps, chosen)
+    if maps:
+        _save_maps(maps, chosen)
     place = photos.model.place
     title = f"{_short(args.model)}, {place} {args.module} of {looks[0].modules}: {NOUNS[args.of]}"
 
@@ -165,10 +168,14 @@ def _short(name: str) -> str:
     return "/".join(Path(name).resolve().parts[-2:]) if is_folder else name
 
 
-def _npy(name: str) -> Path:
-    """Return the file that NumPy writes under a name."""
+def _named(name: str) -> str:
     if not name:
         raise argparse.ArgumentTypeError("name a file, such as maps.npy")
+    return name
+
+
+def _npy(name: str) -> Path:
+    """Return the file that NumPy writes under a name."""
     return Path(name if name.endswith(".npy") else f"{name}.npy")
 
 

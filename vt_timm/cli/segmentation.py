@@ -1,6 +1,7 @@
 """The commands about segmenters: segment, train-segmenter."""
 
 import argparse
+import os
 import shlex
 from collections import deque
 from collections.abc import Iterator
@@ -96,6 +97,9 @@ def _check_segment(args: argparse.Namespace) -> None:
         if args.window and getattr(args, option):
             name = f"--{option.replace('_', '-')}"
             raise CommandError(f"{name}: a window sees the photo at its own size; leave --window or {name} out")
+    labels = args.save_labels or ""
+    if labels.lower().endswith(".png") and not os.path.isdir(labels):
+        raise CommandError(f"--save-labels {labels}: name a folder, for one PNG file per photo")
 
 
 def segment_photos(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from ..errors import CommandError, UserError, first_line, say
+from ..errors import ADDRESSES, CommandError, UserError, first_line, say
 from ..files import near
 from ..run_files import ARGUMENTS, BEST, CHECKPOINT, CONFIG, SETTINGS
 from ..runs.train_run import is_run, load_run
@@ -98,6 +98,8 @@ def resolve(name: str) -> Source:
         if not Path(name).is_file():
             raise CommandError(f"there is no file {name}{near(Path(name))}")
         return Source(name, "onnx", name)
+    if name.startswith(ADDRESSES):
+        raise CommandError(f"{name} is an address: name what is on the Hub as ORG/NAME, anything else by its folder")
     path = Path(name.removeprefix("local-dir:"))
     if is_known(name):  # before a folder that is called so
         if any((path / file).is_file() for file in (CONFIG, ARGUMENTS, SETTINGS)):
@@ -137,6 +139,8 @@ def _on_disk(name: str, path: Path) -> Source:
         )
     if (path / SETTINGS).is_file():
         raise CommandError(f"{name} is a run of train-segmenter that has kept no weights yet: go on with its --resume")
+    if not (path / CONFIG).is_file() and (path.parent / SETTINGS).is_file():
+        raise CommandError(f"{name} is a part of a run of train-segmenter: name the run, {path.parent}, or its best/")
     if not (path / CONFIG).is_file():
         raise CommandError(f"{name} holds neither a model (config.json) nor a training run (args.yaml)")
     _check_config(name, path)
