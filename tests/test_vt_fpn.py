@@ -161,6 +161,22 @@ def test_any_size(neck, size):
         assert build(neck).eval()(images(*size)).shape == (2, 5, *size)
 
 
+@pytest.mark.parametrize("backbone", ["hrnet_w18_small", "dla34"])
+def test_a_backbone_that_takes_no_odd_maps(backbone):
+    """It adds maps that it has made twice as large to those of the level before."""
+    with torch.no_grad():
+        assert build("fpn", backbone).eval()(images(97, 131)).shape == (2, 5, 97, 131)
+
+
+@pytest.mark.parametrize(("backbone", "refused"), [("hiera_tiny_224", [256, 224]), ("mvitv2_tiny", None)])
+def test_a_backbone_for_some_sizes_needs_one_of_them(backbone, refused):
+    said = rf"backbone='{backbone}' was made for images of 224 x 224 .*, short_side=\[224, 224\] of create_segmenter"
+    with pytest.raises(ValueError, match=said):
+        build("fpn", backbone, short_side=refused)
+    with torch.no_grad():
+        assert build("fpn", backbone, short_side=[224, 224]).eval()(images(224, 224)).shape == (2, 5, 224, 224)
+
+
 @pytest.mark.parametrize("options", [dict(), dict(tokens=[2, 3, 4, 5]), dict(depth=3), dict(token_dim=32)], ids=str)
 def test_every_parameter_learns(options):
     model = build(**options).train()

@@ -5,11 +5,13 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import timm
+import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
@@ -27,6 +29,7 @@ from ..weights.published import published_segmenters
 
 LEVELS = 4
 HEAD_STRIDE = 4  # the levels are summed on a map of this stride
+TRIED = 97, 257  # sides that leave odd maps, and exceed the 224 px for which some networks keep a table of positions
 
 
 class SemanticHead(nn.Module):
@@ -107,7 +110,8 @@ class Segmenter(
 
     Args:
         neck: "fpn", "vt_fpn" or "laterals".
-        backbone: any timm model with `features_only` whose maps reach four levels from stride 4 on.
+        backbone: any timm model with `features_only` whose maps reach four levels from stride 4 on. One that takes some
+            sizes alone, as MaxViT does, needs one of them as `short_side`.
         num_classes: number of classes.
         class_names: what the classes are called, kept in config.json.
         short_side: short side of the images that it was evaluated on, in pixels, or their [height, width]; None if they
@@ -121,7 +125,7 @@ class Segmenter(
 
     Raises:
         ValueError: for an unknown neck, a number of class names that is not `num_classes`, or a backbone without four
-            levels.
+            levels, or for some sizes alone.
         TypeError: for an option that the neck or the backbone does not have.
     """
 
@@ -151,11 +155,7 @@ class Segmenter(
             raise ValueError(f"num_classes={num_classes} and {len(class_names)} class_names: give one name per class")
         self._backbone_options = backbone_options or {}
         self.backbone, strides = _four_levels(backbone, self._backbone_options)
-        self.multiple = HEAD_STRIDE if _any_size(backbone) else 1  # Swin's patches have to cover the image
-        if any(isinstance(m, Conv2dSame) for m in self.backbone.modules()):
-            # TensorFlow's padding depends on the size: where a stride does not divide it, the maps are shifted against
-            # those of training crops.
-            self.multiple = strides[-1]
+        self.multiple = _multiple(self.backbone, backbone, strides, self.in_chans, short_side)
         self.neck_name, self.backbone_name, self.colours = neck, backbone, colours
         self.num_classes = num_classes
         self.short_side = short_side
@@ -273,6 +273,33 @@ def _any_size(name: str) -> dict[str, Any]:
     except TypeError:  # it knows no such option
         return {}
     return option
+
+
+def _multiple(backbone: nn.Module, name: str, strides: list[int], channels: int, short_side: Any) -> int:
+    """Return what the sides of a photo are padded to a multiple of, 1 where the backbone takes any.
+
+    Raises:
+        ValueError: for a backbone that takes some sizes alone, unless `short_side` is one of them.
+    """
+    least = HEAD_STRIDE if _any_size(name) else 1  # Swin's patches have to cover the image
+    if any(isinstance(m, Conv2dSame) for m in backbone.modules()):
+        # TensorFlow's padding depends on the size: where a stride does not divide it, the maps are shifted against
+        # those of training crops.
+        least = strides[-1]
+    own = [(short_side, least)] if isinstance(short_side, list) else []
+    backbone.eval()
+    for size, multiple in ((TRIED, least), (TRIED, strides[-1]), *own):
+        sides = (side + -side % multiple for side in size)
+        with suppress(AssertionError, IndexError, RuntimeError), torch.no_grad():
+            backbone(next(backbone.parameters()).new_zeros(1, channels, *sides))
+            backbone.train()
+            return multiple
+    height, width = backbone.pretrained_cfg["input_size"][-2:]  # type: ignore[index]
+    size = f"[{height}, {width}]"
+    raise ValueError(
+        f"backbone={name!r} was made for images of {height} x {width} (crop_size={height} 'eval_size={size}' of a "
+        f"training, short_side={size} of create_segmenter), and does not take every size"
+    )
 
 
 def _stride_option(name: str) -> dict[str, Any]:
