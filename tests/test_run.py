@@ -236,6 +236,25 @@ def test_a_benchmark_of_too_few_steps_is_refused(tmp_path, monkeypatch):
     run_script("benchmark", ["--num-bench-iter", "5"], str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("--model", "run"), ("--model", "local-dir:run"), ("--checkpoint", "run/last.pth.tar"), ("--model", "own/best")],
+)
+def test_a_run_is_exported_by_our_own_command(option, name, tmp_path, monkeypatch):
+    """onnx_export.py builds 1000 classes, or looks for the folder on the Hub."""
+    options = "".join(f"parser.add_argument('--{option}', default='')\n" for option in ("model", "checkpoint"))
+    script = f"import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('output')\n{options}"
+    (tmp_path / "onnx_export.py").write_text(f"{script}def main():\n    pass\n")
+    for file in ("run/args.yaml", "run/last.pth.tar", "own/settings.yaml", "own/best/config.json"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    with pytest.raises(ScriptError, match=f"^{name} is a training run, .*: say `vt-timm export {name} -o a.onnx`$"):
+        run_script("onnx_export", [option, name, "a.onnx"], str(tmp_path))
+    run_script("onnx_export", ["--model", "vt_resnet_micro", "a.onnx"], str(tmp_path))
+
+
 def test_one_photo_is_too_few():
     with pytest.raises(ScriptError, match="1 photos per process are too few"):
         fitted_batch(1, 64, False)
