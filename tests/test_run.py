@@ -20,6 +20,7 @@ from timm.data import create_dataset
 from timm.models import load_state_dict, resume_checkpoint, save_for_hf
 
 from vt_timm import cli
+from vt_timm.images import ImageError
 from vt_timm.timm_scripts.checks import ScriptError, create_or_say, resume_or_say
 from vt_timm.timm_scripts.fitting import fitted_batch
 from vt_timm.timm_scripts.run import _number_as_the_model, _of_one_split, _use_training_run, run_script
@@ -373,6 +374,21 @@ def test_a_full_disk_at_a_checkpoint_is_one_line(run, photos, tmp_path, monkeypa
     assert status == 2 and err.splitlines()[-1] == f"vt-timm: cannot write {tmp_path}/e/last.pth.tar: no space is left"
 
 
+def test_a_full_disk_at_a_recovery_checkpoint_is_one_line(run, photos, tmp_path, monkeypatch):
+    """With --recovery-interval timm writes between the epochs too."""
+
+    def fail(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    script = STAND_IN.read_text().replace("saver.save_checkpoint(epoch, metric=top1)", "saver.save_recovery(epoch, 3)")
+    (tmp_path / "train.py").write_text(script.replace("checkpoint_dir=", f"recovery_dir='{tmp_path}', checkpoint_dir="))
+    monkeypatch.setattr("timm.utils.CheckpointSaver._save", fail)
+    settings = ("--output", tmp_path, "--experiment", "e", "--img-size", 32)
+    status, _, err = run("--data-dir", photos, *settings, given=tmp_path)
+    said = f"vt-timm: cannot write a recovery checkpoint to {tmp_path}: no space is left"
+    assert status == 2 and err.splitlines()[-1] == said
+
+
 @pytest.mark.parametrize(("experiment", "again"), [("e", ""), ("", " --experiment e")])
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_an_interrupted_run_says_how_to_go_on(epoch, experiment, again, run, photos, tmp_path, monkeypatch):
@@ -392,6 +408,15 @@ def test_an_interrupted_run_says_how_to_go_on(epoch, experiment, again, run, pho
     status, out, err = run(*settings, given=STAND_IN if experiment else tmp_path)
     said = f"vt-timm: interrupted after epoch 0 (the first is 0): go on with --resume auto{again}"
     assert status == 130 and "best:" not in out and [said] * epoch == re.findall("vt-timm: interrupted.*", err)
+
+
+def test_photos_to_validate_on_of_which_none_can_be_read_are_one_line(run, photos, tmp_path):
+    data = _empty_photos(tmp_path / "data", train=("ant", "bee"), val=("ant", "bee"))
+    for photo in (data / "val").rglob("*.png"):
+        photo.write_bytes(b"no photo")
+    status, _, err = run("--data-dir", data, "--output", tmp_path, "--experiment", "e", "--img-size", 32)
+    said = r"vt-timm: \d+ photos in a row, from ant/0\.png on, cannot be read: take them out of the data, or .*"
+    assert status == 2 and re.fullmatch(said, err.splitlines()[-1])
 
 
 def test_a_run_is_resumed_with_its_own_classes(run, photos, tmp_path):
@@ -558,6 +583,8 @@ def test_real_inference_tells_photos_of_one_name_apart(photos, tmp_path):
 
 
 WORKERS = "Caught KeyError in worker 0.\nTraceback (most recent call last):\n  File x\nKeyError: 'nope'"
+TORCHS = WORKERS.replace("Traceback", "Original Traceback")
+OURS = TORCHS.replace("KeyError: 'nope'", "vt_timm.images.ImageError: no: photo")
 
 
 @pytest.mark.parametrize(
@@ -567,6 +594,9 @@ WORKERS = "Caught KeyError in worker 0.\nTraceback (most recent call last):\n  F
         (AssertionError(), "timm's validate.py stopped, AssertionError: AssertionError; "),
         (RuntimeError("out of memory\nmore"), "timm's validate.py stopped, RuntimeError: out of memory; "),
         (RuntimeError(WORKERS), "timm's validate.py stopped, KeyError: 'nope'; "),
+        (RuntimeError(TORCHS), "timm's validate.py stopped, KeyError: 'nope'; "),
+        (OSError(TORCHS), "timm's validate.py stopped, KeyError: 'nope'; "),
+        (ImageError(OURS), "no: photo"),
     ],
 )
 def test_whatever_a_script_raises_is_one_line(error, message, tmp_path, monkeypatch):

@@ -115,11 +115,13 @@ def _run_main(script: ModuleType, name: str) -> None:
     """Run the script; whatever it raises, or a worker of its loader, becomes one line."""
     try:
         script.main()
-    except (OSError, UserError):
-        raise
     except Exception as error:
         lines = str(error).strip().splitlines()
-        from_worker = any(line.startswith("Traceback") for line in lines)  # its own line is the last
+        from_worker = any("Traceback (most recent" in line for line in lines)  # its own line is the last
+        if isinstance(error, UserError) and from_worker:
+            raise ScriptError(lines[-1].partition(": ")[2]) from error
+        if isinstance(error, (OSError, UserError)) and not from_worker:
+            raise
         reason = lines[-1] if from_worker else f"{type(error).__name__}: {first_line(error)}"
         raise ScriptError(f"timm's {name}.py stopped, {reason}; VT_TIMM_DEBUG=1 shows where") from error
 
