@@ -21,6 +21,7 @@ from timm.models import load_state_dict, resume_checkpoint, save_for_hf
 
 from vt_timm import cli
 from vt_timm.images import ImageError
+from vt_timm.runs.run import RunError
 from vt_timm.timm_scripts.checks import ScriptError, create_or_say, resume_or_say
 from vt_timm.timm_scripts.fitting import fitted_batch
 from vt_timm.timm_scripts.run import _number_as_the_model, _of_one_split, _use_training_run, run_script
@@ -342,7 +343,7 @@ def test_a_damaged_checkpoint_to_resume_is_one_line(damage, others, advice, run,
     os.link(folder / "last.pth.tar", folder / "checkpoint-7.pth.tar")  # as timm keeps an epoch under two names
     status, _, err = run("--data-dir", photos, "--output", tmp_path, "--experiment", "e", "--resume", "auto")
     said = err.splitlines()[-1]
-    assert status == 2 and f"{folder}/last.pth.tar cannot be read as a checkpoint of train.py: " in said
+    assert status == 2 and f"{folder}/last.pth.tar cannot be read as a checkpoint of train.py: it is damaged, " in said
     assert said.endswith(advice.replace("FOLDER", f"go on with --resume {folder}"))
 
 
@@ -449,6 +450,13 @@ def test_a_model_that_is_not_there_is_said_as_the_other_commands_do(name, messag
     with pytest.raises(ScriptError) as caught:
         create_or_say(timm.create_model)(name, pretrained=True)
     assert str(caught.value) == message
+
+
+def test_a_damaged_checkpoint_to_begin_with_is_said_to_be(tmp_path):
+    torch.save({"state_dict": {"a": torch.zeros(1000)}}, tmp_path / "a.pth.tar")
+    (tmp_path / "a.pth.tar").write_bytes((tmp_path / "a.pth.tar").read_bytes()[:2000])
+    with pytest.raises(RunError, match=r"a\.pth\.tar cannot be read as a checkpoint of train\.py: it is damaged, or"):
+        create_or_say(timm.create_model)("vt_resnet_micro", checkpoint_path=str(tmp_path / "a.pth.tar"))
 
 
 def test_weights_of_other_classes_are_begun_with_by_another_option(tmp_path):
