@@ -228,9 +228,10 @@ def test_a_segmenter_made_with_numpys_numbers_keeps_them_all(number, tmp_path):
         assert torch.equal(again(image), model(image))
 
 
-def test_colours_are_both_mean_and_deviation():
+@pytest.mark.parametrize("colours", [{"mean": [0.5, 0.5, 0.5]}, {"mean": 0.5, "std": 0.5}])
+def test_colours_are_both_mean_and_deviation(colours):
     with pytest.raises(ValueError, match="must have mean and std"):
-        Segmenter("fpn", "vt_resnet_micro", 3, colours={"mean": [0.5, 0.5, 0.5]})
+        Segmenter("fpn", "vt_resnet_micro", 3, colours=colours)
 
 
 def test_a_pretrained_backbone_is_kept_and_not_looked_for_again(tmp_path, monkeypatch):
@@ -278,6 +279,15 @@ def test_attention_is_recorded_of_every_level():
         (dict(token_dim=100), "token_dim=100 must be a multiple of 2 \\* num_heads"),
         (dict(channels=30), "must be a multiple of num_heads=8"),
         (dict(backbone="vit_tiny_patch16_224"), r"has feature maps at strides \[16, 16, 16\]; a pyramid needs four"),
+        (dict(channels="32"), "channels='32' must be a whole number"),
+        (dict(gain="half"), "gain='half' must be a number"),
+        (dict(short_side="64"), "short_side='64' must be a whole number"),
+        (dict(short_side=[64, 0.5]), "short_side=0.5 must be a whole number"),
+        (dict(short_side=[64]), r"short_side=\[64\] must be a whole number"),
+        (dict(class_names="abcde"), "class_names='abcde' must be a list of names"),
+        (dict(backbone=50), "backbone=50 must be the name of a model"),
+        (dict(backbone_options="in_chans"), "backbone_options='in_chans' must be a dictionary"),
+        (dict(pretrained_backbone="no"), "pretrained_backbone='no': choose one of True, False"),
         (dict(backbone="no_such_net"), "backbone='no_such_net' cannot hand out feature maps: Unknown model"),
     ],
 )

@@ -124,8 +124,8 @@ class Segmenter(
     Shapes: image (B, in_chans, H, W), normalised -> logits (B, num_classes, H, W).
 
     Raises:
-        ValueError: for an unknown neck, a number of class names that is not `num_classes`, or a backbone without four
-            levels, or for some sizes alone.
+        ValueError: for an argument of another kind, an unknown neck, a number of class names that is not
+            `num_classes`, or a backbone without four levels, or for some sizes alone.
         TypeError: for an option that the neck or the backbone does not have.
     """
 
@@ -145,12 +145,25 @@ class Segmenter(
         colours: dict[str, list[float]] | None = None,
     ) -> None:
         super().__init__()
-        check_choice("neck", neck, NECKS)
+        check_choice("neck", neck, list(NECKS))
         num_classes = check_positive("num_classes", num_classes)
-        short_side, colours = _as_json(short_side), _as_json(colours)
+        short_side, colours, class_names = _as_json(short_side), _as_json(colours), _as_json(class_names)
         neck_options, backbone_options = _as_json(neck_options), _as_json(backbone_options)
-        if colours and set(colours) != {"mean", "std"}:
-            raise ValueError(f"colours={colours} must have mean and std")
+        for option, value, kind, form in (
+            ("backbone", backbone, str, "the name of a model"),
+            ("class_names", class_names, list | None, "a list of names"),
+            ("neck_options", neck_options, dict | None, "a dictionary"),
+            ("backbone_options", backbone_options, dict | None, "a dictionary"),
+            ("colours", colours, dict | None, "a dictionary"),
+        ):
+            if not isinstance(value, kind):
+                raise ValueError(f"{option}={value!r} must be {form}")
+        if colours and (set(colours) != {"mean", "std"} or not all(isinstance(v, list) for v in colours.values())):
+            raise ValueError(f"colours={colours} must have mean and std, a list of numbers each")
+        if short_side is not None:
+            both = isinstance(short_side, list) and len(short_side) == 2
+            for side in short_side if both else [short_side]:  # type: ignore[union-attr]
+                check_positive("short_side", side)
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"num_classes={num_classes} and {len(class_names)} class_names: give one name per class")
         self._backbone_options = backbone_options or {}
@@ -167,6 +180,7 @@ class Segmenter(
         for name in options:
             if name not in known:
                 raise TypeError(f"the neck {neck!r} has no option {name!r}; its options are {', '.join(known)}")
+        options["channels"] = check_positive("channels", options["channels"])
         self.neck = NECKS[neck](self.backbone.feature_info.channels(), **options)  # type: ignore[operator,union-attr]
         self.head = SemanticHead(options["channels"], strides, num_classes)
 
@@ -344,12 +358,13 @@ def create_segmenter(
         TypeError: for an option that the neck or the backbone does not have.
     """
     num_classes = check_positive("num_classes", num_classes)
-    options, colours, name = dict(backbone_options or {}), None, backbone
+    check_choice("pretrained_backbone", pretrained_backbone, (True, False))
+    options, colours, name = backbone_options, None, backbone
     for prefix, load_config in (("local-dir:", load_model_config_from_path), ("hf-hub:", load_model_config_from_hf)):
-        if backbone.startswith(prefix):
+        if str(backbone).startswith(prefix):
             check_reachable(backbone, weights=pretrained_backbone)
             cfg, name, args = load_config(backbone.removeprefix(prefix))
-            options = {**(args or {}), **options}
+            options = {**(args or {}), **(options or {})}
             colours = {key: list(cfg[key]) for key in ("mean", "std")}
     model = Segmenter(neck, name, num_classes, class_names, short_side, neck_options, options, colours)
     if pretrained_backbone:
