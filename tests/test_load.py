@@ -248,7 +248,16 @@ def test_the_scores_of_a_class_whose_name_another_has_are_not_lost():
     assert answer.scores["crane"] == pytest.approx(answer.top[0]["probability"])
 
 
-@pytest.mark.parametrize("name", ["output/min", "./output/min", "output/mine/deeper"])
+@pytest.mark.parametrize("name", ["vt_resnet_micro", "vt_fpn_tf_efficientnet_lite0.ccp"])
+def test_a_name_with_the_slash_of_a_folder_is_that_of_the_folder_or_of_what_ships(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sources.resolve(f"{name}/") == sources.resolve(name)
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match="holds neither a model"):
+        sources.resolve(f"{name}/")
+
+
+@pytest.mark.parametrize("name", ["output/min", "./output/min", "output/min/", "output/mine/deeper"])
 def test_a_mistyped_folder_is_named_and_not_looked_for_on_the_hub(name, tmp_path, monkeypatch):
     (tmp_path / "output" / "mine").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

@@ -20,6 +20,8 @@ from timm.data import create_dataset
 from timm.models import load_state_dict, resume_checkpoint, save_for_hf
 
 from vt_timm import cli
+from vt_timm.images import ImageError
+from vt_timm.runs.run import RunError
 from vt_timm.timm_scripts.checks import ScriptError, create_or_say, resume_or_say
 from vt_timm.timm_scripts.fitting import fitted_batch
 from vt_timm.timm_scripts.run import _number_as_the_model, _of_one_split, _use_training_run, run_script
@@ -236,6 +238,25 @@ def test_a_benchmark_of_too_few_steps_is_refused(tmp_path, monkeypatch):
     run_script("benchmark", ["--num-bench-iter", "5"], str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("--model", "run"), ("--model", "local-dir:run"), ("--checkpoint", "run/last.pth.tar"), ("--model", "own/best")],
+)
+def test_a_run_is_exported_by_our_own_command(option, name, tmp_path, monkeypatch):
+    """onnx_export.py builds 1000 classes, or looks for the folder on the Hub."""
+    options = "".join(f"parser.add_argument('--{option}', default='')\n" for option in ("model", "checkpoint"))
+    script = f"import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('output')\n{options}"
+    (tmp_path / "onnx_export.py").write_text(f"{script}def main():\n    pass\n")
+    for file in ("run/args.yaml", "run/last.pth.tar", "own/settings.yaml", "own/best/config.json"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    with pytest.raises(ScriptError, match=f"^{name} is a training run, .*: say `vt-timm export {name} -o a.onnx`$"):
+        run_script("onnx_export", [option, name, "a.onnx"], str(tmp_path))
+    run_script("onnx_export", ["--model", "vt_resnet_micro", "a.onnx"], str(tmp_path))
+
+
 def test_one_photo_is_too_few():
     with pytest.raises(ScriptError, match="1 photos per process are too few"):
         fitted_batch(1, 64, False)
@@ -322,7 +343,7 @@ def test_a_damaged_checkpoint_to_resume_is_one_line(damage, others, advice, run,
     os.link(folder / "last.pth.tar", folder / "checkpoint-7.pth.tar")  # as timm keeps an epoch under two names
     status, _, err = run("--data-dir", photos, "--output", tmp_path, "--experiment", "e", "--resume", "auto")
     said = err.splitlines()[-1]
-    assert status == 2 and f"{folder}/last.pth.tar cannot be read as a checkpoint of train.py: " in said
+    assert status == 2 and f"{folder}/last.pth.tar cannot be read as a checkpoint of train.py: it is damaged, " in said
     assert said.endswith(advice.replace("FOLDER", f"go on with --resume {folder}"))
 
 
@@ -354,6 +375,21 @@ def test_a_full_disk_at_a_checkpoint_is_one_line(run, photos, tmp_path, monkeypa
     assert status == 2 and err.splitlines()[-1] == f"vt-timm: cannot write {tmp_path}/e/last.pth.tar: no space is left"
 
 
+def test_a_full_disk_at_a_recovery_checkpoint_is_one_line(run, photos, tmp_path, monkeypatch):
+    """With --recovery-interval timm writes between the epochs too."""
+
+    def fail(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    script = STAND_IN.read_text().replace("saver.save_checkpoint(epoch, metric=top1)", "saver.save_recovery(epoch, 3)")
+    (tmp_path / "train.py").write_text(script.replace("checkpoint_dir=", f"recovery_dir='{tmp_path}', checkpoint_dir="))
+    monkeypatch.setattr("timm.utils.CheckpointSaver._save", fail)
+    settings = ("--output", tmp_path, "--experiment", "e", "--img-size", 32)
+    status, _, err = run("--data-dir", photos, *settings, given=tmp_path)
+    said = f"vt-timm: cannot write a recovery checkpoint to {tmp_path}: no space is left"
+    assert status == 2 and err.splitlines()[-1] == said
+
+
 @pytest.mark.parametrize(("experiment", "again"), [("e", ""), ("", " --experiment e")])
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_an_interrupted_run_says_how_to_go_on(epoch, experiment, again, run, photos, tmp_path, monkeypatch):
@@ -373,6 +409,15 @@ def test_an_interrupted_run_says_how_to_go_on(epoch, experiment, again, run, pho
     status, out, err = run(*settings, given=STAND_IN if experiment else tmp_path)
     said = f"vt-timm: interrupted after epoch 0 (the first is 0): go on with --resume auto{again}"
     assert status == 130 and "best:" not in out and [said] * epoch == re.findall("vt-timm: interrupted.*", err)
+
+
+def test_photos_to_validate_on_of_which_none_can_be_read_are_one_line(run, photos, tmp_path):
+    data = _empty_photos(tmp_path / "data", train=("ant", "bee"), val=("ant", "bee"))
+    for photo in (data / "val").rglob("*.png"):
+        photo.write_bytes(b"no photo")
+    status, _, err = run("--data-dir", data, "--output", tmp_path, "--experiment", "e", "--img-size", 32)
+    said = r"vt-timm: \d+ photos in a row, from ant/0\.png on, cannot be read: take them out of the data, or .*"
+    assert status == 2 and re.fullmatch(said, err.splitlines()[-1])
 
 
 def test_a_run_is_resumed_with_its_own_classes(run, photos, tmp_path):
@@ -405,6 +450,13 @@ def test_a_model_that_is_not_there_is_said_as_the_other_commands_do(name, messag
     with pytest.raises(ScriptError) as caught:
         create_or_say(timm.create_model)(name, pretrained=True)
     assert str(caught.value) == message
+
+
+def test_a_damaged_checkpoint_to_begin_with_is_said_to_be(tmp_path):
+    torch.save({"state_dict": {"a": torch.zeros(1000)}}, tmp_path / "a.pth.tar")
+    (tmp_path / "a.pth.tar").write_bytes((tmp_path / "a.pth.tar").read_bytes()[:2000])
+    with pytest.raises(RunError, match=r"a\.pth\.tar cannot be read as a checkpoint of train\.py: it is damaged, or"):
+        create_or_say(timm.create_model)("vt_resnet_micro", checkpoint_path=str(tmp_path / "a.pth.tar"))
 
 
 def test_weights_of_other_classes_are_begun_with_by_another_option(tmp_path):
@@ -539,6 +591,8 @@ def test_real_inference_tells_photos_of_one_name_apart(photos, tmp_path):
 
 
 WORKERS = "Caught KeyError in worker 0.\nTraceback (most recent call last):\n  File x\nKeyError: 'nope'"
+TORCHS = WORKERS.replace("Traceback", "Original Traceback")
+OURS = TORCHS.replace("KeyError: 'nope'", "vt_timm.images.ImageError: no: photo")
 
 
 @pytest.mark.parametrize(
@@ -548,6 +602,9 @@ WORKERS = "Caught KeyError in worker 0.\nTraceback (most recent call last):\n  F
         (AssertionError(), "timm's validate.py stopped, AssertionError: AssertionError; "),
         (RuntimeError("out of memory\nmore"), "timm's validate.py stopped, RuntimeError: out of memory; "),
         (RuntimeError(WORKERS), "timm's validate.py stopped, KeyError: 'nope'; "),
+        (RuntimeError(TORCHS), "timm's validate.py stopped, KeyError: 'nope'; "),
+        (OSError(TORCHS), "timm's validate.py stopped, KeyError: 'nope'; "),
+        (ImageError(OURS), "no: photo"),
     ],
 )
 def test_whatever_a_script_raises_is_one_line(error, message, tmp_path, monkeypatch):

@@ -161,6 +161,22 @@ def test_any_size(neck, size):
         assert build(neck).eval()(images(*size)).shape == (2, 5, *size)
 
 
+@pytest.mark.parametrize("backbone", ["hrnet_w18_small", "dla34"])
+def test_a_backbone_that_takes_no_odd_maps(backbone):
+    """It adds maps that it has made twice as large to those of the level before."""
+    with torch.no_grad():
+        assert build("fpn", backbone).eval()(images(97, 131)).shape == (2, 5, 97, 131)
+
+
+@pytest.mark.parametrize(("backbone", "refused"), [("hiera_tiny_224", [256, 224]), ("mvitv2_tiny", None)])
+def test_a_backbone_for_some_sizes_needs_one_of_them(backbone, refused):
+    said = rf"backbone='{backbone}' was made for images of 224 x 224 .*, short_side=\[224, 224\] of create_segmenter"
+    with pytest.raises(ValueError, match=said):
+        build("fpn", backbone, short_side=refused)
+    with torch.no_grad():
+        assert build("fpn", backbone, short_side=[224, 224]).eval()(images(224, 224)).shape == (2, 5, 224, 224)
+
+
 @pytest.mark.parametrize("options", [dict(), dict(tokens=[2, 3, 4, 5]), dict(depth=3), dict(token_dim=32)], ids=str)
 def test_every_parameter_learns(options):
     model = build(**options).train()
@@ -212,9 +228,10 @@ def test_a_segmenter_made_with_numpys_numbers_keeps_them_all(number, tmp_path):
         assert torch.equal(again(image), model(image))
 
 
-def test_colours_are_both_mean_and_deviation():
+@pytest.mark.parametrize("colours", [{"mean": [0.5, 0.5, 0.5]}, {"mean": 0.5, "std": 0.5}])
+def test_colours_are_both_mean_and_deviation(colours):
     with pytest.raises(ValueError, match="must have mean and std"):
-        Segmenter("fpn", "vt_resnet_micro", 3, colours={"mean": [0.5, 0.5, 0.5]})
+        Segmenter("fpn", "vt_resnet_micro", 3, colours=colours)
 
 
 def test_a_pretrained_backbone_is_kept_and_not_looked_for_again(tmp_path, monkeypatch):
@@ -262,6 +279,15 @@ def test_attention_is_recorded_of_every_level():
         (dict(token_dim=100), "token_dim=100 must be a multiple of 2 \\* num_heads"),
         (dict(channels=30), "must be a multiple of num_heads=8"),
         (dict(backbone="vit_tiny_patch16_224"), r"has feature maps at strides \[16, 16, 16\]; a pyramid needs four"),
+        (dict(channels="32"), "channels='32' must be a whole number"),
+        (dict(gain="half"), "gain='half' must be a number"),
+        (dict(short_side="64"), "short_side='64' must be a whole number"),
+        (dict(short_side=[64, 0.5]), "short_side=0.5 must be a whole number"),
+        (dict(short_side=[64]), r"short_side=\[64\] must be a whole number"),
+        (dict(class_names="abcde"), "class_names='abcde' must be a list of names"),
+        (dict(backbone=50), "backbone=50 must be the name of a model"),
+        (dict(backbone_options="in_chans"), "backbone_options='in_chans' must be a dictionary"),
+        (dict(pretrained_backbone="no"), "pretrained_backbone='no': choose one of True, False"),
         (dict(backbone="no_such_net"), "backbone='no_such_net' cannot hand out feature maps: Unknown model"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 
-from .errors import check_positive
+from .errors import check_positive, plain
 from .projector import Projector
 from .tokenizers import FilterTokenizer
 from .transformer import TokenTransformer
@@ -110,6 +110,8 @@ class VTFPN(nn.Module):
         sizes = dict(token_dim=token_dim, depth=depth, num_heads=num_heads, projector_heads=projector_heads)
         for option, value in sizes.items():
             check_positive(option, value)
+        if not isinstance(plain(gain), (int, float)):
+            raise ValueError(f"gain={gain!r} must be a number")
         self.tokens = tokens
         self.laterals = Laterals(in_channels, channels)
         self.tokenizers = nn.ModuleList(

@@ -108,6 +108,10 @@ def resolve(name: str) -> Source:
         return Source(name, "segmenter", str(segmenter)) if segmenter else Source(name, "classifier", name)
     if os.path.exists(path) or name.endswith(CHECKPOINT):
         return _on_disk(name, path)
+    if name.endswith("/"):  # as a shell completes the name of a folder, of which there is none
+        if not is_known(name.rstrip("/")):
+            _check_not_mistyped(path)
+        return resolve(name.rstrip("/"))
     repository = name.removeprefix("hf-hub:")
     if not repository:
         raise CommandError(f"{name} names no repository: write hf-hub:ORG/NAME")

@@ -152,10 +152,12 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise RunError(f"there is no file {path}{near}")
     try:
         return load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
+    except PermissionError:
+        raise
     except Exception as error:  # torch raises many kinds for a file that is cut, foreign or unsafe
-        # Of a file that is no checkpoint torch says how it would be opened in Python, without the safeguard.
-        reason = "it is damaged, or holds more than weights" if "weights_only" in str(error) else first_line(error)
-        raise RunError(f"{path} cannot be read as a checkpoint of train.py: {reason}") from error
+        raise RunError(
+            f"{path} cannot be read as a checkpoint of train.py: it is damaged, or holds more than weights"
+        ) from error
 
 
 class TrainRun(Run):

@@ -5,11 +5,13 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import timm
+import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
@@ -27,6 +29,7 @@ from ..weights.published import published_segmenters
 
 LEVELS = 4
 HEAD_STRIDE = 4  # the levels are summed on a map of this stride
+TRIED = 97, 257  # sides that leave odd maps, and exceed the 224 px for which some networks keep a table of positions
 
 
 class SemanticHead(nn.Module):
@@ -107,7 +110,8 @@ class Segmenter(
 
     Args:
         neck: "fpn", "vt_fpn" or "laterals".
-        backbone: any timm model with `features_only` whose maps reach four levels from stride 4 on.
+        backbone: any timm model with `features_only` whose maps reach four levels from stride 4 on. One that takes some
+            sizes alone, as MaxViT does, needs one of them as `short_side`.
         num_classes: number of classes.
         class_names: what the classes are called, kept in config.json.
         short_side: short side of the images that it was evaluated on, in pixels, or their [height, width]; None if they
@@ -120,8 +124,8 @@ class Segmenter(
     Shapes: image (B, in_chans, H, W), normalised -> logits (B, num_classes, H, W).
 
     Raises:
-        ValueError: for an unknown neck, a number of class names that is not `num_classes`, or a backbone without four
-            levels.
+        ValueError: for an argument of another kind, an unknown neck, a number of class names that is not
+            `num_classes`, or a backbone without four levels, or for some sizes alone.
         TypeError: for an option that the neck or the backbone does not have.
     """
 
@@ -141,21 +145,30 @@ class Segmenter(
         colours: dict[str, list[float]] | None = None,
     ) -> None:
         super().__init__()
-        check_choice("neck", neck, NECKS)
+        check_choice("neck", neck, list(NECKS))
         num_classes = check_positive("num_classes", num_classes)
-        short_side, colours = _as_json(short_side), _as_json(colours)
+        short_side, colours, class_names = _as_json(short_side), _as_json(colours), _as_json(class_names)
         neck_options, backbone_options = _as_json(neck_options), _as_json(backbone_options)
-        if colours and set(colours) != {"mean", "std"}:
-            raise ValueError(f"colours={colours} must have mean and std")
+        for option, value, kind, form in (
+            ("backbone", backbone, str, "the name of a model"),
+            ("class_names", class_names, list | None, "a list of names"),
+            ("neck_options", neck_options, dict | None, "a dictionary"),
+            ("backbone_options", backbone_options, dict | None, "a dictionary"),
+            ("colours", colours, dict | None, "a dictionary"),
+        ):
+            if not isinstance(value, kind):
+                raise ValueError(f"{option}={value!r} must be {form}")
+        if colours and (set(colours) != {"mean", "std"} or not all(isinstance(v, list) for v in colours.values())):
+            raise ValueError(f"colours={colours} must have mean and std, a list of numbers each")
+        if short_side is not None:
+            both = isinstance(short_side, list) and len(short_side) == 2
+            for side in short_side if both else [short_side]:  # type: ignore[union-attr]
+                check_positive("short_side", side)
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"num_classes={num_classes} and {len(class_names)} class_names: give one name per class")
         self._backbone_options = backbone_options or {}
         self.backbone, strides = _four_levels(backbone, self._backbone_options)
-        self.multiple = HEAD_STRIDE if _any_size(backbone) else 1  # Swin's patches have to cover the image
-        if any(isinstance(m, Conv2dSame) for m in self.backbone.modules()):
-            # TensorFlow's padding depends on the size: where a stride does not divide it, the maps are shifted against
-            # those of training crops.
-            self.multiple = strides[-1]
+        self.multiple = _multiple(self.backbone, backbone, strides, self.in_chans, short_side)
         self.neck_name, self.backbone_name, self.colours = neck, backbone, colours
         self.num_classes = num_classes
         self.short_side = short_side
@@ -167,6 +180,7 @@ class Segmenter(
         for name in options:
             if name not in known:
                 raise TypeError(f"the neck {neck!r} has no option {name!r}; its options are {', '.join(known)}")
+        options["channels"] = check_positive("channels", options["channels"])
         self.neck = NECKS[neck](self.backbone.feature_info.channels(), **options)  # type: ignore[operator,union-attr]
         self.head = SemanticHead(options["channels"], strides, num_classes)
 
@@ -275,6 +289,33 @@ def _any_size(name: str) -> dict[str, Any]:
     return option
 
 
+def _multiple(backbone: nn.Module, name: str, strides: list[int], channels: int, short_side: Any) -> int:
+    """Return what the sides of a photo are padded to a multiple of, 1 where the backbone takes any.
+
+    Raises:
+        ValueError: for a backbone that takes some sizes alone, unless `short_side` is one of them.
+    """
+    least = HEAD_STRIDE if _any_size(name) else 1  # Swin's patches have to cover the image
+    if any(isinstance(m, Conv2dSame) for m in backbone.modules()):
+        # TensorFlow's padding depends on the size: where a stride does not divide it, the maps are shifted against
+        # those of training crops.
+        least = strides[-1]
+    own = [(short_side, least)] if isinstance(short_side, list) else []
+    backbone.eval()
+    for size, multiple in ((TRIED, least), (TRIED, strides[-1]), *own):
+        sides = (side + -side % multiple for side in size)
+        with suppress(AssertionError, IndexError, RuntimeError), torch.no_grad():
+            backbone(next(backbone.parameters()).new_zeros(1, channels, *sides))
+            backbone.train()
+            return multiple
+    height, width = backbone.pretrained_cfg["input_size"][-2:]  # type: ignore[index]
+    size = f"[{height}, {width}]"
+    raise ValueError(
+        f"backbone={name!r} was made for images of {height} x {width} (crop_size={height} 'eval_size={size}' of a "
+        f"training, short_side={size} of create_segmenter), and does not take every size"
+    )
+
+
 def _stride_option(name: str) -> dict[str, Any]:
     """Ask for a VT-ResNet's deepest map as it is, not averaged to the stride of a ResNet's."""
     return {"output_stride": 16} if name.startswith("vt_resnet") else {}
@@ -317,12 +358,13 @@ def create_segmenter(
         TypeError: for an option that the neck or the backbone does not have.
     """
     num_classes = check_positive("num_classes", num_classes)
-    options, colours, name = dict(backbone_options or {}), None, backbone
+    check_choice("pretrained_backbone", pretrained_backbone, (True, False))
+    options, colours, name = backbone_options, None, backbone
     for prefix, load_config in (("local-dir:", load_model_config_from_path), ("hf-hub:", load_model_config_from_hf)):
-        if backbone.startswith(prefix):
+        if str(backbone).startswith(prefix):
             check_reachable(backbone, weights=pretrained_backbone)
             cfg, name, args = load_config(backbone.removeprefix(prefix))
-            options = {**(args or {}), **options}
+            options = {**(args or {}), **(options or {})}
             colours = {key: list(cfg[key]) for key in ("mean", "std")}
     model = Segmenter(neck, name, num_classes, class_names, short_side, neck_options, options, colours)
     if pretrained_backbone:

@@ -47,6 +47,7 @@ def keep_best(saver: Any, metric: str) -> None:
     """
     _remember(saver, metric)
     save = saver.save_checkpoint
+    saver.save_recovery = writing(f"a recovery checkpoint to {saver.recovery_dir}")(saver.save_recovery)
 
     def save_checkpoint(epoch: int, metric: float | None = None) -> tuple[float | None, int | None]:
         folder = Path(saver.checkpoint_dir)

@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import UserError, first_line
 from ..files import find_circle, identity, near
 from ..run_files import ARGUMENTS, BEST, CHECKPOINT, CHECKPOINTS
-from ..runs.train_run import is_run
+from ..runs.train_run import is_run, read_weights
 from ..weights.download import check_reachable
 from ..weights.published import name_that_was_meant
 
@@ -74,6 +74,8 @@ def create_or_say(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Mo
             raise
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             reason, checkpoint = first_line(error), kwargs.get("checkpoint_path")
+            if checkpoint:
+                read_weights(Path(checkpoint))  # which says that it is damaged, if it is
             if checkpoint and "size mismatch" in reason:
                 raise ScriptError(
                     f"--initial-checkpoint {checkpoint} does not fit {name} with {kwargs.get('num_classes')} classes: "

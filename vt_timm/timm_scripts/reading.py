@@ -48,7 +48,10 @@ class PhotoDataset(ImageDataset):
                 return super().__getitem__(at)
             except (ImageError, FileNotFoundError) as error:  # the latter for a link that leads nowhere
                 _logger.warning(f"Skipped {self.filename(at)}: {error}")
-        raise RuntimeError(f"{self._max_retries} photos in a row from {self.filename(index)} on cannot be read")
+        raise ImageError(
+            f"{self._max_retries} photos in a row, from {self.filename(index)} on, cannot be read: take them out of "
+            "the data, or bring them back"
+        )
 
 
 def finding_photos(create_dataset: Callable[..., Any]) -> Callable[..., Any]:

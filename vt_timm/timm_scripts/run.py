@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import inspect
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import nn
 from ..errors import UserError, did_you_mean, first_line, say, some
 from ..pipelines.classification import class_names, labels_of_folders
 from ..recipes import find_recipe
+from ..run_files import SETTINGS
 from ..runs.train_run import is_run, load_run
 from ..weights.download import check_reachable
 from .around_train import prepare_training
@@ -76,6 +78,7 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
     if name == "benchmark" and args.num_bench_iter < LEAST_BENCH_ITER:
         raise ScriptError(f"--num-bench-iter {args.num_bench_iter}: at least {LEAST_BENCH_ITER}")
     if name == "onnx_export":  # which calls timm.create_model itself
+        _refuse_training_run(args)
         if not args.checkpoint:
             check_reachable(args.model)
     else:
@@ -112,11 +115,13 @@ def _run_main(script: ModuleType, name: str) -> None:
     """Run the script; whatever it raises, or a worker of its loader, becomes one line."""
     try:
         script.main()
-    except (OSError, UserError):
-        raise
     except Exception as error:
         lines = str(error).strip().splitlines()
-        from_worker = any(line.startswith("Traceback") for line in lines)  # its own line is the last
+        from_worker = any("Traceback (most recent" in line for line in lines)  # its own line is the last
+        if isinstance(error, UserError) and from_worker:
+            raise ScriptError(lines[-1].partition(": ")[2]) from error
+        if isinstance(error, (OSError, UserError)) and not from_worker:
+            raise
         reason = lines[-1] if from_worker else f"{type(error).__name__}: {first_line(error)}"
         raise ScriptError(f"timm's {name}.py stopped, {reason}; VT_TIMM_DEBUG=1 shows where") from error
 
@@ -172,6 +177,15 @@ def _use_training_run(script: ModuleType) -> None:
     if hasattr(script, "infer_imagenet_subset") and own.get("label_names"):  # else probabilities of nobody knows what
         info = CustomDatasetInfo(own["label_names"], own["label_descriptions"])
         vars(script).update(infer_imagenet_subset=lambda *_: "run", ImageNetInfo=lambda *_: info)
+
+
+def _refuse_training_run(args: Any) -> None:
+    """Refuse a run for onnx_export.py, which knows neither its classes nor its size: our own command does."""
+    for name in filter(None, (args.checkpoint, args.model)):
+        path = Path(name.removeprefix("local-dir:"))
+        if is_run(path) or any((folder / SETTINGS).is_file() for folder in (path, path.parent)):
+            command = shlex.join(["vt-timm", "export", name, "-o", args.output])
+            raise ScriptError(f"{name} is a training run, of which onnx_export.py knows too little: say `{command}`")
 
 
 def _of_one_split(create_dataset: Callable[..., Any]) -> Callable[..., Any]:
