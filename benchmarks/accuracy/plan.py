@@ -182,9 +182,17 @@ def muon_search(name: str) -> list[Experiment]:
     ]
 
 
+def muon_quarter(name: str) -> Experiment:
+    """Plan the highest rate with a quarter of it for what Muon leaves to AdamW: norms, and the weights of heads."""
+    (highest,) = (e for e in muon_search(name) if e.lr == max(MUON_RATES))
+    settings = {**highest.settings, "opt_kwargs": ("nesterov=True", "fallback_lr_scale=0.25")}
+    return replace(highest, name=f"{highest.name}_fallback0.25", settings=settings)
+
+
 def rates(_best: Mapping[str, float]) -> list[Experiment]:
-    """Plan the rates of the controls' recipe for the networks of their table."""
-    return [experiment for name in NETWORKS for experiment in muon_search(name)]
+    """Plan the rates of the controls' recipe for the networks of their table, and another for those with a stage 5."""
+    searched = [experiment for name in NETWORKS for experiment in muon_search(name)]
+    return searched + [muon_quarter(name) for name in ("vt_resnet18", "resnet18")]
 
 
 def answers(_best: Mapping[str, float]) -> list[Experiment]:

@@ -16,7 +16,7 @@ import pytest
 from benchmarks import tables, tokens
 from benchmarks.accuracy import pairs, plan
 from benchmarks.accuracy.plan import best_learning_rates, has_diverged
-from benchmarks.accuracy.runs import accuracy_of, all_runs, arguments_of, epochs_of
+from benchmarks.accuracy.runs import accuracy_of, all_runs, arguments_of, epochs_of, run_named
 from benchmarks.accuracy.tables import (
     at_best_rate,
     at_size,
@@ -351,14 +351,20 @@ def test_after_20_epochs_no_stage_5_pays_at_the_size_of_the_training():
     assert round(5 * alone.macs / whole.macs) == 4 and round(3 * alone.params / whole.params) == 1
 
 
-def test_twice_the_rate_is_better_for_both_stages_after_six_epochs():
-    ours, peers = (
-        [all_runs()[e.name]["val_top1"] for e in plan.muon_search(model)] for model in ("vt_resnet18", "resnet18")
-    )
-    for top1 in (ours, peers):
-        assert top1 == sorted(top1) and round(top1[2] - top1[1]) in (1, 2, 3)
-    leads = [vt - resnet for vt, resnet in zip(ours, peers, strict=True)]
-    assert round(leads[0]) == round(2 * leads[1]) == 1 and -1 < leads[2] < -0.7
+def test_vt_takes_less_of_muons_rate_than_resnet_and_the_controls():
+    names = ("vt_resnet18", "resnet18", "pooled", "one_filter")
+    found = {name: {e.lr: run_named(e.name) for e in plan.muon_search(name)} for name in names}
+    top1 = {name: {lr: run["val_top1"] for lr, run in runs.items() if run} for name, runs in found.items()}
+    low, recipe, twice, most = plan.MUON_RATES
+    assert [set(top1[name]) for name in names] == [{low, recipe, twice, most}] * 2 + [{twice, most}] * 2
+    vt = top1.pop("vt_resnet18")
+    assert max(vt, key=vt.get) == twice and 1.5 < vt[twice] - vt[most] < 2
+    assert all(max(others, key=others.get) == most for others in top1.values())
+    ahead = {name: others[most] for name, others in top1.items()}
+    assert 4.5 < ahead["pooled"] - vt[most] < 5 and round(ahead["resnet18"] - vt[most]) == 4
+    assert round(ahead["pooled"] - vt[twice]) == 3 and round(ahead["resnet18"] - vt[twice]) == 2
+    for name, best in (("vt_resnet18", vt[most]), ("resnet18", ahead["resnet18"])):
+        assert round(best - run_named(plan.muon_quarter(name).name)["val_top1"]) in (1, 2)
 
 
 def test_trained_at_128_px_and_shown_224_what_looks_is_ahead_of_what_averages():
