@@ -396,6 +396,22 @@ def test_what_needs_no_torch_does_not_wait_for_it(arguments, said):
     assert "vt_timm.cli" in result.stderr and not re.search(r"\| +(torch|timm)\n", result.stderr)
 
 
+def test_ctrl_c_while_a_command_is_still_loaded_is_no_traceback():
+    """What takes time is imported where Ctrl-C is answered: numpy stands for it, and interrupts."""
+    code = """
+import sys, sysconfig
+sys.modules["__main__"].__file__ = sysconfig.get_path("scripts") + "/vt-timm"
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "numpy": raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from vt_timm.cli import main
+sys.exit(main(["classify", "sample"]))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
 def test_a_command_has_the_whole_package():
     """Started by the console script, the names come when asked for: all of them, and no others."""
     code = """

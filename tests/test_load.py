@@ -257,6 +257,12 @@ def test_a_name_with_the_slash_of_a_folder_is_that_of_the_folder_or_of_what_ship
         sources.resolve(f"{name}/")
 
 
+@pytest.mark.parametrize("network", [None, torch.nn.Identity()])
+def test_what_is_no_name_is_not_loaded(network):
+    with pytest.raises(TypeError, match="save a network, and name its folder"):
+        vt_timm.load(network)
+
+
 @pytest.mark.parametrize("name", ["output/min", "./output/min", "output/min/", "output/mine/deeper"])
 def test_a_mistyped_folder_is_named_and_not_looked_for_on_the_hub(name, tmp_path, monkeypatch):
     (tmp_path / "output" / "mine").mkdir(parents=True)

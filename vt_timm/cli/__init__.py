@@ -9,15 +9,14 @@ from itertools import takewhile
 
 from .. import __version__
 from ..errors import UserError, did_you_mean, first_line
-from ..images import find_images
-from . import models, photos, segmentation, training
-from .shared import OK
 
 FAILED, INTERRUPTED = 2, 130  # exit status, beside those of shared
 DEBUG = "VT_TIMM_DEBUG"  # where this variable is set, an error shows its traceback
 
 
 def parser() -> argparse.ArgumentParser:
+    from . import models, photos, segmentation, training  # here, where `main` answers Ctrl-C
+
     main_parser = argparse.ArgumentParser(prog="vt-timm", description="Visual Transformers for timm.")
     main_parser.add_argument("--version", action="version", version=f"vt_timm {__version__}")
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -80,14 +79,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     warnings.filterwarnings("ignore", module=r"PIL\b")  # of a photo's metadata, which nobody here reads
     _print_anywhere()
-    known = parser()
-    _check_command(argv, known)
-    _check_dashes(argv, known)
-    args, unknown = known.parse_known_args(argv)
-    if unknown:
-        _refuse(unknown, args.command, known)
     try:
+        known = parser()
+        _check_command(argv, known)
+        _check_dashes(argv, known)
+        args, unknown = known.parse_known_args(argv)
+        if unknown:
+            _refuse(unknown, args.command, known)
         if "images" in args:
+            from ..images import find_images
+
             # A wrong name is said at once, before torch is imported.
             args.paths = find_images(args.images, getattr(args, "sample", "photo"))
         if "check" in args:
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+        return 0
     except (UserError, OSError) as error:
         if os.environ.get(DEBUG):
             raise

@@ -170,7 +170,10 @@ def load(name: str | os.PathLike[str], device: str = "cpu") -> Pipeline:
 
     Raises:
         UserError: in one line, for every way in which loading can fail.
+        TypeError: for what is no name.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(f"load takes a model's name, not a {type(name).__name__}: save a network, and name its folder")
     return resolve(os.fspath(name)).load(device)
 
 
