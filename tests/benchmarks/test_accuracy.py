@@ -346,11 +346,11 @@ def test_the_rate_of_the_controls_is_searched_on_one_grid_for_every_network(fold
         if not e.name.startswith(("awake", "one_filter")):
             record(folder, e, val_top1=70.0 + 1000 * e.lr)
     assert tables.TABLES["muon_search"]().splitlines() == [
-        "| model | lr 0.0015 | lr 0.003 | lr 0.006 | lr 0.012 |",
-        "| --- | --- | --- | --- | --- |",
-        "| trunk + lift + average pooling | 71.50 | 73.00 | 76.00 | 82.00 |",
-        "| vt_resnet18 | 71.50 | 73.00 | 76.00 | 82.00 |",
-        "| resnet18 | 71.50 | 73.00 | 76.00 | 82.00 |",
+        "| model | lr 0.0015 | lr 0.003 | lr 0.006 | lr 0.012 | lr 0.024 |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| trunk + lift + average pooling | 71.50 | 73.00 | 76.00 | 82.00 | 94.00 |",
+        "| vt_resnet18 | 71.50 | 73.00 | 76.00 | 82.00 | 94.00 |",
+        "| resnet18 | 71.50 | 73.00 | 76.00 | 82.00 | 94.00 |",
     ]
 
 
