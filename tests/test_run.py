@@ -3,6 +3,7 @@
 import argparse
 import csv
 import functools
+import itertools
 import json
 import os
 import re
@@ -435,18 +436,21 @@ def test_a_run_is_resumed_with_its_own_classes(run, photos, tmp_path):
         ("some/model", "there is no model at some/model; a repository of the Hub is called hf-hub:some/model"),
         ("out/mine", "out/mine is a folder: say local-dir:out/mine"),
         ("out", "out is a folder: say local-dir:out"),
+        ("my out", "my out is a folder: say 'local-dir:my out'"),  # to be copied into a shell
         ("run", "run is a training run: to go on from its weights name its architecture as --model, and say "
                 "--initial-checkpoint run/model_best.pth.tar"),
         ("run/last.pth.tar", "run/last.pth.tar is a training run: to go on from its weights name its architecture as "
                              "--model, and say --initial-checkpoint run/last.pth.tar"),
+        ("my run", "my run is a training run: to go on from its weights name its architecture as --model, and say "
+                   "--initial-checkpoint 'my run/model_best.pth.tar'"),
     ],
 )  # fmt: skip
 def test_a_model_that_is_not_there_is_said_as_the_other_commands_do(name, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for folder in ("out/mine", "run"):
+    for folder in ("out/mine", "my out", "run", "my run"):
         Path(folder).mkdir(parents=True)
-    for name_of_file in ("args.yaml", "model_best.pth.tar", "last.pth.tar"):
-        Path("run", name_of_file).touch()
+    for file in itertools.product(("run", "my run"), ("args.yaml", "model_best.pth.tar", "last.pth.tar")):
+        Path(*file).touch()
     with pytest.raises(ScriptError) as caught:
         create_or_say(timm.create_model)(name, pretrained=True)
     assert str(caught.value) == message

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,7 +115,7 @@ def load_state(accelerator: Any, output: Path) -> None:
             ) from error
         raise UserError(
             f"{output / LAST} is damaged ({first_line(error)}): bring it back, or start another run from the best "
-            f"weights, in another folder with the setting initial_checkpoint={output}"
+            f"weights, in another folder with the setting {shlex.quote(f'initial_checkpoint={output}')}"
         ) from error
 
 

@@ -7,6 +7,7 @@ otherwise fail late, train nonsense, or overwrite an earlier run.
 
 import functools
 import math
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -170,7 +171,7 @@ def _check_resumed(args: Any) -> None:
         read_weights(path)
     except RunError as error:
         other = newest_beside(path)
-        advice = f"go on with --resume {other}" if other else "train again under another --experiment"
+        advice = f"go on with --resume {shlex.quote(str(other))}" if other else "train again under another --experiment"
         raise ScriptError(f"{error}; {advice}") from error
     before = path.with_name(ARGUMENTS)
     settings = read_settings(before, TrainRun.named) if before.is_file() else {}
@@ -199,9 +200,8 @@ def _check_output(args: Any) -> None:
     last = Path(args.output or OUTPUT) / args.experiment / CHECKPOINTS[LAST]
     kept = "auto" if last.is_file() else newest_beside(last)
     if (last.parent / ARGUMENTS).is_file() and kept:
-        raise ScriptError(
-            f"{last.parent} holds a run already: go on with --resume {kept}, or name another --experiment"
-        )
+        resume = shlex.join(["--resume", str(kept)])
+        raise ScriptError(f"{last.parent} holds a run already: go on with {resume}, or name another --experiment")
 
 
 def _check_metric(args: Any) -> None:

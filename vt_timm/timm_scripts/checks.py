@@ -1,6 +1,7 @@
 """What keeps a script of timm's from running, said in one line."""
 
 import functools
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -112,10 +113,10 @@ def _check_folder(name: str) -> None:
         kept = [run / file for file in CHECKPOINTS.values() if (run / file).is_file()]
         raise ScriptError(
             f"{name} is a training run: to go on from its weights name its architecture as --model, and say "
-            f"--initial-checkpoint {kept[0] if run == Path(name) and kept else name}"
+            f"--initial-checkpoint {shlex.quote(str(kept[0] if run == Path(name) and kept else name))}"
         )
     if Path(name).is_dir():
-        raise ScriptError(f"{name} is a folder: say local-dir:{name}")
+        raise ScriptError(f"{name} is a folder: say {shlex.quote(f'local-dir:{name}')}")
     if "/" in name:
         raise ScriptError(
             f"there is no model at {name}{near(Path(name)) or f'; a repository of the Hub is called hf-hub:{name}'}"
