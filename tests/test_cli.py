@@ -210,6 +210,7 @@ def test_pictures_of_other_programs_are_photos(tmp_path):
         (["classify", "nowhere.jpg"], "nowhere.jpg: no such file or folder"),
         (["classify", "https://example.org/a.jpg"], "https://example.org/a.jpg: photos are not fetched"),
         (["classify", "PHOTO", "--model", "https://huggingface.co/a/b"], "name what is on the Hub as ORG/NAME"),
+        (["attention", "PHOTO", "-o", "EMPTY/a.png", *MICRO, "--save-maps", ""], "name a file, such as maps.npy"),
         (["segment", "PHOTO", "--save-labels", "EMPTY/labels.png"], "labels.png: name a folder, for one PNG"),
         (["classify", "EMPTY"], "no images in this folder"),
         (["classify", ""], "an empty name"),

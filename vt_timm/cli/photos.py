@@ -74,7 +74,7 @@ def _add_attention(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--photos", type=positive, metavar="N", help="photos per page (default: 4, or 1 per frame of a .gif)"
     )
-    parser.add_argument("--save-maps", type=_named, metavar="FILE", help="also write the maps as they are, as .npy")
+    parser.add_argument("--save-maps", metavar="FILE", help="also write the maps as they are, as .npy")
     add_model(parser)
     parser.set_defaults(run=attention)
 
@@ -115,9 +115,9 @@ def attention(args: argparse.Namespace) -> int:
     each = args.photos or (1 if args.output.lower().endswith(".gif") else 4)
     check_drawing(args.output, args.paths, -(-len(args.paths) // each))
     _check_colours(args.colours)
-    maps = _npy(args.save_maps) if args.save_maps else None
+    maps = None if args.save_maps is None else _npy(args.save_maps)
     check_apart([maps] if maps else [], args.paths)
-    if maps and maps.name != Path(args.save_maps).name and maps.exists():
+    if maps and not args.save_maps.endswith(".npy") and maps.exists():
         raise CommandError(f"{maps} is there, and would be overwritten: name it in full, or another place")
     photos = Photos(args.paths, load_model(args))
     named, looks = zip(*_looks(photos, args), strict=True)
@@ -168,14 +168,10 @@ def _short(name: str) -> str:
     return "/".join(Path(name).resolve().parts[-2:]) if is_folder else name
 
 
-def _named(name: str) -> str:
-    if not name:
-        raise argparse.ArgumentTypeError("name a file, such as maps.npy")
-    return name
-
-
 def _npy(name: str) -> Path:
     """Return the file that NumPy writes under a name."""
+    if not name:
+        raise CommandError("--save-maps: name a file, such as maps.npy")
     return Path(name if name.endswith(".npy") else f"{name}.npy")
 
 
