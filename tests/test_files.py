@@ -1,6 +1,7 @@
 """What is written whole or not at all."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vt_timm.files import identity, restore, whole_file, whole_folder
+from vt_timm.errors import UserError
+from vt_timm.files import alone_in, identity, restore, whole_file, whole_folder
 
 
 def rights(path):
@@ -118,6 +120,33 @@ except CommandError as error:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     reason = "no space is left" if save == "checkpoint" else "File too large"  # of which torch's writer says nothing
     assert done.stdout.startswith("cannot write out: ") and reason in done.stdout, done.stderr[-800:]
+
+
+def test_a_killed_training_frees_its_folder_though_its_workers_live_on(tmp_path):
+    code = """
+import os, time
+from pathlib import Path
+from vt_timm.files import alone_in
+with alone_in(Path("run")):
+    worker = os.fork()  # as torch starts those of a loader
+    if worker:
+        print(worker, flush=True)
+    time.sleep(600)
+"""
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    worker = int(run.stdout.readline())
+    try:
+        with pytest.raises(UserError, match="another training writes to"), alone_in(tmp_path / "run"):
+            pytest.fail("two hold it")
+        run.kill()
+        run.wait()
+        with alone_in(tmp_path / "run"):
+            os.kill(worker, 0)  # lives
+    finally:
+        run.kill()
+        os.kill(worker, signal.SIGKILL)
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_of_one_file(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import types
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,11 @@ from timm.data import create_dataset
 from timm.models import load_state_dict, resume_checkpoint, save_for_hf
 
 from vt_timm import cli
+from vt_timm.errors import UserError
+from vt_timm.files import alone_in
 from vt_timm.images import ImageError
 from vt_timm.runs.run import RunError
+from vt_timm.timm_scripts.around_train import TrainingRun
 from vt_timm.timm_scripts.checks import ScriptError, create_or_say, resume_or_say
 from vt_timm.timm_scripts.fitting import fitted_batch
 from vt_timm.timm_scripts.run import _number_as_the_model, _of_one_split, _use_training_run, run_script
@@ -305,6 +309,26 @@ def test_a_second_run_does_not_take_the_place_of_the_first(run, photos, tmp_path
     assert status == 2 and "holds a run already: go on with --resume auto, or name another --experiment" in err
     assert (tmp_path / "e" / "model_best.pth.tar").read_bytes() == best
     assert run(*common, "--resume", "auto")[0] == 0
+
+
+@pytest.mark.parametrize("resume", ["", "auto"])
+def test_a_second_run_does_not_write_beside_one_that_runs(resume, run, photos, tmp_path):
+    common = ("--data-dir", photos, "--output", tmp_path, "--experiment", "e", "--img-size", 32, "--epochs", 1)
+    with alone_in(tmp_path / "e"):
+        status, _, err = run(*common, "--resume", resume)
+        assert status == 2 and err.splitlines()[-1].endswith("e: name another folder, or wait for its end")
+    assert not list(tmp_path.iterdir())
+    assert run(*common, "--resume", resume)[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["e"]
+
+
+def test_two_runs_that_train_py_calls_the_same_do_not_share_a_folder(tmp_path):
+    """Without --experiment it names them by model, size and second."""
+    script = types.SimpleNamespace(train_one_epoch=lambda *_, **__: pytest.fail("it trained"))
+    args = argparse.Namespace(experiment="", resume="", seed=0)
+    with alone_in(tmp_path), ExitStack() as held, pytest.raises(UserError, match="another training writes to"):
+        TrainingRun(script, args, held).train_one_epoch(0, output_dir=str(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

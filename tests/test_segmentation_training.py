@@ -18,6 +18,7 @@ from timm.models import save_for_hf
 
 from vt_timm import Segmenter, create_segmenter
 from vt_timm.errors import UserError
+from vt_timm.files import alone_in
 from vt_timm.pipelines.segmentation import resized
 from vt_timm.pipelines.sources import load
 from vt_timm.segmentation import training, training_data
@@ -563,6 +564,17 @@ def test_a_damaged_run_to_resume_is_one_line_before_training(name, damage, small
     with pytest.raises(UserError, match=message) as caught:
         training.run(dataclasses.replace(run, updates=2), output, resume=True)
     assert "\n" not in str(caught.value) and json.loads((output / "best/metrics.json").read_text())["update"] == 1
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_another_training_writes_to_is_refused(resume, small):
+    """By any of its names, and free again when that training has ended."""
+    (small / "link").symlink_to(small, target_is_directory=True)
+    with alone_in(small / "run"), pytest.raises(UserError, match=r"another training writes to .*run: name another"):
+        training.run(settings(small, **FPN), small / "link" / "run", resume)
+    assert not (small / "run").exists()
+    training.run(settings(small, **FPN), small / "run", resume)
+    assert not list(small.glob(".*"))
 
 
 @pytest.mark.parametrize("late", [False, True])

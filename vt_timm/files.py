@@ -5,10 +5,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import CommandError, UserError, did_you_mean, first_line
+from .errors import CommandError, UserError, did_you_mean, first_line, from_torchrun
 from .run_files import BEST
 
 
@@ -27,6 +27,36 @@ def writing(place: str) -> Iterator[None]:
             raise
         reason = "no space is left" if from_torch else getattr(error, "strerror", "") or first_line(error)
         raise CommandError(f"cannot write {place}: {reason}") from error
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of a run's folder while this one writes to it, by a hidden file beside it.
+
+    Of the processes of one training the first holds it. The system frees what a killed one held.
+
+    Raises:
+        UserError: if another training holds it, or the file cannot be written.
+    """
+    if from_torchrun("RANK", 0) > 0:
+        yield
+        return
+    from filelock import FileLock, Timeout  # here: a command that does not train need not wait for it
+
+    path = folder.resolve()
+    file = path.with_name(f".{path.name}.lock")
+    lock = FileLock(file, blocking=False)
+    with writing(str(folder)):
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise UserError(f"another training writes to {folder}: name another folder, or wait for its end") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            file.unlink()  # before the release, after which it could be another's
+        lock.release()
 
 
 @contextmanager

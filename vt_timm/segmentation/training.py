@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..errors import first_line, say
+from ..files import alone_in
 from ..run_files import SETTINGS
 from .checkpoints import Progress, append_row, check_new, load_state, save_best, save_state
 from .data import SegmentationDataset, evaluation_transform, training_transform
@@ -328,7 +329,8 @@ def run(settings: Settings, output: Path, resume: bool) -> dict[str, Any]:
         raise SettingsError(f"training a segmenter needs {error.name}: pip install 'vt_timm[segmentation]'") from error
     settings.check()
     try:
-        return train(settings, output, resume)
+        with alone_in(output):
+            return train(settings, output, resume)
     except (DataError, TypeError, ValueError) as error:
         # An error from a worker of the data loader carries the worker's traceback; its own line is the last.
         raise SettingsError(

@@ -10,6 +10,7 @@ import math
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +21,7 @@ from torch import nn
 
 from ..distillation import create_teacher
 from ..errors import did_you_mean, first_line, from_torchrun, say, some
-from ..files import read_text
+from ..files import alone_in, read_text
 from ..run_files import ARGUMENTS, CHECKPOINTS, LAST
 from ..runs.run import RunError, read_settings
 from ..runs.train_run import TrainRun, read_description, read_state, read_weights, write_description
@@ -44,8 +45,12 @@ OUTPUT = "output/train"  # train.py's default
 RANK, PROCESSES = from_torchrun("RANK", 0), from_torchrun("WORLD_SIZE", 1)
 
 
-def prepare_training(script: ModuleType) -> "TrainingRun":
+def prepare_training(script: ModuleType, held: ExitStack) -> "TrainingRun":
     """Check the command line of a loaded train.py, complete it, and wrap what its `main` calls.
+
+    Args:
+        script: the loaded train.py.
+        held: keeps other trainings out of the run's folder until it is closed.
 
     Returns:
         The run, which says what it has reached once `main` has ended.
@@ -58,13 +63,13 @@ def prepare_training(script: ModuleType) -> "TrainingRun":
     check_checkpoints(args)
     _resume_where_it_stopped(args)
     _check_resumed(args)
-    _check_output(args)
+    _check_output(args, held)
     _check_metric(args)
     script.create_dataset = finding_photos(script.create_dataset)  # type: ignore[attr-defined]
     batch_is_typed = any(a.startswith(("-b", "--batch-size")) for a in sys.argv)
     sys.argv += fit_to_photos(args, script.create_dataset, PROCESSES, batch_is_typed)
     _check_mixing(script._parse_args()[0])
-    run = TrainingRun(script, args)
+    run = TrainingRun(script, args, held)
     vars(script).update(
         create_model=run.create_model,
         resolve_data_config=run.resolve_data_config,
@@ -193,11 +198,14 @@ def _check_rate(args: Any, rate: float | None) -> None:
         )
 
 
-def _check_output(args: Any) -> None:
-    """Refuse an experiment that holds a run already: its best model would be overwritten."""
-    if not args.experiment or args.resume:
+def _check_output(args: Any, held: ExitStack) -> None:
+    """Refuse an experiment that holds a run already, or gets one just now: its best model would be overwritten."""
+    if not args.experiment:
         return
     last = Path(args.output or OUTPUT) / args.experiment / CHECKPOINTS[LAST]
+    held.enter_context(alone_in(last.parent))
+    if args.resume:
+        return
     kept = "auto" if last.is_file() else newest_beside(last)
     if (last.parent / ARGUMENTS).is_file() and kept:
         resume = shlex.join(["--resume", str(kept)])
@@ -224,11 +232,12 @@ class TrainingRun:
     Args:
         script: the loaded train.py, with timm's own functions.
         args: its arguments.
+        held: keeps other trainings out of the run's folder until it is closed.
     """
 
-    def __init__(self, script: ModuleType, args: Any) -> None:
+    def __init__(self, script: ModuleType, args: Any, held: ExitStack) -> None:
         self.timms: dict[str, Callable[..., Any]] = dict(vars(script))
-        self.args = args
+        self.args, self.held = args, held
         self.metric = getattr(args, "eval_metric", "top1")
         self.resumed = _classes_of(args.resume)
         self.name = ""
@@ -272,6 +281,8 @@ class TrainingRun:
         """
         if kwargs.get("output_dir") is not None and self.folder is None:
             self.folder = Path(kwargs["output_dir"])
+            if not self.args.experiment:  # two of one model that start in the same second get the same name of train.py
+                self.held.enter_context(alone_in(self.folder))
             write_description(self.folder, self.model, self.data_config, self.class_to_idx)
             if kwargs.get("saver") is not None:
                 keep_best(kwargs["saver"], self.metric)

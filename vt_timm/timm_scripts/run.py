@@ -12,6 +12,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -64,13 +65,14 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
     _refuse_in_one_line(script, name)
     _choose_device(script)
     if name == "train":
-        run = prepare_training(script)
-        try:
-            _run_main(script, name)
-        except KeyboardInterrupt:
-            run.say_how_to_go_on()
-            raise
-        run.report()
+        with ExitStack() as held:
+            run = prepare_training(script, held)
+            try:
+                _run_main(script, name)
+            except KeyboardInterrupt:
+                run.say_how_to_go_on()
+                raise
+            run.report()
         return
     if hasattr(script, "create_model"):
         script.create_model = create_or_say(script.create_model)  # type: ignore[attr-defined]
