@@ -4,6 +4,7 @@
     python -m benchmarks.accuracy ablations ...                                              # Tables 3 to 7
     python -m benchmarks.accuracy ingredients ...                                            # section 5.2
     python -m benchmarks.accuracy controls ...                                               # no tokens, one, whole
+    python -m benchmarks.accuracy controls_at_best ...                                       # at the best rate of each
     python -m benchmarks.accuracy rates ...                                                  # learning rates of Muon
     python -m benchmarks.accuracy answers ... --teacher local-dir:LITE0                      # the same, asked for more
     python -m benchmarks.accuracy transfer --data DATA/ccp --runs RUNS                       # digits and garments
@@ -55,12 +56,19 @@ TABLES = {
     "ablations": plan.ablations,
     "ingredients": plan.ingredients,
     "controls": plan.controls,
+    "controls_at_best": plan.controls_at_best,
     "rates": plan.rates,
     "answers": plan.answers,
     "transfer": plan.transfer,
 }
 # In pixels, beside the recipe's own.
-SIZES: dict[str, tuple[int, ...]] = {"table2": (), "controls": (160, 192, 224), "answers": (128, 160, 192, 224)}
+LARGER = (160, 192, 224)
+SIZES: dict[str, tuple[int, ...]] = {
+    "table2": (),
+    "controls": LARGER,
+    "controls_at_best": LARGER,
+    "answers": (128, *LARGER),
+}
 # glibc's malloc keeps what it has instead of handing every large tensor back to the kernel. By hand, one trial with
 # MALLOC_TOP_PAD_ set as well, on an AMD EPYC: 18 % (resnet18) and 27 % (vt_resnet18) more images per second at 128 px,
 # 1 to 11 % at 64 and 96 px. Without effect on another C library.

@@ -189,6 +189,24 @@ def muon_quarter(name: str) -> Experiment:
     return replace(high, name=f"{high.name}_fallback0.25", settings=settings)
 
 
+def best_muon_rates() -> dict[str, float]:
+    """Find the best of the recorded rates of `muon_search` for each of `NETWORKS` that has some."""
+    found = {name: {e.lr: run_named(e.name) for e in muon_search(name)} for name in NETWORKS}
+    top1 = {name: {lr: run["val_top1"] or 0.0 for lr, run in runs.items() if run} for name, runs in found.items()}
+    return {name: max(rates, key=rates.__getitem__) for name, rates in top1.items() if rates}
+
+
+def controls_at_best(_best: Mapping[str, float]) -> list[Experiment]:
+    """Plan the controls and whole networks once more, each at its best rate, seed by seed."""
+    best = best_muon_rates()
+    return [
+        Experiment(f"{name}_best_seed{seed}", model, best[name], seed, options, recipe="muon_imagenette")
+        for seed in SEEDS["vt_resnet18"]
+        for name, (model, options) in NETWORKS.items()
+        if name in best
+    ]
+
+
 def rates(_best: Mapping[str, float]) -> list[Experiment]:
     """Plan the rates of the controls' recipe for the networks of their table, and another for those with a stage 5."""
     searched = [experiment for name in NETWORKS for experiment in muon_search(name)]

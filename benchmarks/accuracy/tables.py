@@ -18,6 +18,8 @@ from .pairs import OTHERS, SIZES, pairs, right_of
 from .plan import CLASSES, NETWORKS, Experiment, best_learning_rates, has_diverged
 from .runs import all_runs, arguments_of, epochs_of, run_named
 
+Planned = Callable[[Mapping[str, float]], list[Experiment]]  # a table's runs, from the best rate of each model
+
 COMPARED = (("vt_resnet18", "resnet18"), ("vt_resnet34", "resnet34"))
 # What the controls' tables call their networks.
 CALLED = {
@@ -120,10 +122,10 @@ def defaults() -> str:
     )
 
 
-def of_controls(name: str) -> list[dict[str, Any]]:
+def of_controls(name: str, planned: Planned = plan.controls) -> list[dict[str, Any]]:
     """Return the recorded runs of one of `NETWORKS` that were asked for ten labels, one per seed."""
     model, options = NETWORKS[name]
-    return recorded([e for e in plan.controls({}) if (e.model, e.options) == (model, options)])
+    return recorded([e for e in planned({}) if (e.model, e.options) == (model, options)])
 
 
 def at_size(runs: Sequence[Mapping[str, Any]], size: int) -> list[float]:
@@ -138,28 +140,30 @@ def at_size(runs: Sequence[Mapping[str, Any]], size: int) -> list[float]:
     return [top1 for top1 in found if top1 is not None]
 
 
-def controls() -> str:
+def controls(planned: Planned = plan.controls) -> str:
     """Tabulate the networks without tokens and with one beside the whole ones: a row each, a figure per run."""
     rows = []
     for name, called in CALLED.items():
         model, options = NETWORKS[name]
-        runs = of_controls(name)
+        runs = of_controls(name, planned)
         if runs:
+            rates = ", ".join(dict.fromkeys(f"lr {r['lr']}" for r in runs))
             cost = count(model, 128, num_classes=CLASSES, **options)
             figures = [*([at_size([run], size) for run in runs] for size in SIZES), [[r["train_top1"]] for r in runs]]
             cells = [", ".join(f"{v[0]:.2f}" if v else "none" for v in one) if any(one) else "" for one in figures]
             seeds = ", ".join(str(r["seed"]) for r in runs)
-            rows.append([called, seeds, *cells, f"{cost.macs:.0f}", f"{cost.params:.1f}"])
+            row = called if planned is plan.controls else f"{called}, {rates}"
+            rows.append([row, seeds, *cells, f"{cost.macs:.0f}", f"{cost.params:.1f}"])
     head = ["network", "seeds", "top-1 at 128 px", "at 160 px", "at 192 px", "at 224 px", "training top-1"]
     return table([*head, "MACs at 128 px (M)", "parameters (M)"], rows)
 
 
-def lead(name: str, other: str, size: int) -> tuple[float, float] | None:
+def lead(name: str, other: str, size: int, planned: Planned = plan.controls) -> tuple[float, float] | None:
     """Return what one of `NETWORKS` has over another in mean top-1 at a size, and its standard error over the seeds.
 
     None where either has one run or none that was shown this size.
     """
-    ours, peers = (at_size(of_controls(one), size) for one in (name, other))
+    ours, peers = (at_size(of_controls(one, planned), size) for one in (name, other))
     if min(len(ours), len(peers)) < 2:
         return None
     return statistics.mean(ours) - statistics.mean(peers), standard_error(ours, peers)
@@ -385,6 +389,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "defaults": defaults,
     "controls": controls,
     "control_differences": partial(set_against, lead),
+    "controls_at_best": partial(controls, plan.controls_at_best),
+    "control_differences_at_best": partial(set_against, partial(lead, planned=plan.controls_at_best)),
     "control_pairs": partial(set_against, lead_of_pair),
     "answers": answers,
     "answers192": partial(answers, "answers192"),

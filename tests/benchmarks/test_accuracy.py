@@ -320,6 +320,28 @@ def test_the_controls_stand_beside_the_whole_networks(folder):
     ]
 
 
+def test_the_controls_are_planned_again_at_the_best_rate_of_each(folder):
+    assert plan.controls_at_best({}) == []
+    for lr, vt, resnet in ((0.006, 81.0, 80.0), (0.012, 79.0, 82.0)):
+        record(folder, next(e for e in plan.muon_search("vt_resnet18") if e.lr == lr), val_top1=vt)
+        record(folder, next(e for e in plan.muon_search("resnet18") if e.lr == lr), val_top1=resnet)
+    planned = {e.name: e for e in plan.controls_at_best({})}
+    best = {"vt_resnet18": 0.006, "resnet18": 0.012}
+    assert {name: e.lr for name, e in planned.items()} == {
+        f"{n}_best_seed{s}": best[n] for s in (42, 43, 44) for n in best
+    }
+    for name, top1 in (("vt_resnet18", (70.0, 72.0)), ("resnet18", (73.0, 75.0))):
+        for seed, value in zip((42, 43), top1, strict=True):
+            record(folder, planned[f"{name}_best_seed{seed}"], val_top1=value, top1_at=None, train_top1=90.0)
+    assert tables.TABLES["controls_at_best"]().splitlines()[2:] == [
+        "| `vt_resnet18`, lr 0.006 | 42, 43 | 70.00, 72.00 |  |  |  | 90.00, 90.00 | 582 | 9.9 |",
+        "| `resnet18`, lr 0.012 | 42, 43 | 73.00, 75.00 |  |  |  | 90.00, 90.00 | 592 | 11.2 |",
+    ]
+    assert tables.TABLES["control_differences_at_best"]().splitlines()[2:] == [
+        "| `vt_resnet18` less `resnet18` | -3.00 +- 1.41 |  |  |  |"
+    ]
+
+
 def test_differences_of_the_controls_are_of_means_over_seeds(folder):
     """By hand: 73 less 76, and sqrt(2 / 2 + 2 / 2); of one run there is none. 224 px lack a seed, and 192 px both."""
     planned = {(e.model, str(e.options), e.seed): e for e in plan.controls({})}
