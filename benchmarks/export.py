@@ -3,12 +3,13 @@
     python -m benchmarks.export --data-dir imagenette2-224                          # R18, with top-1 of the weights
     python -m benchmarks.export --data-dir imagenette2-224 --pairs vt_resnet50,resnet50 --images 0
     python -m benchmarks.export --data-dir imagenette2-224 --format .aoti.pt2 --precisions float32 bfloat16 int8
-    python -m benchmarks.export --data-dir ccp --batches 1 --rounds 20 --pairs vt_fpn_tf_efficientnet_lite0.ccp,RUNS/fpn
+    python -m benchmarks.export --data-dir ccp --batches 1 --rounds 20 \\
+        --pairs vt_fpn_tf_efficientnet_lite0.ccp,fpn_tf_efficientnet_lite0
 
 One thread, ONNX Runtime or AOTInductor; the files take turns, and a time is the median of its rounds, in seconds of the
 processor: what else runs on the machine is not counted. Rows are added to `benchmarks/results/export.csv` in place of
 those of the same model, format, precision and size. A segmenter is timed at two sizes, and scored at its own; a folder
-of another one gives its row the name.
+of another one gives its row the name, and NECK_BACKBONE is an untrained one of the shipped one's classes.
 """
 
 import argparse
@@ -26,17 +27,18 @@ import timm
 import torch
 from torch import nn
 
-import vt_timm  # noqa: F401  registers the models
 from benchmarks.common.measure import in_turn, ratios
 from benchmarks.common.records import RESULTS, facts, replace_rows
 from benchmarks.segmentation.analysis import recipe
+from vt_timm import create_segmenter  # and registers the models
 from vt_timm.export.comparison import score
 from vt_timm.export.formats import AOTI, ONNX, open_file
 from vt_timm.export.write_file import Options, write_file
 from vt_timm.files import without_folders
 from vt_timm.pipelines.classification import ClassificationPipeline
 from vt_timm.pipelines.pipeline import Pipeline
-from vt_timm.pipelines.sources import load
+from vt_timm.pipelines.sources import load, pipeline_of
+from vt_timm.vt_fpn import NECKS
 from vt_timm.weights.published import published_segmenters
 
 RECORD = RESULTS / "export.csv"
@@ -68,6 +70,11 @@ def model_of(name: str, size: int) -> tuple[Pipeline, str]:
     if name in published_segmenters() or (timm.list_pretrained(name) and not name.startswith("resnet")):
         return load(name), "shipped"
     torch.manual_seed(0)
+    neck, _, backbone = name.partition("_")
+    if neck in NECKS:
+        like: Any = load(next(iter(published_segmenters()))).module
+        segmenter = create_segmenter(neck, backbone, like.num_classes, short_side=like.short_side)
+        return pipeline_of(segmenter.eval(), name), "none"
     module = timm.create_model(name, num_classes=10).eval()
     own: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
     module.pretrained_cfg = {**own, "input_size": (3, size, size), "test_input_size": None}  # type: ignore[assignment]
