@@ -84,7 +84,7 @@ def exported() -> str:
             name, column = ("mIoU", "miou") if small["miou"] else ("top-1", "top1")
             accuracy = f"{name} {small[f'{column}_model']:.2f} -> {small[column]:.2f} %"
             size_of_file = f"{full['megabytes']:.1f} -> {small['megabytes']:.1f}"
-            cells.append([f"`{model}`", size, size_of_file, small["over_float32_batch1"], accuracy])
+            cells.append([f"`{model}`", size, size_of_file, f"{small['over_float32_batch1']:.2f}", accuracy])
     return table(["model", "px", "MB", "times faster", "accuracy"], cells)
 
 

@@ -632,7 +632,7 @@ def test_an_exported_vt_fpn_is_ahead_of_fpn_in_8_bits_by_less():
     rows = [row for row in read_rows(RESULTS / "export.csv") if row["model"].startswith("vt_fpn")]
     over = {precision: [r["over_peer_batch1"] for r in rows if r["precision"] == precision]
             for precision in ("float32", "int8")}  # fmt: skip
-    assert min(over["float32"]) > 1.5 and all(1.1 < ratio < 1.3 for ratio in over["int8"])
+    assert min(over["float32"]) > 1.8 and all(1.25 < ratio < 1.33 for ratio in over["int8"])
     sizes = {
         r["model"].partition("_tf_")[0]: r["megabytes"] for r in read_rows(RESULTS / "export.csv", precision="float32")
     }
