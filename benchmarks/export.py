@@ -37,7 +37,7 @@ from vt_timm.export.write_file import Options, write_file
 from vt_timm.files import without_folders
 from vt_timm.pipelines.classification import ClassificationPipeline
 from vt_timm.pipelines.pipeline import Pipeline
-from vt_timm.pipelines.sources import load, pipeline_of
+from vt_timm.pipelines.sources import load, load_network, pipeline_of
 from vt_timm.vt_fpn import NECKS
 from vt_timm.weights.published import published_segmenters
 
@@ -72,7 +72,7 @@ def model_of(name: str, size: int) -> tuple[Pipeline, str]:
     torch.manual_seed(0)
     neck, _, backbone = name.partition("_")
     if neck in NECKS:
-        like: Any = load(next(iter(published_segmenters()))).module
+        like = load_network(next(iter(published_segmenters())), "segmenter")
         segmenter = create_segmenter(neck, backbone, like.num_classes, short_side=like.short_side)
         return pipeline_of(segmenter.eval(), name), "none"
     module = timm.create_model(name, num_classes=10).eval()

@@ -216,7 +216,7 @@ def test_pictures_of_other_programs_are_photos(tmp_path):
         (["classify", ""], "an empty name"),
         (["classify", "x" * 300], "x: no such file or folder"),
         (["attention", "PHOTO", "-o", "PHOTO", *MICRO], "photo.jpg: this is one of the photos"),
-        (["attention", "PHOTO", "-o", "EMPTY", *MICRO], "name a file, such as picture.png"),
+        (["attention", "PHOTO", "-o", "EMPTY", *MICRO], "/picture.png"),
         (["attention", "PHOTO", "-o", "", *MICRO], "name a file, such as picture.png"),
         (["segment", "PHOTO", "-o", "PHOTO"], "photo.jpg: this is one of the photos"),
         (["segment", "PHOTO", "-o", "EMPTY/a.png", "--scales", "1", "0"], "scales=[1.0, 0.0] must be numbers above 0"),

@@ -1,6 +1,7 @@
 """Photos as people have them, in every place that reads them: turned, transparent, damaged, linked, without a value."""
 
 import argparse
+import csv
 import functools
 import io
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import types
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -293,7 +295,7 @@ def test_the_classes_of_tar_files_are_counted_and_named(tmp_path):
         write_tar(tmp_path / f"{split}.tar", {f"{name}/{i}.png": photo_bytes("16 bits") for name in "ab" for i in "12"})
     arguments = arguments_of(tmp_path, train_split="train.tar", val_split="val.tar")
     assert fit_to_photos(arguments, create_dataset, 1, True) == ["--num-classes", "2"]
-    run = TrainingRun(types.SimpleNamespace(create_dataset=create_dataset), argparse.Namespace(resume=""))
+    run = TrainingRun(types.SimpleNamespace(create_dataset=create_dataset), argparse.Namespace(resume=""), ExitStack())
     run.name, run.model = "net", types.SimpleNamespace(num_classes=2)
     run.create_dataset("", root=str(tmp_path), split="train.tar")
     assert run.class_to_idx == {"a": 0, "b": 1}
@@ -333,7 +335,7 @@ def test_folders_below_those_of_the_classes_are_refused_where_they_would_mix(tmp
 def test_a_batch_that_the_data_of_a_reader_does_not_fill_is_refused(tmp_path):
     """No photo is counted before of data that may first have to be downloaded."""
     put(tmp_path, *[f"train/{name}/{i}.png" for name in ("cat", "dog") for i in range(4)])
-    run = TrainingRun(types.SimpleNamespace(create_dataset=create_dataset), argparse.Namespace(resume=""))
+    run = TrainingRun(types.SimpleNamespace(create_dataset=create_dataset), argparse.Namespace(resume=""), ExitStack())
     run.model, create = types.SimpleNamespace(num_classes=2), run.create_dataset
     options = dict(root=str(tmp_path), split="train", is_training=True)
     assert len(create("", **options, batch_size=8)) == 8
@@ -422,6 +424,10 @@ def test_a_photo_without_pixels(empty):
     [
         (" ", "the model has no name"),
         ("none.onnx", "there is no file none.onnx"),
+        ("pipe.onnx", "there is no file pipe.onnx; a pipe or a device has this name"),
+        ("pipe.pth.tar", "there is no file pipe.pth.tar; a pipe or a device has this name"),
+        ("nowhere.onnx", "there is no file nowhere.onnx; a link that leads nowhere has this name"),
+        ("./nowhere", "there is no model at nowhere: no such file or folder; a link that leads nowhere has this name"),
         ("a.png", "is a file and no model: name its folder"),
         ("./a.png", "is a file and no model: name its folder"),
         ("alone.pth.tar", "is read with the args.yaml of its run, which is not beside it"),
@@ -442,6 +448,10 @@ def test_names_that_are_no_models(name, message, tmp_path, monkeypatch, capsys):
     upright().save("a.png")
     Path("folder.onnx").mkdir()
     Path("alone.pth.tar").touch()
+    for kind in ("onnx", "pth.tar"):
+        os.mkfifo(f"pipe.{kind}")
+    for link in ("nowhere", "nowhere.onnx"):
+        Path(link).symlink_to("gone")
     for folder, config in (("null", "null"), ("list", "[1]"), ("nameless", '{"num_classes": 2}'), ("broken", "{")):
         Path(folder).mkdir()
         Path(folder, "config.json").write_text(config)
@@ -463,6 +473,7 @@ def test_a_device_that_is_not_there(device, tmp_path, capsys):
         ("noending", "name it noending.png"),
         ("y" * 300 + ".png", "File name too long"),
         ("", "name a file, such as picture.png"),
+        ("new/", "name a file, such as new/picture.png"),
     ],
 )
 def test_places_that_no_picture_can_be_written_to(output, message, tmp_path, monkeypatch, capsys):
@@ -792,6 +803,8 @@ def test_the_best_is_kept_also_after_a_resume_and_of_equal_top1_the_lower_loss(r
     assert kept() == 2
     train(resumed, {6: (90.0, 0.2)})
     assert kept() == 6
+    with (tmp_path / "summary.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == list("0123456")  # one header
     report(tmp_path, "top1")
     said = capsys.readouterr().out
     assert "best: top-1 90.00 %, loss 0.2 on the validation photos, after epoch 6" in said

@@ -162,7 +162,13 @@ def without_folders(name: str) -> str:
 
 
 def near(path: Path) -> str:
-    """Ask whether the file or folder beside that is called nearly so was meant; "" if there is none."""
+    """Ask whether the file or folder beside that is called nearly so was meant; "" if there is none.
+
+    Of a name that is taken, by something else than was looked for, it says by what.
+    """
+    if os.path.lexists(path):
+        kinds = {"a folder": path.is_dir(), "a file": path.is_file(), "a link that leads nowhere": not path.exists()}
+        return f"; {next((kind for kind, holds in kinds.items() if holds), 'a pipe or a device')} has this name"
     return did_you_mean(str(path), map(str, path.parent.iterdir())) if path.parent.is_dir() else ""
 
 

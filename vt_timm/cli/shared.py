@@ -188,8 +188,10 @@ def check_drawing(output: str, photos: Iterable[Path] = (), pages: int = 1) -> N
     Raises:
         CommandError: if one of these does not hold.
     """
-    if not output or os.path.isdir(output):  # which, unlike the method of Path, takes a name that is too long
-        raise CommandError(f"-o {output or repr(output)}: name a file, such as picture.png")
+    # Unlike the method of Path, this isdir takes a name that is too long.
+    if not output or output.endswith(("/", os.sep)) or os.path.isdir(output):
+        example = os.path.join(output, "picture.png")
+        raise CommandError(f"-o {output or repr(output)}: name a file, such as {example}")
     if not Path(output).suffix:
         raise CommandError(f"-o {output}: the ending says what kind of picture it is; name it {output}.png")
     numbered = [Path(output).with_stem(f"{Path(output).stem}-{i + 1}") for i in range(pages)] if pages > 1 else []

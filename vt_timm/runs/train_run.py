@@ -19,8 +19,8 @@ from timm.models import load_state_dict, save_for_hf, split_model_name_tag
 from torch import nn
 
 from ..cards.card import classifier_card
-from ..errors import did_you_mean, first_line
-from ..files import whole_file
+from ..errors import first_line
+from ..files import near, whole_file
 from ..images import ImageError, find_images
 from ..run_files import ARGUMENTS, CHECKPOINT, CHECKPOINTS, CONFIG, SUMMARY
 from .run import Publication, Run, RunError, in_16_bits, read_settings
@@ -148,8 +148,7 @@ def load_run(path: Path) -> nn.Module:
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Return the weights of a checkpoint, the averaged ones if there are some; nothing is unpickled as code."""
     if not path.is_file():
-        near = did_you_mean(str(path), map(str, path.parent.glob(f"*{CHECKPOINT}")))
-        raise RunError(f"there is no file {path}{near}")
+        raise RunError(f"there is no file {path}{near(path)}")
     try:
         return load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
     except PermissionError:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import say
-from ..files import writing
+from ..files import whole_file, writing
 from ..run_files import BEST, CHECKPOINTS, LAST, SUMMARY
 from ..runs.run import read_evaluations
 from ..runs.train_run import read_state
@@ -51,6 +51,7 @@ def keep_best(saver: Any, metric: str) -> None:
 
     def save_checkpoint(epoch: int, metric: float | None = None) -> tuple[float | None, int | None]:
         folder = Path(saver.checkpoint_dir)
+        _drop_later_headers(folder / SUMMARY)
         with writing(str(folder / CHECKPOINTS[LAST])):
             save(epoch, metric)
         best = best_epoch(folder, name)
@@ -63,6 +64,14 @@ def keep_best(saver: Any, metric: str) -> None:
 
     name = metric
     saver.save_checkpoint = save_checkpoint
+
+
+def _drop_later_headers(summary: Path) -> None:
+    """Drop the header that timm writes again where a run was resumed: other readers take it for a row."""
+    header, *rows = summary.read_text().splitlines(keepends=True) if summary.is_file() else [""]
+    if header in rows:
+        with whole_file(summary) as new:
+            new.write_text("".join([header, *(row for row in rows if row != header)]))
 
 
 def _remember(saver: Any, metric: str) -> None:
