@@ -369,6 +369,19 @@ def test_vt_takes_less_of_muons_rate_than_resnet_and_the_controls():
         assert round(top1[name][quarter.lr] - run_named(quarter.name)["val_top1"]) in (1, 2)
 
 
+def test_each_at_its_best_rate_resnet_gains_twice_what_vt_gains():
+    """Also README's line on accuracy."""
+    names = ("vt_resnet18", "resnet18")
+    (vt,), (resnet,) = best = [of_controls(name, plan.controls_at_best) for name in names]
+    before = [next(run for run in of_controls(name) if run["seed"] == vt["seed"]) for name in names]
+    assert len({(run["commit"], run["machine"], run["seed"]) for run in (vt, resnet)}) == 1
+    gained = [run["val_top1"] - earlier["val_top1"] for (run,), earlier in zip(best, before, strict=True)]
+    assert round(gained[1] / gained[0]) == 2
+    ahead = {size: at_size([resnet], size)[0] - at_size([vt], size)[0] for size in (128, 160, 192, 224)}
+    assert round(2 * ahead[128]) == 5 and 1.5 < ahead[160] < 2 and round(ahead[192]) == 1 and abs(ahead[224]) < 0.5
+    assert at_size(before[:1], 224)[0] - at_size(before[1:], 224)[0] > 2
+
+
 def test_trained_at_128_px_and_shown_224_what_looks_is_ahead_of_what_averages():
     """Also README's line on accuracy."""
     for size, points in ((192, 1.0), (224, 2.9)):
