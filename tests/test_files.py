@@ -146,7 +146,7 @@ with alone_in(Path("run")):
     finally:
         run.kill()
         os.kill(worker, signal.SIGKILL)
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_names_of_one_file(tmp_path, monkeypatch):

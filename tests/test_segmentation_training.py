@@ -574,7 +574,18 @@ def test_a_folder_that_another_training_writes_to_is_refused(resume, small):
         training.run(settings(small, **FPN), small / "link" / "run", resume)
     assert not (small / "run").exists()
     training.run(settings(small, **FPN), small / "run", resume)
-    assert not list(small.glob(".*"))
+    assert not list((small / "run").glob(".*"))
+
+
+def test_a_folder_alone_is_written_to_and_nothing_beside_it(small, monkeypatch):
+    """It may be a mount point, whose neighbours are others'."""
+    (small / "run").mkdir()
+    before = set(small.iterdir())
+    seen = []
+    train = training.train
+    monkeypatch.setattr(training, "train", lambda *args: (seen.append(set(small.iterdir())), train(*args))[1])
+    training.run(settings(small, **FPN), small / "run", resume=False)
+    assert seen == [before] and set(small.iterdir()) == before
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -31,32 +31,39 @@ def writing(place: str) -> Iterator[None]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of a run's folder while this one writes to it, by a hidden file beside it.
+    """Keep other trainings out of a run's folder while this one writes to it, by a hidden file in it.
 
-    Of the processes of one training the first holds it. The system frees what a killed one held.
+    Of the processes of one training the first holds it. The system frees what a killed one held. A folder that is made
+    for it and stays empty is deleted.
 
     Raises:
-        UserError: if another training holds it, or the file cannot be written.
+        UserError: if another training holds it, or it cannot be written to.
     """
-    if from_torchrun("RANK", 0) > 0:
+    if from_torchrun("RANK", 0) > 0 or folder.is_file():  # which is refused by who would write to it
         yield
         return
     from filelock import FileLock, Timeout  # here: a command that does not train need not wait for it
 
-    path = folder.resolve()
-    file = path.with_name(f".{path.name}.lock")
+    there = folder.resolve()  # a link may be led elsewhere meanwhile
+    made = [path for path in (there, *there.parents) if not path.exists()]
+    file = there / ".lock"
     lock = FileLock(file, blocking=False)
-    with writing(str(folder)):
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise UserError(f"another training writes to {folder}: name another folder, or wait for its end") from error
     try:
+        with writing(str(folder)):
+            there.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire()
+            except Timeout as error:
+                advice = "name another folder, or wait for its end"
+                raise UserError(f"another training writes to {folder}: {advice}") from error
         yield
     finally:
         with suppress(OSError):
-            file.unlink()  # before the release, after which it could be another's
-        lock.release()
+            if lock.is_locked:
+                file.unlink()  # before the release, after which it could be another's
+            lock.release()
+            for path in made:
+                path.rmdir()
 
 
 @contextmanager

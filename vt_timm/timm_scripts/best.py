@@ -68,10 +68,10 @@ def keep_best(saver: Any, metric: str) -> None:
 
 def _drop_later_headers(summary: Path) -> None:
     """Drop the header that timm writes again where a run was resumed: other readers take it for a row."""
-    header, *rows = summary.read_text().splitlines(keepends=True) if summary.is_file() else [""]
-    if header in rows:
+    lines = summary.read_text().splitlines(keepends=True) if summary.is_file() else []
+    if lines[:1] and lines[0] in lines[1:]:
         with whole_file(summary) as new:
-            new.write_text("".join([header, *(row for row in rows if row != header)]))
+            new.write_text("".join([lines[0], *(line for line in lines if line != lines[0])]))
 
 
 def _remember(saver: Any, metric: str) -> None:
