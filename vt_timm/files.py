@@ -61,7 +61,8 @@ def alone_in(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             if lock.is_locked:
                 file.unlink()  # before the release, after which it could be another's
-            lock.release()
+        lock.release()
+        with suppress(OSError):
             for path in made:
                 path.rmdir()
 
