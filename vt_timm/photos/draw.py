@@ -33,6 +33,8 @@ TITLE_SIZE, LINE = 10, 1.2  # points, and a line's height in letters
 POINTS, LETTERS = 72, 130  # per inch: points, and letters in a font of one point
 STRONGEST, EVEN = 0.8, 0.5  # opacity of a map's highest value with "weight", and of every value with "even"
 LEGEND = 20  # how many classes are named at most
+LEGEND_WIDTH, LEGEND_LETTERS = 2.5, 22  # inches, and letters that fit in a line of the larger size
+LEGEND_SIZES, LEGEND_LINE = (6.0, 12.0), 1.7  # points, and a line's height in letters
 PAINT, PAINT_FIRST = 0.7, 0.3  # opacity of a class's colour, and of the first's, the background
 SECONDS_PER_FRAME = 2.0
 SCREEN_DPI = 100
@@ -195,11 +197,10 @@ def draw_segmentation(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    legend, tallest, lowest = 2.0, SLIDE[1], 1.0  # inches; the last for the legend beside a very wide photo
     ratio = photo.height / photo.width
     panels = 2 if side_by_side else 1
-    panel = min((SLIDE[0] - legend) / panels, tallest / ratio)
-    width = panels * panel + legend
+    panel = min((SLIDE[0] - LEGEND_WIDTH) / panels, SLIDE[1] / ratio)
+    width = panels * panel + LEGEND_WIDTH
     counts = labels_HW.flatten().bincount(minlength=len(class_names))
     # No larger than it is drawn: matplotlib makes several copies of what it is given.
     photo = photo.convert("RGB")
@@ -207,22 +208,25 @@ def draw_segmentation(
     step = max(1, labels_HW.shape[1] // photo.width)
     pictures = [photo] if side_by_side else []
     pictures.append(paint_segmentation(photo, labels_HW[::step, ::step], class_names))
-    figure = Figure(figsize=(width, max(panel * ratio, lowest)), dpi=DPI)
-    for axis, picture in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, strict=True):
-        axis.axis("off")
-        axis.imshow(picture)
     colours = palette(class_names) / 255
     share = 100 * counts / counts.sum()
     present = [label for label in counts.argsort(descending=True).tolist() if counts[label]]  # all that is painted
     present.sort(key=lambda label: place_among_named(class_names[label]))
-    patches = [
-        Patch(
-            facecolor=colours[label], edgecolor="grey", label=f"{class_names[label]}  {_rounded(share[label].item())} %"
-        )
-        for label in present[:LEGEND]
+    names = [
+        fill(f"{class_names[label]}  {_rounded(share[label].item())} %", LEGEND_LETTERS) for label in present[:LEGEND]
     ]
-    right = (width - legend) / width
-    figure.legend(handles=patches, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=8, frameon=False)
+    patches = [
+        Patch(facecolor=colours[label], edgecolor="grey", label=name)
+        for label, name in zip(present, names, strict=False)
+    ]
+    lines = LEGEND_LINE * sum(1 + name.count("\n") for name in names) / POINTS  # inches that they take at one point
+    height = max(panel * ratio, lines * LEGEND_SIZES[0])  # the latter beside a very wide photo
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    for axis, picture in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, strict=True):
+        axis.axis("off")
+        axis.imshow(picture)
+    right, size = (width - LEGEND_WIDTH) / width, min(LEGEND_SIZES[1], height / lines)
+    figure.legend(handles=patches, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=size, frameon=False)
     figure.subplots_adjust(left=0, right=right, top=1, bottom=0, wspace=0.02)
     return figure
 
