@@ -1,6 +1,7 @@
 """`vt-timm run`: timm's scripts in this process, and what goes around its train.py."""
 
 import argparse
+import ast
 import csv
 import functools
 import itertools
@@ -199,6 +200,15 @@ HAS_TWO = "the data has 2 classes (bright, dark) and vt_resnet_micro"
         ([*TWO, "--epochs", "-1"], "--epochs -1: a training has at least one epoch"),
         ([*TWO, "--lr", "nan"], "--lr nan: give a finite number"),
         ([*TWO, "--cutmix-minmax", "0.2", "inf"], "--cutmix-minmax inf: give a finite number"),
+        ([*TWO, "--opt-kwargs", "nesterov"], "argument --opt-kwargs: nesterov is no KEY=VALUE"),
+        ([*TWO, "--lr-scale", "blocks=0"], "--lr-scale blocks=0: the factor is a number above 0"),
+        ([*TWO, "--lr-scale", "blocks=fast"], "--lr-scale blocks=fast: the factor is a number above 0"),
+        ([*TWO, "--lr-scale", "blocks"], "argument --lr-scale: blocks is no PART=FACTOR"),
+        (
+            [*TWO, "--lr-scale", "block=1"],
+            "--lr-scale block: the model has no trained part of this name; did you mean ",
+        ),
+        ([*TWO, "--lr-scale", "fc=1", "--sched", "none"], "--lr-scale needs a schedule of the rate"),
         ([*TWO, "--mixup", "0.2", "--batch-size", "3"], "--batch-size 3: --mixup and --cutmix mix"),
         ([*TWO, "--cutmix-minmax", "0.2", "0.8", "--batch-size", "3"], "--batch-size 3: --mixup and --cutmix mix"),
         ([*TWO, "--kd-model-name", "fbnetv3_g.ra2_in1k"], "the teacher fbnetv3_g.ra2_in1k cannot be loaded"),
@@ -443,6 +453,22 @@ def test_photos_to_validate_on_of_which_none_can_be_read_are_one_line(run, photo
     status, _, err = run("--data-dir", data, "--output", tmp_path, "--experiment", "e", "--img-size", 32)
     said = r"vt-timm: \d+ photos in a row, from ant/0\.png on, cannot be read: take them out of the data, or .*"
     assert status == 2 and re.fullmatch(said, err.splitlines()[-1])
+
+
+def test_parts_have_rates_of_their_own(run, photos, tmp_path):
+    common = ("--data-dir", photos, "--num-classes", 2, "--output", tmp_path, "--experiment", "e", "--img-size", 32)
+    model = timm.create_model("vt_resnet_micro", num_classes=2)
+    names = [name for name, _ in model.named_parameters()]
+    within = {part: sum(part in name for name in names) for part in ("vt_stage.blocks", "projector")}
+    scales = ("--lr-scale", "vt_stage.blocks=0.25", "vt_stage.blocks.0.projector=0.5")
+    inner, outer = within["projector"], within["vt_stage.blocks"]  # of two parts the smaller counts
+    status, out, _ = run(*common, *scales, "--epochs", 1)
+    rates = next(line for line in out.splitlines() if line.startswith("rates"))
+    expected = {(None, len(names) - outer), (0.25, outer - inner), (0.5, inner)}
+    assert status == 0 and set(ast.literal_eval(rates[6:])) == expected
+    assert "(0.25, " in run(*common, "--epochs", 2, "--resume", "auto")[1]  # its own, when none are given
+    status, _, err = run(*common, "--epochs", 2, "--resume", "auto", "--lr-scale", "fc=2")
+    assert status == 2 and "--lr-scale {'fc': 2}: the run goes on at the rate of its checkpoint, {'vt_s" in err
 
 
 def test_a_run_is_resumed_with_its_own_classes(run, photos, tmp_path):

@@ -13,8 +13,9 @@ import torch
 import yaml
 from timm.data import create_dataset, create_loader, resolve_data_config
 from timm.models import create_model
+from timm.optim import create_optimizer_v2
 from timm.task import ClassificationTask, FeatureDistillationTask, LogitDistillationTask
-from timm.utils import CheckpointSaver, random_seed, update_summary
+from timm.utils import CheckpointSaver, ParseKwargs, random_seed, update_summary
 
 config_parser = argparse.ArgumentParser(add_help=False)
 config_parser.add_argument("-c", "--config", default="")
@@ -31,6 +32,8 @@ for name, default in (("train-split", "train"), ("val-split", "validation"), ("d
 parser.add_argument("--train-interpolation", default="random")
 parser.add_argument("--kd-distill-type", default="logit")
 parser.add_argument("--opt", default="sgd")
+parser.add_argument("--opt-kwargs", nargs="*", default={}, action=ParseKwargs)
+parser.add_argument("--sched", default="cosine")
 parser.add_argument("--model", default="vt_resnet_micro")
 parser.add_argument("--pretrained", action="store_true")
 parser.add_argument("-b", "--batch-size", default=4, type=int)
@@ -94,6 +97,8 @@ def main():
         plain = ClassificationTask(model=model, criterion=torch.nn.CrossEntropyLoss(), verbose=False)
         print("hooks on the task", len(plain._forward_hooks))
     print("teacher", type(task.teacher.model).__name__ if task else None, "resume", repr(args.resume), "lr", args.lr)
+    groups = create_optimizer_v2(model, args.opt, lr=args.lr or 0.05).param_groups
+    print("rates", [(group.get("lr_scale"), len(group["params"])) for group in groups])
     print("batch", args.batch_size, "updates", len(loader), "device", args.device)
     if not args.experiment:
         for epoch in range(args.start_epoch, args.epochs):

@@ -9,7 +9,7 @@ import functools
 import math
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +28,7 @@ from ..runs.train_run import TrainRun, read_description, read_state, read_weight
 from ..token_overlap import add_token_overlap
 from .best import MEASURED, keep_best, report
 from .checks import (
+    ParsePairs,
     ScriptError,
     check_checkpoints,
     check_data_folder,
@@ -39,6 +40,7 @@ from .checks import (
     resume_or_say,
 )
 from .fitting import check_batch, fit_to_photos
+from .rates import check_factors, scale_rates
 from .reading import finding_photos, reading_photos
 
 OUTPUT = "output/train"  # train.py's default
@@ -65,6 +67,7 @@ def prepare_training(script: ModuleType, held: ExitStack) -> "TrainingRun":
     _check_resumed(args)
     _check_output(args, held)
     _check_metric(args)
+    check_factors(args.lr_scale, args.sched)
     script.create_dataset = finding_photos(script.create_dataset)  # type: ignore[attr-defined]
     batch_is_typed = any(a.startswith(("-b", "--batch-size")) for a in sys.argv)
     sys.argv += fit_to_photos(args, script.create_dataset, PROCESSES, batch_is_typed)
@@ -74,6 +77,7 @@ def prepare_training(script: ModuleType, held: ExitStack) -> "TrainingRun":
         create_model=run.create_model,
         resolve_data_config=run.resolve_data_config,
         create_dataset=run.create_dataset,
+        create_optimizer_v2=run.create_optimizer,
         # New workers for every epoch: old ones would carry on random state that no checkpoint has.
         create_loader=functools.partial(reading_photos(script.create_loader), persistent_workers=False),
         train_one_epoch=run.train_one_epoch,
@@ -98,7 +102,7 @@ def _print_no_json(*values: Any, **options: Any) -> None:
 
 
 def _add_options(parser: Any) -> None:
-    """Add the options that `train.py` lacks: for a teacher of more classes than the student, and for its tokens."""
+    """Add the options that `train.py` lacks: for a teacher of more classes than the student, its tokens and rates."""
     group = parser.add_argument_group("Teacher (vt_timm)")
     group.add_argument(
         "--kd-classes",
@@ -115,6 +119,15 @@ def _add_options(parser: Any) -> None:
         metavar="W",
         help="add W times the overlap of the tokens' maps to the loss, so that tokens look at different places "
         "(default: 0)",
+    )
+    group = parser.add_argument_group("Rates (vt_timm)")
+    group.add_argument(
+        "--lr-scale",
+        nargs="+",
+        default={},
+        action=ParsePairs,
+        metavar="PART=FACTOR",
+        help="train a part of the network, such as vt_stage.blocks, at FACTOR times the rate",
     )
 
 
@@ -184,18 +197,26 @@ def _check_resumed(args: Any) -> None:
     # A name behind a prefix, as of the Hub, does not say which network it is.
     if ":" not in trained + args.model and trained.partition(".")[0] != args.model.partition(".")[0]:
         raise ScriptError(f"--resume {path}: the run is of {trained}, not of {args.model}; say --model {trained}")
-    _check_rate(args, settings.get("lr"))
+    if not getattr(args, "no_resume_opt", False):
+        _check_rates(args, settings)
 
 
-def _check_rate(args: Any, rate: float | None) -> None:
-    """Refuse another rate for a run that goes on: train.py takes the checkpoint's, and writes down the other one."""
-    if args.lr is None or getattr(args, "no_resume_opt", False):
-        return
-    if rate is not None and float(rate) != float(args.lr):
-        raise ScriptError(
-            f"--lr {args.lr}: the run goes on at the rate of its checkpoint, {rate}; leave the option out, or say "
-            "--no-resume-opt to begin with a new optimizer"
-        )
+def _check_rates(args: Any, settings: Mapping[str, Any]) -> None:
+    """Refuse other rates for a run that goes on: train.py takes the checkpoint's, and writes down the other ones."""
+    factors = settings.get("lr_scale") or {}
+    if factors and not args.lr_scale:
+        args.lr_scale = factors
+        sys.argv += ["--lr-scale", *(f"{part}={factor}" for part, factor in factors.items())]
+    rate = settings.get("lr")
+    for option, now, before in (
+        ("lr", args.lr, None if rate is None else float(rate)),
+        ("lr-scale", args.lr_scale, factors if settings else None),
+    ):
+        if now is not None and before is not None and now != before:
+            raise ScriptError(
+                f"--{option} {now}: the run goes on at the rate of its checkpoint, {before}; leave the option out, or "
+                "say --no-resume-opt to begin with a new optimizer"
+            )
 
 
 def _check_output(args: Any, held: ExitStack) -> None:
@@ -254,6 +275,11 @@ class TrainingRun:
     def resolve_data_config(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self.data_config = self.timms["resolve_data_config"](*args, **kwargs)
         return self.data_config
+
+    def create_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        optimizer = self.timms["create_optimizer_v2"](model, *args, **kwargs)
+        scale_rates(optimizer, model, self.args.lr_scale)
+        return optimizer
 
     def create_dataset(self, *args: Any, **kwargs: Any) -> Any:
         """Create a data set whose classes are those of the model, of the other split, and of the run that goes on."""

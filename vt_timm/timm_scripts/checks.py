@@ -1,5 +1,6 @@
 """What keeps a script of timm's from running, said in one line."""
 
+import argparse
 import functools
 import shlex
 from collections.abc import Callable, Mapping
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.utils import ParseKwargs
 from timm.utils.misc import natural_key
 from torch import nn
 
@@ -20,6 +22,16 @@ from ..weights.published import name_that_was_meant
 
 class ScriptError(UserError):
     """An error that says in one line what keeps a script from running."""
+
+
+class ParsePairs(ParseKwargs):
+    """timm's parser of KEY=VALUE, which itself shows a traceback for anything else."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        for value in filter(None, values):
+            if "=" not in value:
+                raise argparse.ArgumentError(self, f"{value} is no {self.metavar or 'KEY=VALUE'}")
+        super().__call__(parser, namespace, values, option_string)
 
 
 def check_data_folder(args: Any) -> None:

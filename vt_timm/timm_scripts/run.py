@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import timm
 import torch
 from timm.data import CustomDatasetInfo
+from timm.utils import ParseKwargs
 from torch import nn
 
 from ..errors import UserError, did_you_mean, first_line, say, some
@@ -30,6 +31,7 @@ from ..runs.train_run import is_run, load_run
 from ..weights.download import check_reachable
 from .around_train import prepare_training
 from .checks import (
+    ParsePairs,
     ScriptError,
     check_checkpoints,
     check_data_folder,
@@ -111,6 +113,9 @@ def _refuse_in_one_line(script: ModuleType, name: str) -> None:
         raise ScriptError(f"{name}: {message}{near or f'; `vt-timm run {name} --help` lists the options'}")
 
     parser.error, parser.prog = error, f"vt-timm run {name}"
+    for action in parser._actions:
+        if isinstance(action, ParseKwargs):
+            action.__class__ = ParsePairs
 
 
 def _run_main(script: ModuleType, name: str) -> None:
