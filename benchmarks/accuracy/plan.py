@@ -9,7 +9,8 @@ from .runs import run_named
 
 SEED, SEEDS = 42, {"resnet18": (42, 43, 44), "vt_resnet18": (42, 43, 44), "resnet34": (42,), "vt_resnet34": (42,)}
 LEARNING_RATES = (0.1, 0.2, 0.4)
-MUON_RATES = (0.0015, 0.003, 0.006, 0.012, 0.024)
+MUON_RATES = (0.0015, 0.003, 0.006, 0.012, 0.024, 0.048)
+STAGE_RATE, STAGE_FACTORS = 0.024, (0.25, 0.1)  # a rate, and parts of it for a stage 5 alone
 CLASSES = 10
 
 # Tables 3 to 7: options of vt_resnet18, each changing one thing of the default.
@@ -189,27 +190,44 @@ def muon_quarter(name: str) -> Experiment:
     return replace(high, name=f"{high.name}_fallback0.25", settings=settings)
 
 
-def best_muon_rates() -> dict[str, float]:
-    """Find the best of the recorded rates of `muon_search` for each of `NETWORKS` that has some."""
-    found = {name: {e.lr: run_named(e.name) for e in muon_search(name)} for name in NETWORKS}
-    top1 = {name: {lr: run["val_top1"] or 0.0 for lr, run in runs.items() if run} for name, runs in found.items()}
-    return {name: max(rates, key=rates.__getitem__) for name, rates in top1.items() if rates}
+def muon_stage(name: str) -> list[Experiment]:
+    """Plan a high rate with a part of it for what stands in the place of stage 5, the lift excepted."""
+    (high,) = (e for e in muon_search(name) if e.lr == STAGE_RATE)
+    part = "layer4" if high.model == "resnet18" else "vt_stage.blocks"
+    return [
+        replace(high, name=f"{high.name}_stage{factor}", settings={**high.settings, "lr_scale": (f"{part}={factor}",)})
+        for factor in STAGE_FACTORS
+    ]
 
 
 def controls_at_best(_best: Mapping[str, float]) -> list[Experiment]:
-    """Plan the controls and whole networks once more, each at its best rate, seed by seed."""
-    best = best_muon_rates()
-    return [
-        Experiment(f"{name}_best_seed{seed}", model, best[name], seed, options, recipe="muon_imagenette")
-        for seed in SEEDS["vt_resnet18"]
-        for name, (model, options) in NETWORKS.items()
-        if name in best
-    ]
+    """Plan the controls and whole networks once more, each at its best rate, seed by seed.
+
+    Each has one rate for all of it, and another run with a part of the rate for its stage 5 where that was better.
+    """
+    runs = []
+    for name in NETWORKS:
+        one, parts = (_best_of(tried) for tried in (muon_search(name), muon_stage(name)))
+        chosen = {f"{name}_best": one, f"{name}_best_stage": parts if one and parts and parts[1] > one[1] else None}
+        for run, best in chosen.items():
+            if best:
+                settings = {key: value for key, value in best[0].settings.items() if key != "epochs"}
+                runs += [
+                    replace(best[0], name=f"{run}_seed{seed}", seed=seed, settings=settings)
+                    for seed in SEEDS["vt_resnet18"]
+                ]
+    return sorted(runs, key=lambda run: run.seed)
+
+
+def _best_of(tried: list[Experiment]) -> tuple[Experiment, float] | None:
+    """Return the experiment of the highest recorded top-1, None if none has a record."""
+    found = [(e, run["val_top1"] or 0.0) for e in tried if (run := run_named(e.name))]
+    return max(found, key=lambda pair: pair[1], default=None)
 
 
 def rates(_best: Mapping[str, float]) -> list[Experiment]:
     """Plan the rates of the controls' recipe for the networks of their table, and another for those with a stage 5."""
-    searched = [experiment for name in NETWORKS for experiment in muon_search(name)]
+    searched = [experiment for name in NETWORKS for experiment in (*muon_search(name), *muon_stage(name))]
     return searched + [muon_quarter(name) for name in ("vt_resnet18", "resnet18")]
 
 

@@ -123,9 +123,11 @@ def defaults() -> str:
 
 
 def of_controls(name: str, planned: Planned = plan.controls) -> list[dict[str, Any]]:
-    """Return the recorded runs of one of `NETWORKS` that were asked for ten labels, one per seed."""
-    model, options = NETWORKS[name]
-    return recorded([e for e in planned({}) if (e.model, e.options) == (model, options)])
+    """Return the recorded runs of one of `NETWORKS` that were asked for ten labels, one per seed.
+
+    Of those that are planned at the best rate `name` ends in _best, or in _best_stage.
+    """
+    return recorded([e for e in planned({}) if e.name.partition("_seed")[0] == name])
 
 
 def at_size(runs: Sequence[Mapping[str, Any]], size: int) -> list[float]:
@@ -145,17 +147,31 @@ def controls(planned: Planned = plan.controls) -> str:
     rows = []
     for name, called in CALLED.items():
         model, options = NETWORKS[name]
-        runs = of_controls(name, planned)
-        if runs:
-            rates = ", ".join(dict.fromkeys(f"lr {r['lr']}" for r in runs))
+        for kind in ("", "_best", "_best_stage"):
+            runs = of_controls(name + kind, planned)
+            if not runs:
+                continue
             cost = count(model, 128, num_classes=CLASSES, **options)
             figures = [*([at_size([run], size) for run in runs] for size in SIZES), [[r["train_top1"]] for r in runs]]
             cells = [", ".join(f"{v[0]:.2f}" if v else "none" for v in one) if any(one) else "" for one in figures]
             seeds = ", ".join(str(r["seed"]) for r in runs)
-            row = called if planned is plan.controls else f"{called}, {rates}"
-            rows.append([row, seeds, *cells, f"{cost.macs:.0f}", f"{cost.params:.1f}"])
+            rows.append(
+                [
+                    f"{called}, {_rates_of(runs[0])}" if kind else called,
+                    seeds,
+                    *cells,
+                    f"{cost.macs:.0f}",
+                    f"{cost.params:.1f}",
+                ]
+            )
     head = ["network", "seeds", "top-1 at 128 px", "at 160 px", "at 192 px", "at 224 px", "training top-1"]
     return table([*head, "MACs at 128 px (M)", "parameters (M)"], rows)
+
+
+def _rates_of(run: Mapping[str, Any]) -> str:
+    """Return a run's rate, and that of its stage 5 where it has one of its own."""
+    parts = [f"{run['lr'] * factor:g} in stage 5" for factor in (run["settings"].get("lr_scale") or {}).values()]
+    return ", ".join([f"lr {run['lr']:g}", *parts])
 
 
 def lead(name: str, other: str, size: int, planned: Planned = plan.controls) -> tuple[float, float] | None:
@@ -167,6 +183,16 @@ def lead(name: str, other: str, size: int, planned: Planned = plan.controls) -> 
     if min(len(ours), len(peers)) < 2:
         return None
     return statistics.mean(ours) - statistics.mean(peers), standard_error(ours, peers)
+
+
+def lead_at_best(name: str, other: str, size: int) -> tuple[float, float] | None:
+    """Return the same of networks at the best rates of each, with a part of it for stage 5 where that was better."""
+    kinds = ("_best_stage", "_best")
+    ours, peers = (
+        next((one + kind for kind in kinds if of_controls(one + kind, plan.controls_at_best)), one)
+        for one in (name, other)
+    )
+    return lead(ours, peers, size, plan.controls_at_best)
 
 
 def lead_of_pair(name: str, other: str, size: int) -> tuple[float, float] | None:
@@ -216,6 +242,19 @@ def search(planned: Callable[[str], list[Experiment]] = plan.search, networks: I
                 [CALLED[name] if name in plan.CONTROLS else name, *(_or_diverged(r) if r else "" for r in found)]
             )
     return table(["model", *(f"lr {e.lr}" for e in planned("resnet18"))], rows)
+
+
+def muon_stage() -> str:
+    """Tabulate top-1 by the rate of stage 5, that of the rest being one and the same."""
+    rows = []
+    for name, called in CALLED.items():
+        (whole,) = (e for e in plan.muon_search(name) if e.lr == plan.STAGE_RATE)
+        found = [run_named(e.name) for e in (whole, *plan.muon_stage(name))]
+        if any(found[1:]):
+            rows.append([called, *(_or_diverged(run) if run else "" for run in found)])
+    return table(
+        ["network", *(f"stage 5 at {plan.STAGE_RATE * factor:g}" for factor in (1, *plan.STAGE_FACTORS))], rows
+    )
 
 
 def diverging() -> str:
@@ -390,7 +429,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "controls": controls,
     "control_differences": partial(set_against, lead),
     "controls_at_best": partial(controls, plan.controls_at_best),
-    "control_differences_at_best": partial(set_against, partial(lead, planned=plan.controls_at_best)),
+    "control_differences_at_best": partial(set_against, lead_at_best),
     "control_pairs": partial(set_against, lead_of_pair),
     "answers": answers,
     "answers192": partial(answers, "answers192"),
@@ -398,6 +437,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pairs": pairs,
     "search": search,
     "muon_search": partial(search, plan.muon_search, CALLED),
+    "muon_stage": muon_stage,
     "diverging": diverging,
     "ablations": ablations,
     "ingredients": ingredients,

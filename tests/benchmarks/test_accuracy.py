@@ -357,8 +357,8 @@ def test_differences_of_the_controls_are_of_means_over_seeds(folder):
 
 
 def test_the_rate_of_the_controls_is_searched_on_one_grid_for_every_network(folder):
-    planned = [e for e in plan.rates({}) if "opt_kwargs" not in e.settings]
-    assert len(planned) + 2 == len(plan.rates({}))
+    planned = [e for e in plan.rates({}) if not {"opt_kwargs", "lr_scale"} & {*e.settings}]
+    assert len(planned) + 2 + 2 * len(plan.NETWORKS) == len(plan.rates({}))
     networks = {(e.model, str(e.options)) for e in plan.controls({})}
     assert {(e.model, str(e.options), e.lr) for e in planned} == {(*n, lr) for n in networks for lr in plan.MUON_RATES}
     controls = {e.lr for e in plan.controls({})}
@@ -366,14 +366,61 @@ def test_the_rate_of_the_controls_is_searched_on_one_grid_for_every_network(fold
     assert controls <= {*plan.MUON_RATES}
     for e in planned:
         if not e.name.startswith(("awake", "one_filter")):
-            record(folder, e, val_top1=70.0 + 1000 * e.lr)
+            record(folder, e, val_top1=60.0 + 500 * e.lr)
     assert tables.TABLES["muon_search"]().splitlines() == [
-        "| model | lr 0.0015 | lr 0.003 | lr 0.006 | lr 0.012 | lr 0.024 |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| trunk + lift + average pooling | 71.50 | 73.00 | 76.00 | 82.00 | 94.00 |",
-        "| vt_resnet18 | 71.50 | 73.00 | 76.00 | 82.00 | 94.00 |",
-        "| resnet18 | 71.50 | 73.00 | 76.00 | 82.00 | 94.00 |",
+        "| model | lr 0.0015 | lr 0.003 | lr 0.006 | lr 0.012 | lr 0.024 | lr 0.048 |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| trunk + lift + average pooling | 60.75 | 61.50 | 63.00 | 66.00 | 72.00 | 84.00 |",
+        "| vt_resnet18 | 60.75 | 61.50 | 63.00 | 66.00 | 72.00 | 84.00 |",
+        "| resnet18 | 60.75 | 61.50 | 63.00 | 66.00 | 72.00 | 84.00 |",
     ]
+    for name, value in (("vt_resnet18", 75.0), ("resnet18", 65.0)):
+        record(folder, plan.muon_stage(name)[1], val_top1=value)
+    assert tables.TABLES["muon_stage"]().splitlines() == [
+        "| network | stage 5 at 0.024 | stage 5 at 0.006 | stage 5 at 0.0024 |",
+        "| --- | --- | --- | --- |",
+        "| `vt_resnet18` | 72.00 |  | 75.00 |",
+        "| `resnet18` | 72.00 |  | 65.00 |",
+    ]
+
+
+def test_a_part_of_a_rate_is_that_of_all_that_stands_in_the_place_of_stage_5():
+    """The stem and layer1 to layer3 keep the whole rate, and the lift; the option is that of the command."""
+    for name, (model, options) in plan.NETWORKS.items():
+        planned = {e.settings["lr_scale"]: e for e in plan.muon_stage(name)}
+        ((part, factor),) = {pair.rpartition("=")[::2] for (pair,) in list(planned)[:1]}
+        assert float(factor) == plan.STAGE_FACTORS[0] and len(planned) == len(plan.STAGE_FACTORS)
+        assert f"--lr-scale {part}={factor} " in " ".join(planned[(f"{part}={factor}",)].arguments("")) + " "
+        network = timm.create_model(model, num_classes=10, **options)
+        kept = {n.partition(".")[0] for n, _ in network.named_parameters() if not n.startswith(f"{part}.")}
+        usual = {"conv1", "bn1", "layer1", "layer2", "layer3", "fc"}
+        assert kept == (usual if model == "resnet18" else usual | {"vt_stage"})
+
+
+def test_a_better_part_of_the_rate_is_planned_for_20_epochs_too(folder):
+    record(folder, plan.muon_search("vt_resnet18")[2], val_top1=81.0)
+    record(folder, plan.muon_stage("vt_resnet18")[0], val_top1=80.0)  # worse, so that it is not gone on with
+    assert {e.name for e in plan.controls_at_best({})} == {f"vt_resnet18_best_seed{s}" for s in (42, 43, 44)}
+    record(folder, plan.muon_stage("vt_resnet18")[1], val_top1=82.0)
+    planned = {e.name: e for e in plan.controls_at_best({})}
+    best = planned["vt_resnet18_best_stage_seed43"]
+    assert len(planned) == 6 and best.seed == 43 and best.lr == plan.STAGE_RATE
+    assert best.settings == {"lr_scale": ("vt_stage.blocks=0.1",)}
+    scaled = {"lr_scale": {"vt_stage.blocks": 0.1}}
+    for seed in (42, 43):
+        record(folder, planned[f"vt_resnet18_best_seed{seed}"], val_top1=80.0, top1_at=None, train_top1=90.0)
+        values = dict(val_top1=84.0 + seed, top1_at=None, train_top1=90.0, settings=scaled)
+        record(folder, planned[f"vt_resnet18_best_stage_seed{seed}"], **values)
+    record(folder, plan.muon_search("resnet18")[2], val_top1=81.0)
+    for e in plan.controls_at_best({}):
+        if e.model == "resnet18":
+            record(folder, e, val_top1=86.0 + e.seed, top1_at=None, train_top1=90.0)
+    rows = tables.TABLES["controls_at_best"]().splitlines()[2:]
+    assert [row[:51] for row in rows[:2]] == [
+        "| `vt_resnet18`, lr 0.006 | 42, 43 | 80.00, 80.00 |",
+        "| `vt_resnet18`, lr 0.024, 0.0024 in stage 5 | 42, ",
+    ]
+    assert "| `vt_resnet18` less `resnet18` | -2.50 +- " in tables.TABLES["control_differences_at_best"]()
 
 
 def test_top1_of_ten_is_not_that_of_a_thousand():

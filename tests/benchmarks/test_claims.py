@@ -372,7 +372,7 @@ def test_vt_takes_less_of_muons_rate_than_resnet_and_the_controls():
 def test_each_at_its_best_rate_resnet_gains_twice_what_vt_gains():
     """Also README's line on accuracy."""
     names = ("vt_resnet18", "resnet18")
-    (vt,), (resnet,) = best = [of_controls(name, plan.controls_at_best) for name in names]
+    (vt,), (resnet,) = best = [of_controls(f"{name}_best", plan.controls_at_best) for name in names]
     before = [next(run for run in of_controls(name) if run["seed"] == vt["seed"]) for name in names]
     assert len({(run["commit"], run["machine"], run["seed"]) for run in (vt, resnet)}) == 1
     gained = [run["val_top1"] - earlier["val_top1"] for (run,), earlier in zip(best, before, strict=True)]
