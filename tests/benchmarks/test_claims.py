@@ -369,6 +369,18 @@ def test_vt_takes_less_of_muons_rate_than_resnet_and_the_controls():
         assert round(top1[name][quarter.lr] - run_named(quarter.name)["val_top1"]) in (1, 2)
 
 
+def test_with_a_tenth_of_the_rate_in_its_modules_vt_is_level_with_one_filter():
+    tenth = next(e for e in plan.muon_stage("vt_resnet18") if e.name.endswith("0.1"))
+    assert plan.STAGE_RATE == 8 * plan.controls({})[0].lr
+    names = ("vt_resnet18", "one_filter", "resnet18", "pooled")
+    vt, one, resnet, pooled = (
+        max(run["val_top1"] for e in plan.muon_search(name) if (run := run_named(e.name))) for name in names
+    )
+    reached = run_named(tenth.name)["val_top1"]
+    assert round(reached - vt) == 2 and abs(reached - one) < 0.25
+    assert round(resnet - reached) == round(pooled - reached) == 1
+
+
 def test_each_at_its_best_rate_resnet_gains_twice_what_vt_gains():
     """Also README's line on accuracy."""
     names = ("vt_resnet18", "resnet18")
@@ -380,6 +392,11 @@ def test_each_at_its_best_rate_resnet_gains_twice_what_vt_gains():
     ahead = {size: at_size([resnet], size)[0] - at_size([vt], size)[0] for size in (128, 160, 192, 224)}
     assert round(2 * ahead[128]) == 5 and 1.5 < ahead[160] < 2 and round(ahead[192]) == 1 and abs(ahead[224]) < 0.5
     assert at_size(before[:1], 224)[0] - at_size(before[1:], 224)[0] > 2
+    (pooled,) = of_controls("pooled_best", plan.controls_at_best)
+    for size in ahead:
+        assert abs(at_size([pooled], size)[0] - at_size([resnet], size)[0]) < 0.5
+    at_224 = [at_size([run], 224)[0] for run in (pooled, resnet, vt)]
+    assert max(at_224) - min(at_224) < 1
 
 
 def test_trained_at_128_px_and_shown_224_what_looks_is_ahead_of_what_averages():
