@@ -14,7 +14,6 @@ Short trials from a trunk that does not move show what is not worth a training; 
 
 import argparse
 import math
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -115,15 +114,16 @@ class Trial:
     muon: str = ""
 
 
-def vt(change: Callable[[Any], None] = lambda _: None, **options: Any) -> Callable[..., nn.Module]:
-    """Return a builder of a VT-ResNet that begins at stage 5, with a change made to its stage."""
+def vt(*changes: Callable[[Any], None], **options: Any) -> Callable[..., nn.Module]:
+    """Return a builder of a VT-ResNet that begins at stage 5, with changes made to its stage."""
 
     def build(channels: int = CHANNELS) -> VTResNet:
         model = VTResNet(channels=(64, 128, channels), **{"token_dim": TOKEN_DIM, "num_classes": CLASSES, **options})
         for name in ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3"):
             setattr(model, name, nn.Identity())
         model.min_size = 0
-        change(model.vt_stage)
+        for change in changes:
+            change(model.vt_stage)
         return model
 
     return build
@@ -223,14 +223,6 @@ def read_first(stage: Any) -> None:
     stage.blocks[1].tokenizer.register_forward_pre_hook(lambda _m, args: setattr(stage, "first", args[1]))
 
 
-def together(*changes: Callable[[Any], None]) -> Callable[[Any], None]:
-    def change(stage: Any) -> None:
-        for one in changes:
-            one(stage)
-
-    return change
-
-
 ONE: dict[str, Any] = dict(layers=(2, 2, 2, 1), num_tokens=1, relation="none", projector=False)
 THREE = (compete, wake_projector, leave_lift_linear)
 CENTRED = (compete, wake_projector, centre_update)
@@ -249,21 +241,20 @@ TRIALS = {
     "queries": Trial("VT, the queries of the awake alone", vt(sharpen_queries)),
     "awake_one": Trial("VT with one token, projector awake", vt(wake_projector, num_tokens=1)),
     "uneven": Trial("VT, eq. 3 without its even part", vt(centre_relation)),
-    "centred": Trial("VT, projector's values without their mean", vt(together(wake_projector, centre_update))),
+    "centred": Trial("VT, projector's values without their mean", vt(wake_projector, centre_update)),
     "dropped": Trial("VT, half of the tokens dropped", vt(drop_tokens)),
     "overlap": Trial("VT, overlap of the tokens' maps in the loss", vt(), overlap=1.0),
     "compete": Trial("VT, tokens compete for pixels", vt(compete)),
     "filters": Trial("VT, filters in both modules (Table 4)", vt(recurrent=False)),
     "largest": Trial("VT, head reads the largest of the tokens", vt(global_pool="max")),
     "awake_largest": Trial("VT, awake, head reads the largest of the tokens", vt(wake_projector, global_pool="max")),
-    "awake_read": Trial("VT, awake, head with weights per token", vt(together(wake_projector, read_by_channel))),
+    "awake_read": Trial("VT, awake, head with weights per token", vt(wake_projector, read_by_channel)),
     "awake_uneven_read": Trial(
-        "VT, awake, no even part, head with weights per token",
-        vt(together(wake_projector, centre_relation, read_by_channel)),
+        "VT, awake, no even part, head with weights per token", vt(wake_projector, centre_relation, read_by_channel)
     ),
     "awake_compete_read": Trial(
         "VT: compete, awake, filters, head with weights per token",
-        vt(together(compete, wake_projector, read_by_channel), recurrent=False),
+        vt(compete, wake_projector, read_by_channel, recurrent=False),
     ),
     "few": Trial("VT, four tokens in the second module", vt(keep_few)),
     "read_first": Trial("VT, transformer 2 reads the tokens of module 1 too", vt(read_first)),
@@ -273,10 +264,10 @@ TRIALS = {
     "muon_no_heads": Trial("VT as it is by default; Muon, AdamW for weights of heads", vt(), muon="no heads"),
     "linear": Trial("VT, lift without ReLU", vt(leave_lift_linear)),
     "mixed": Trial("VT, depthwise 3x3 before each module", vt(mix_neighbours)),
-    "two": Trial("VT: compete, awake", vt(together(compete, wake_projector))),
-    "two_filters": Trial("VT: compete, awake, filters", vt(together(compete, wake_projector), recurrent=False)),
-    "two_linear": Trial("VT: compete, awake, filters, linear", vt(together(*THREE), recurrent=False)),
-    "two_centred": Trial("VT: compete, awake, filters, centred", vt(together(*CENTRED), recurrent=False)),
+    "two": Trial("VT: compete, awake", vt(compete, wake_projector)),
+    "two_filters": Trial("VT: compete, awake, filters", vt(compete, wake_projector, recurrent=False)),
+    "two_linear": Trial("VT: compete, awake, filters, linear", vt(*THREE, recurrent=False)),
+    "two_centred": Trial("VT: compete, awake, filters, centred", vt(*CENTRED, recurrent=False)),
 }
 
 
@@ -529,7 +520,7 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="Imagenette, with train/ and val/")
     parser.add_argument("--teacher", default="tf_efficientnet_lite0.in1k", help="a timm model of ImageNet's classes")
@@ -567,8 +558,7 @@ def main() -> int:
             row |= look_inside(network.stage, validation)
             if args.write:
                 keep_record(FILE, f"{name}, {trunk}, {photos}, rate {args.rate:g}, seed {seed}", row)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
