@@ -9,6 +9,7 @@ those of `vt-timm segment --scales`.
 
 import argparse
 import contextlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,23 +38,14 @@ def recipe(changes: dict[str, Any] | None = None) -> Settings:
     return Settings.from_yaml(find_recipe("ccp", SEGMENTATION), {"data_dir": "ccp", **(changes or {})})
 
 
-class KeepMap(nn.Module):
-    """The map as it is, in place of a projector's."""
-
-    def forward(self, feature_BCHW: Tensor, tokens_BLD: Tensor) -> Tensor:
-        return feature_BCHW
-
-
 @contextlib.contextmanager
 def tokens_cut_off(model: Segmenter, levels: list[int]) -> Iterator[None]:
     """Leave the maps of these levels as the laterals give them, inside."""
     neck: Any = model.neck
-    kept = neck.projectors
-    neck.projectors = nn.ModuleList(KeepMap() if i in levels else projector for i, projector in enumerate(kept))
-    try:
+    with contextlib.ExitStack() as hooks:
+        for level in levels:
+            hooks.enter_context(neck.projectors[level].register_forward_hook(lambda _m, args, _out: args[0]))
         yield
-    finally:
-        neck.projectors = kept
 
 
 def validation_photos(model: Segmenter, folder: str, label_options: dict[str, Any]) -> SegmentationDataset:
@@ -72,16 +64,12 @@ def describe_tokens(model: Segmenter, data: SegmentationDataset, photos: int = P
         within a photo, as shares of the map's.
     """
     neck: Any = model.neck
-    sums: list[dict[str, float]] = [{} for _ in range(LEVELS)]
+    sums: list[dict[str, float]] = [defaultdict(float) for _ in range(LEVELS)]
     with torch.inference_mode(), contextlib.ExitStack() as hooks:
-        for level in range(LEVELS):
-            seen = sums[level]
-            for module, describe in (
-                (neck.tokenizers[level].attention, _look),
-                (neck.projectors[level].attention, _read),
-                (neck.projectors[level], _update),
-            ):
-                hooks.callback(module.register_forward_hook(partial(_add, describe, seen)).remove)
+        for tokenizer, projector, seen in zip(neck.tokenizers, neck.projectors, sums, strict=True):
+            parts = ((tokenizer.attention, _look), (projector.attention, _read), (projector, _update))
+            for module, describe in parts:
+                hooks.enter_context(module.register_forward_hook(partial(_add, describe, seen)))
         for index in range(photos):
             model(data[index][0][None])
     return [{key: total / photos for key, total in row.items()} for row in sums]
@@ -89,7 +77,7 @@ def describe_tokens(model: Segmenter, data: SegmentationDataset, photos: int = P
 
 def _add(describe: Any, sums: dict[str, float], _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     for key, value in describe(inputs, output).items():
-        sums[key] = sums.get(key, 0.0) + value.mean().item()
+        sums[key] += value.mean().item()
 
 
 def scores_at(model: Segmenter, folder: str, label_options: dict[str, Any], scales: Sequence[float]) -> dict[str, Any]:
