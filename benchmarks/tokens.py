@@ -58,13 +58,17 @@ class Stage:
     def blocks(self) -> nn.ModuleList:
         return self.model.vt_stage.blocks  # type: ignore[union-attr]
 
+    def batches(self, module: int) -> Iterator[tuple[Tensor, Any]]:
+        """Yield what a module was given, batch by batch."""
+        feature_NCHW, previous_NLD = self.inputs[module]
+        for at in range(0, len(self.labels), BATCH):
+            batch = slice(at, at + BATCH)
+            yield feature_NCHW[batch], None if previous_NLD is None else previous_NLD[batch]
+
     def logits(self, module: int) -> Tensor:
         """Return what the network answers, (N, K), run from a module on."""
-        feature_NCHW, previous_NLD = self.inputs[module]
         logits = []
-        for at in range(0, len(self.labels), BATCH):
-            feature = feature_NCHW[at : at + BATCH]
-            tokens: Any = None if previous_NLD is None else previous_NLD[at : at + BATCH]
+        for feature, tokens in self.batches(module):
             for block in self.blocks[module:]:
                 feature, tokens = block(feature, tokens)
             logits.append(self.model.forward_head(tokens))
@@ -108,11 +112,10 @@ def _record(block: Any, hooks: ExitStack) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def keep(name: str, module: nn.Module, of_input: bool = False) -> None:
-        if of_input:
-            handle = module.register_forward_pre_hook(lambda _m, args: found.__setitem__(name, args))
-        else:
-            handle = module.register_forward_hook(lambda _m, _args, out: found.__setitem__(name, out))
-        hooks.callback(handle.remove)
+        def hook(_module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+            found[name] = args if of_input else out
+
+        hooks.enter_context(module.register_forward_hook(hook))
 
     keep("input", block, of_input=True)
     keep("maps", _maps(block.tokenizer))
@@ -278,12 +281,8 @@ def _shuffled(generator: torch.Generator) -> Callable[[Any, Tensor], Tensor]:
 
 def _mean_tokens(stage: Stage, module: int) -> Tensor:
     """Return what a module's tokenizer gives on the mean over the photos, (L, D)."""
-    feature_NCHW, previous_NLD = stage.inputs[module]
-    total, N = torch.zeros(()), len(feature_NCHW)
-    for at in range(0, N, BATCH):
-        previous = None if previous_NLD is None else previous_NLD[at : at + BATCH]
-        total = total + stage.blocks[module].tokenizer(feature_NCHW[at : at + BATCH], previous).sum(dim=0)  # type: ignore[operator]
-    return total / N
+    tokenizer: Any = stage.blocks[module].tokenizer
+    return sum(tokenizer(*given).sum(dim=0) for given in stage.batches(module)) / len(stage.labels)
 
 
 def _reads(tokenizer: nn.Module, feature_BCHW: Tensor, previous_BLD: Tensor) -> bool:
@@ -323,9 +322,8 @@ def ablate(stage: Stage) -> list[dict[str, Any]]:
 
     for module in range(len(stage.blocks)):
         for part, what, hook in tqdm(list(ablations(stage, module)), desc=f"module {module + 1}", disable=None):
-            handle = hook()
-            add(module + 1, part, what, stage.logits(module))
-            handle.remove()
+            with hook():
+                add(module + 1, part, what, stage.logits(module))
     by_token = sorted(stage.logits_of_one_token(), key=lambda logits: -share_found(logits, stage.labels).sum().item())
     if len(by_token) > 1 and stage.model.global_pool:
         for what, index in (("best", 0), ("median", len(by_token) // 2), ("worst", -1)):
