@@ -83,7 +83,8 @@ def measure(name: str, s: Setting, args: argparse.Namespace) -> list[Row]:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.splitlines()[0])
-    add_choices(parser, default_models=["vt_resnet18", "vt_resnet50"], memory_formats=["contiguous"])
+    add_choices(parser)
+    parser.set_defaults(models=["vt_resnet18", "vt_resnet50"], memory_formats=["contiguous"])
     parser.add_argument("--others", action="store_true", help="also against the attention ResNets that timm has")
     parser.add_argument("--before", metavar="COMMIT", help="against the models of the package at a commit, instead")
     parser.add_argument("--task", choices=("inference", "train"), default="inference")

@@ -80,7 +80,8 @@ def compare(name: str, s: Setting) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput.memory", description=__doc__.splitlines()[0])
-    add_choices(parser, batch_sizes=[16], pairs=None)
+    add_choices(parser, pairs=None)
+    parser.set_defaults(batch_sizes=[16])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     run("memory", VARIED, lambda name, s, _: [compare(name, s)], parser, parser.parse_args())
 

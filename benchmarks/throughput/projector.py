@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.throughput.projector", description=__doc__.splitlines()[0]
     )
-    add_choices(parser, models=CHANNELS, default_models=list(CHANNELS), pairs=200)
+    add_choices(parser, models=CHANNELS, pairs=200)
     run("projector", VARIED, lambda name, s, args: [compare(name, s, args.pairs)], parser, parser.parse_args())
 
 

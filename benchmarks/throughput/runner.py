@@ -15,21 +15,12 @@ FOLDER = RESULTS / "speed"
 Row = dict[str, Any]
 
 
-def add_choices(
-    parser: argparse.ArgumentParser,
-    *,
-    models: Collection[str] = PEERS,
-    default_models: Sequence[str] = tuple(PEERS),
-    precisions: Sequence[str] = ("float32",),
-    memory_formats: Sequence[str] = tuple(FORMATS),
-    batch_sizes: Sequence[int] = (1, 16),
-    pairs: int | None = 25,
-) -> None:
-    """Add the options that list what to vary, with these defaults; without `pairs`, none that is about time."""
-    parser.add_argument("--models", nargs="+", choices=models, default=default_models)
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=precisions)
-    parser.add_argument("--memory-formats", nargs="+", choices=FORMATS, default=memory_formats)
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=batch_sizes)
+def add_choices(parser: argparse.ArgumentParser, models: Collection[str] = PEERS, pairs: int | None = 25) -> None:
+    """Add the options that list what to vary; without `pairs`, none that is about time."""
+    parser.add_argument("--models", nargs="+", choices=models, default=list(models))
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["float32"])
+    parser.add_argument("--memory-formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--sizes", nargs="+", type=int, default=[224], help="sides of the square images, in pixels")
     if pairs is not None:
         parser.add_argument("--pairs", type=int, default=pairs, help="at batch 1 and 224 px; fewer for longer passes")

@@ -73,7 +73,8 @@ def bounds(name: str, s: Setting, pairs: int) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput.stages", description=__doc__.splitlines()[0])
-    add_choices(parser, precisions=list(PRECISIONS))
+    add_choices(parser)
+    parser.set_defaults(precisions=list(PRECISIONS))
     run("stages", VARIED, lambda name, s, args: [bounds(name, s, args.pairs)], parser, parser.parse_args())
 
 
