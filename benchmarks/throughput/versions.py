@@ -3,12 +3,11 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -38,12 +37,13 @@ def passes_in_processes(name: str, commit: str, setting: Setting) -> Iterator[di
     Raises:
         UnknownCommitError: if git has no such commit, or it has no package `vt_timm`.
     """
-    archive = subprocess.run(["git", "archive", "--format=zip", commit, "vt_timm"], cwd=ROOT, capture_output=True)
-    if archive.returncode:
-        raise UnknownCommitError(f"--before {commit}: {archive.stderr.decode().strip()}")
     with TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        with zipfile.ZipFile(BytesIO(archive.stdout)) as files:
-            files.extractall(folder)
+        file = f"{folder}/package.zip"
+        command = ["git", "archive", f"--output={file}", commit, "vt_timm"]
+        archive = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if archive.returncode:
+            raise UnknownCommitError(f"--before {commit}: {archive.stderr.strip()}")
+        shutil.unpack_archive(file, folder)
         before = stack.enter_context(Pass(name, setting, Path(folder)))
         yield {f"{name}@{commit}": before, name: stack.enter_context(Pass(name, setting, ROOT))}
 
