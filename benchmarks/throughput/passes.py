@@ -70,37 +70,28 @@ def build(name: str, s: Setting) -> Callable[[], object]:
     model = timm.create_model(base, **options).to(s.device, dtype).to(memory_format=layout)  # type: ignore[call-overload]
     shape = (s.batch_size, 3, s.size, s.size)
     images = [torch.randn(shape).to(s.device, dtype, memory_format=layout) for _ in range(INPUTS)]
-    if s.task == "train":
-        return _training_step(model, images, s.mode)
-    model.eval()
+    model.train(s.task == "train")
     if s.mode == "onnx":
         return _onnx_pass(model, images)
-    call: Callable[[torch.Tensor], object] = model
+    call: Callable[[torch.Tensor], Any] = model
     if s.mode == "compile":
         call = torch.compile(model, fullgraph=True)
     elif s.mode == "aot":
         call = _ahead_of_time(model, images[0])
     turns = itertools.cycle(images)
+    labels = torch.randint(1000, (s.batch_size,), device=s.device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
 
     def infer() -> None:
         with torch.inference_mode():
             call(next(turns))
-
-    return infer
-
-
-def _training_step(model: nn.Module, images: list[torch.Tensor], mode: str) -> Callable[[], object]:
-    labels = torch.randint(1000, (len(images[0]),), device=images[0].device)
-    optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-4, momentum=0.9)
-    call = torch.compile(model, fullgraph=True) if mode == "compile" else model
-    turns = itertools.cycle(images)
 
     def step() -> None:
         F.cross_entropy(call(next(turns)), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    return step
+    return step if s.task == "train" else infer
 
 
 def _ahead_of_time(model: nn.Module, images: torch.Tensor) -> Callable[[torch.Tensor], object]:
