@@ -22,7 +22,7 @@ import torch
 from vt_timm import load
 from vt_timm.pipelines.pipeline import BATCH
 
-from ..common.measure import Run, in_turn
+from ..common.measure import Run, in_turn, ratios
 from .runner import Row, keep
 
 MODEL = "vt_resnet18"
@@ -92,13 +92,13 @@ def rates(seconds: dict[str, list[float]], few: int, many: int) -> list[Row]:
             "photos": many - few,
             "rounds": len(values),
             "images_per_second": round((many - few) / statistics.median(values), 1),
-            "share": round(statistics.median(a / b for a, b in zip(taken[NETWORK], values, strict=True)), 3),
+            "share": round(statistics.median(ratios(taken[NETWORK], values)), 3),
         }
         for what, values in taken.items()
     ]
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput.folder", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="photos")
     parser.add_argument(
@@ -114,8 +114,7 @@ def main() -> int:
         print(f"{row['what']}: {row['images_per_second']} images per second, {row['share']:.2f} of the network's")
     if args.write:
         keep(args.write, "folder", rows)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
