@@ -10,7 +10,6 @@ the classes stays.
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,10 +140,7 @@ def calibration_table() -> str:
     return table([*head, "right above"], rows)
 
 
-TABLES = {"calibration": calibration_table}
-
-
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a timm model with weights")
     parser.add_argument("--data", required=True, help="photos that were not trained on, one folder per class")
@@ -159,8 +155,7 @@ def main() -> int:
         fold_temperature(args.fold, found["temperature"])
     if args.write:
         keep_record(FILE, args.model, found)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

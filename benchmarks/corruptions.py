@@ -62,9 +62,6 @@ def corruptions_table() -> str:
     return table(["classifier", "photos", *CORRUPTIONS], lines)
 
 
-TABLES = {"corruptions": corruptions_table}
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a timm model with weights, `local-dir:FOLDER` too")

@@ -15,26 +15,16 @@ from pathlib import Path
 
 import timm
 
-import vt_timm  # noqa: F401  registers the models
-from vt_timm.cost import count_macs, count_parameters, in_millions
-
 from . import calibration, corruptions, token_trials, tokens
 from .accuracy import tables as accuracy
+from .common.counting import count  # and registers the models
 from .common.records import RESULTS, read_rows, table
 from .segmentation import tables as segmenters
 from .throughput import tables as speed
 from .throughput.runner import rows_of
 
 ROOT = Path(__file__).parents[1]
-PAGES = (
-    ROOT / "README.md",
-    ROOT / "MODEL_CARD.md",
-    RESULTS / "accuracy" / "README.md",
-    RESULTS / "tokens" / "README.md",
-    RESULTS / "tokens" / "stored_maps.md",
-    RESULTS / "segmentation" / "README.md",
-    RESULTS / "speed" / "README.md",
-)
+PAGES = (ROOT / "README.md", ROOT / "MODEL_CARD.md", *sorted(RESULTS.glob("*/*.md")))
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 MODELS = ("vt_resnet18", "vt_resnet34", "vt_resnet50", "vt_resnet101", "vt_resnet_micro")
 
@@ -46,22 +36,15 @@ def models() -> str:
     }
     rows = []
     for name in MODELS:
-        macs, params = _cost(name)
+        macs, params = count(name)
         resnet = name.removeprefix("vt_")
-        share = f"{macs / _cost(resnet)[0]:.2f}" if timm.is_model(resnet) else None
+        share = f"{macs / count(resnet).macs:.2f}" if timm.is_model(resnet) else None
         shipped = read_rows(RESULTS / "accuracy" / "shipped.csv", architecture=name)
         best = max(shipped, key=lambda r: r["top1"], default=None)
         top1 = f"{best['top1']:.2f} % at {best['input_size'][-1]} px" if best else "none"
-        written = in_millions(macs, params)
-        rows.append([f"`{name}`", *reversed(written), share, eager.get(name), top1])
+        rows.append([f"`{name}`", f"{params:.2f}", f"{macs:.0f}", share, eager.get(name), top1])
     head = ["model", "parameters (M)", "MACs at 224 px (M)", "of its ResNet's MACs"]
     return table([*head, "times the ResNet's speed, batch 1", "shipped weights, Imagenette top-1"], rows)
-
-
-def _cost(name: str) -> tuple[int, int]:
-    """Return MACs at 224 px and parameters of a model of timm's, counted as `vt-timm models` counts them."""
-    model = timm.create_model(name, device="meta").eval()
-    return count_macs(model), count_parameters(model)
 
 
 def weights() -> str:
@@ -128,8 +111,8 @@ TABLES: dict[str, Callable[[], str]] = {
     **accuracy.TABLES,
     **segmenters.TABLES,
     **speed.TABLES,
-    **calibration.TABLES,
-    **corruptions.TABLES,
+    "calibration": calibration.calibration_table,
+    "corruptions": corruptions.corruptions_table,
     **tokens.TABLES,
     **token_trials.TABLES,
 }
