@@ -7,7 +7,6 @@ NAME --pretrained --use-train-size`, on what the model's config says: input size
 """
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,33 +38,27 @@ def evaluate(name: str, folder: str) -> dict:
     """Score every image of an ImageFolder, top-1 and top-5 in percent, the last partial batch counted by its size."""
     model = timm.create_model(name, pretrained=True).eval()
     config = resolve_data_config({}, model=model, use_test_size=True)
-    top1, top5, images = top1_top5(model, validation_loader(folder, config, batch_size=64))
+    top1, top5 = AverageMeter(), AverageMeter()
+    with torch.inference_mode():
+        for images, targets in tqdm(validation_loader(folder, config, batch_size=64), disable=None):
+            for meter, value in zip((top1, top5), accuracy(model(images), targets, topk=(1, 5)), strict=True):
+                meter.update(value.item(), len(targets))
     pretrained_cfg: dict = model.pretrained_cfg  # type: ignore[assignment]
     return {
         "model": f"{pretrained_cfg['architecture']}.{pretrained_cfg['tag']}",
         "architecture": pretrained_cfg["architecture"],
         "tag": pretrained_cfg["tag"],
         "options": getattr(model, "_model_args", {}),  # what timm was given to build it
-        "images": images,
-        "top1": round(top1, 3),
-        "top5": round(top5, 3),
+        "images": top1.count,
+        "top1": round(top1.avg, 3),
+        "top5": round(top5.avg, 3),
         "input_size": list(config["input_size"]),
         "crop_pct": config["crop_pct"],
         "interpolation": config["interpolation"],
     }
 
 
-def top1_top5(model: torch.nn.Module, loader: Any) -> tuple[float, float, int]:
-    """Return top-1 and top-5 in percent, and the number of images."""
-    top1, top5 = AverageMeter(), AverageMeter()
-    with torch.inference_mode():
-        for images, targets in tqdm(loader, disable=None):
-            for meter, value in zip((top1, top5), accuracy(model(images), targets, topk=(1, 5)), strict=True):
-                meter.update(value.item(), len(targets))
-    return top1.avg, top5.avg, top1.count
-
-
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="validation images, one folder per class")
     parser.add_argument("--models", nargs="+", default=["vt_resnet18", "vt_resnet_micro"])
@@ -73,11 +66,6 @@ def main() -> int:
     args = parser.parse_args()
     if not Path(args.folder).is_dir():
         parser.error(f"{args.folder}: no such folder")
-    measure_accuracy(args)
-    return 0
-
-
-def measure_accuracy(args: argparse.Namespace) -> None:
     for name in args.models:
         result = evaluate(name, args.folder)
         print(
@@ -88,4 +76,4 @@ def measure_accuracy(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
