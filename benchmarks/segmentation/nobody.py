@@ -10,7 +10,6 @@ and ten validation photos of each of its ten classes (among the parachutes some 
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,9 @@ LIST = Path(__file__).with_suffix(".txt")
 FILE = "segmentation/nobody.json"
 
 
-def photos(data: Path, split: str) -> Iterator[Path]:
-    """Yield the photos of a split that show nobody."""
-    for line in LIST.read_text().split():
-        if line.startswith(f"{split}/"):
-            yield data / line
+def photos(data: Path, split: str) -> list[Path]:
+    """Return the photos of a split that show nobody."""
+    return [data / line for line in LIST.read_text().split() if line.startswith(f"{split}/")]
 
 
 def background(model: Segmenter, data: Path) -> dict[str, list[float]]:
