@@ -40,19 +40,6 @@ def build(kind: str, whole: bool) -> tuple[nn.Module, Tensor | list[Tensor]]:
     return (model, torch.randn(1, 3, *SIZE)) if whole else (model.neck, features())
 
 
-def measure_time(whole: bool, pairs: int) -> dict:
-    ways = {kind: build(kind, whole) for kind in KINDS}
-    with torch.inference_mode():
-        seconds = in_turn({kind: partial(module, given) for kind, (module, given) in ways.items()}, pairs)
-    faster = ratios(seconds["fpn"], seconds["vt_fpn"])
-    return {
-        "pairs": pairs,
-        "seconds_median": {kind: round(statistics.median(values), 3) for kind, values in seconds.items()},
-        "times_faster_median": round(statistics.median(faster), 2),
-        "times_faster_middle_half": middle_half(faster, 2),
-    }
-
-
 def memory_of(kind: str, whole: bool) -> int:
     """Return the peak resident bytes of one pass; to be called once, in a process of its own."""
     module, given = build(kind, whole)
@@ -63,8 +50,15 @@ def memory_of(kind: str, whole: bool) -> int:
 
 def compare(whole: bool, pairs: int) -> dict:
     memory = {kind: in_its_own_process(memory_of, kind, whole) for kind in KINDS}
+    ways = {kind: build(kind, whole) for kind in KINDS}
+    with torch.inference_mode():
+        seconds = in_turn({kind: partial(module, given) for kind, (module, given) in ways.items()}, pairs)
+    faster = ratios(seconds["fpn"], seconds["vt_fpn"])
     return {
-        **measure_time(whole, pairs),
+        "pairs": pairs,
+        "seconds_median": {kind: round(statistics.median(values), 3) for kind, values in seconds.items()},
+        "times_faster_median": round(statistics.median(faster), 2),
+        "times_faster_middle_half": middle_half(faster, 2),
         "peak_megabytes": {kind: round(value / 2**20, 1) for kind, value in memory.items()},
         "share_of_fpns_memory": round(memory["vt_fpn"] / memory["fpn"], 3),
     }
