@@ -49,6 +49,7 @@ RUNTIMES = {
     ONNX: lambda: f"onnxruntime {metadata.version('onnxruntime')}",
     AOTI: lambda: f"torch {torch.__version__}, torchao {metadata.version('torchao')}",
 }
+Key = tuple[str, str]  # model and precision
 BATCHES = (1, 16)
 FEW = 64  # images to calibrate on where the accuracy is not asked for
 # Pixels: half of Clothing Co-Parsing's photos, and as the shipped segmenter sees them.
@@ -104,7 +105,8 @@ def measure(pair: list[str], args: argparse.Namespace) -> Iterator[dict[str, Any
                 row["calibrated_on"] = (args.images or FEW) if key[1] == "int8" else ""
                 rows[key] = row
             for batch in args.batches:
-                _time(rows, files, pair, batch, shape, args)
+                images = np.random.default_rng(0).standard_normal((batch, 3, *shape), np.float32)
+                _time(rows, files, pair, torch.from_numpy(images), args.rounds)
             for key, row in rows.items():
                 print(*key, {column: row[column] for column in row if column[:2] in ("ms", "ov", "me")}, flush=True)
                 scored = row["weights"] != "none" and args.images and key[1] != "float32"
@@ -139,23 +141,18 @@ def _scores(model: Pipeline, file: nn.Module, args: argparse.Namespace) -> dict[
 
 
 def _time(
-    rows: dict[tuple[str, str], dict[str, Any]],
-    files: dict[tuple[str, str], nn.Module],
-    pair: list[str],
-    batch: int,
-    shape: tuple[int, int],
-    args: argparse.Namespace,
+    rows: dict[Key, dict[str, Any]], files: dict[Key, nn.Module], pair: list[str], images: torch.Tensor, rounds: int
 ) -> None:
-    images = torch.from_numpy(np.random.default_rng(0).standard_normal((batch, 3, *shape), np.float32))
-    ways: dict[str, Callable[[], object]] = {f"{n}/{p}": partial(file, images) for (n, p), file in files.items()}
-    seconds = in_turn(ways, max(5, args.rounds // batch), warm_up=3, clock=processor_seconds_of)
+    batch = len(images)
+    ways = {key: partial(file, images) for key, file in files.items()}
+    seconds = in_turn(ways, max(5, rounds // batch), warm_up=3, clock=processor_seconds_of)
     for (name, precision), row in rows.items():
-        own = seconds[f"{name}/{precision}"]
+        own = seconds[name, precision]
         row[f"ms_batch{batch}"] = round(1000 * statistics.median(own) / batch, 2)
-        if precision != "float32" and "float32" in args.precisions:
-            row[f"over_float32_batch{batch}"] = round(statistics.median(ratios(seconds[f"{name}/float32"], own)), 2)
+        if precision != "float32" and (name, "float32") in files:
+            row[f"over_float32_batch{batch}"] = round(statistics.median(ratios(seconds[name, "float32"], own)), 2)
         if name == pair[0] and len(pair) > 1:
-            row[f"over_peer_batch{batch}"] = round(statistics.median(ratios(seconds[f"{pair[1]}/{precision}"], own)), 2)
+            row[f"over_peer_batch{batch}"] = round(statistics.median(ratios(seconds[pair[1], precision], own)), 2)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,13 +37,13 @@ def clock_of(device: str) -> Callable[[Run], float]:
 
 
 def in_turn(
-    ways: Mapping[str, Run], rounds: int, warm_up: int = 1, clock: Callable[[Run], float] = seconds_of
-) -> dict[str, list[float]]:
+    ways: Mapping[Any, Run], rounds: int, warm_up: int = 1, clock: Callable[[Run], float] = seconds_of
+) -> dict[Any, list[float]]:
     """Time every round of each way; they take turns, so that what slows the machine down slows all of them."""
     for _ in range(warm_up):
         for run in ways.values():
             clock(run)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[Any, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, run in ways.items():
             seconds[name].append(clock(run))
