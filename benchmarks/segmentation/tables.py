@@ -59,16 +59,12 @@ def _options(row: dict[str, Any]) -> str:
 
 def variants() -> str:
     """Tabulate VT-FPN as it is and with other tokens, all else the same."""
-    changed = [row for row in runs(full=False) if _options(row)]
-    same = {(row["seed"], row["settings"]["lr"]) for row in changed}
-    usual = [
-        row
-        for row in runs(full=False)
-        if row["neck"] == "vt_fpn" and not _options(row) and (row["seed"], row["settings"]["lr"]) in same
-    ]
+    rows = [row for row in runs(full=False) if row["neck"] == "vt_fpn"]
+    changed = {(row["seed"], row["settings"]["lr"]) for row in rows if _options(row)}
+    same = [row for row in rows if (row["seed"], row["settings"]["lr"]) in changed]
     cells = [
         [_options(row) or "as it is", f"{row['miou']:.2f}", f"{row['miou_without_tokens']:.2f}"]
-        for row in [*usual, *changed]
+        for row in sorted(same, key=lambda row: _options(row) != "")
     ]
     return table(["VT-FPN", "mIoU, %", "mIoU without tokens, %"], cells)
 
@@ -113,8 +109,7 @@ def draw() -> None:
         for axis, drawn in zip(axes, values, strict=True):
             axis.plot(updates, drawn, label=label, **style)
     for axis, name in zip(axes, ("training loss", "mIoU, %"), strict=True):
-        axis.set_xlabel("update")
-        axis.set_ylabel(name)
+        axis.set(xlabel="update", ylabel=name)
         axis.grid(alpha=0.3)
     axes[1].legend(fontsize=7, handlelength=4)
     figure.tight_layout()
