@@ -121,9 +121,8 @@ def _our_top1(table: int, row: Row) -> float | None:
     if table == 8 and "(ours)" not in row.label:
         return None
     recipe = "advanced_in1k" if table == 8 else "basic_in1k"
-    for record in read_rows(RESULTS / "accuracy" / "shipped.csv"):
-        same_model = (record["architecture"], record["tag"]) == (row.model, recipe)
-        if same_model and _ablated(record["options"]) == _ablated(row.options):
+    for record in read_rows(RESULTS / "accuracy" / "shipped.csv", architecture=row.model, tag=recipe):
+        if _ablated(record["options"]) == _ablated(row.options):
             return record["top1"]
     return None
 
