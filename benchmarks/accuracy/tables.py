@@ -318,7 +318,7 @@ def transfer() -> str:
     runs = recorded(plan.transfer(best))
     rows = []
     for dataset, settings in plan.TRANSFER_SETS.items():
-        for start in ("scratch", "pretrained"):
+        for start, called in (("scratch", "scratch"), ("pretrained", "shipped weights")):
             key = f"{dataset}_{start}"
             if key not in best:
                 continue
@@ -327,8 +327,7 @@ def transfer() -> str:
             classes = settings["num_classes"]
             found = ", ".join(f"{_or_diverged(tried[lr], classes)} at {lr}" for lr in plan.TRANSFER_RATES)
             val = [r["val_top1"] for r in own if r["lr"] == best[key]]
-            start = "scratch" if start == "scratch" else "shipped weights"
-            rows.append([dataset, start, best[key], spread(val), found])
+            rows.append([dataset, called, best[key], spread(val), found])
     return table(["set", "from", "lr", "top-1", "search, one seed"], rows)
 
 
@@ -380,8 +379,7 @@ def _draw_losses() -> None:
         for i, run in enumerate(at_best_rate(model, best)):
             losses = [row["train_loss"] for row in epochs_of(run["name"])]
             axis.plot(range(1, len(losses) + 1), losses, color=colour, label=None if i else model)
-    axis.set_xlabel("epoch")
-    axis.set_ylabel("training loss")
+    axis.set(xlabel="epoch", ylabel="training loss")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     figure.tight_layout()
@@ -406,8 +404,7 @@ def _draw_sizes() -> None:
                 top1 = {size: found for size in SIZES for found in at_size([run], size)}
                 (lines[name],) = axis.plot([*top1], [*top1.values()], **DRAWN[name])
         axis.set_title(asked, fontsize=10)
-        axis.set_xticks(SIZES)
-        axis.set_xlabel("photos shown, px")
+        axis.set(xticks=SIZES, xlabel="photos shown, px")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("top-1, %")
     shown = [name for name in NETWORKS if name in lines]
