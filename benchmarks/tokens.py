@@ -15,7 +15,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Stage:
     labels: Tensor  # (N,), or (N, k) where an image shows k things
     inputs: list[tuple[Tensor, Tensor | None]]  # per module, the map (N, C, H, W) and the tokens of the module before
     tokens: Tensor  # (N, L, D), of the last module
-    seen: list[dict[str, Any]] = field(default_factory=list)  # a row per module, from `describe`
+    seen: list[dict[str, Any]]  # a row per module, from `describe`
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -100,11 +100,9 @@ def look(model: VTResNet, batches: Iterator[tuple[Tensor, Tensor]] | DataLoader)
         (torch.cat([feature for feature, _ in one]), None if one[0][1] is None else torch.cat([t for _, t in one]))  # type: ignore[misc]
         for one in inputs
     ]
-    stage = Stage(model, torch.cat(labels), given, torch.cat(tokens))
-    stage.seen = [
-        {"module": i + 1, **summarise({k: torch.cat(v) for k, v in one.items()})} for i, one in enumerate(seen)
-    ]
-    return stage
+    described = [summarise({key: torch.cat(values) for key, values in one.items()}) for one in seen]
+    rows = [{"module": i, **row} for i, row in enumerate(described, start=1)]
+    return Stage(model, torch.cat(labels), given, torch.cat(tokens), rows)
 
 
 def _record(block: Any, hooks: ExitStack) -> dict[str, Any]:
