@@ -39,13 +39,12 @@ def needed_by(name: str, s: Setting) -> int:
 
 def kept_by_stage(name: str, s: Setting) -> int:
     """Return the bytes that the last stage keeps for its backward pass, without weights and without its input."""
-    dtype, layout = s.dtype, s.layout
-    model = timm.create_model(name).train().to(dtype).to(memory_format=layout)  # type: ignore[call-overload]
+    model = timm.create_model(name).train().to(s.dtype).to(memory_format=s.layout)  # type: ignore[call-overload]
     stage = model.get_submodule("vt_stage" if name in PEERS else "layer4")
     given: list[Tensor] = []
     stage.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     with torch.no_grad():
-        model(torch.randn(s.batch_size, 3, s.size, s.size, dtype=dtype).to(memory_format=layout))
+        model(torch.randn(s.batch_size, 3, s.size, s.size, dtype=s.dtype).to(memory_format=s.layout))
     return kept_by(stage, given[0])
 
 

@@ -40,12 +40,11 @@ def fused(projector: Projector, feature_BCHW: Tensor, tokens_BLD: Tensor) -> Ten
 def compare(name: str, s: Setting, pairs: int) -> Row:
     """Return the milliseconds of both ways, taking turns."""
     torch.manual_seed(0)
-    dtype, layout = s.dtype, s.layout
     channels, pixels = CHANNELS[name], s.size // STRIDE
-    projector = Projector(channels, TOKEN_DIM, HEADS).to(s.device, dtype).eval()
+    projector = Projector(channels, TOKEN_DIM, HEADS).to(s.device, s.dtype).eval()
     torch.nn.init.ones_(projector.bn.weight)  # at its zero of the start, the projector would return the map alone
-    feature = torch.randn(s.batch_size, channels, pixels, pixels).to(s.device, dtype).to(memory_format=layout)
-    tokens = torch.randn(s.batch_size, TOKENS, TOKEN_DIM).to(s.device, dtype)
+    feature = torch.randn(s.batch_size, channels, pixels, pixels).to(s.device, s.dtype).to(memory_format=s.layout)
+    tokens = torch.randn(s.batch_size, TOKENS, TOKEN_DIM).to(s.device, s.dtype)
     with torch.inference_mode():
         torch.testing.assert_close(fused(projector, feature, tokens), projector(feature, tokens), rtol=0.05, atol=0.05)
         ways = {

@@ -33,17 +33,16 @@ VARIED = ("size", "memory_format", "precision", "batch_size", "model")
 def bounds(name: str, s: Setting, pairs: int) -> Row:
     """Return the milliseconds of the parts of one batch, and the ratios."""
     torch.manual_seed(0)
-    dtype, layout = s.dtype, s.layout
 
     def made(model: str) -> Any:
-        return timm.create_model(model).eval().to(s.device, dtype).to(memory_format=layout)
+        return timm.create_model(model).eval().to(s.device, s.dtype).to(memory_format=s.layout)
 
     resnet, vt = made(PEERS[name]), made(name)
-    images = torch.randn(s.batch_size, 3, s.size, s.size).to(s.device, dtype, memory_format=layout)
+    images = torch.randn(s.batch_size, 3, s.size, s.size).to(s.device, s.dtype, memory_format=s.layout)
     maps: list[Tensor] = []
     hook = vt.vt_stage.register_forward_pre_hook(lambda _, given: maps.append(given[0]))
-    product = nn.Linear(CHANNELS, CHANNELS, bias=False).to(s.device, dtype)
-    rows = torch.randn(s.batch_size * TOKENS, CHANNELS).to(s.device, dtype)
+    product = nn.Linear(CHANNELS, CHANNELS, bias=False).to(s.device, s.dtype)
+    rows = torch.randn(s.batch_size * TOKENS, CHANNELS).to(s.device, s.dtype)
     with torch.inference_mode():
         vt(images)
         hook.remove()
