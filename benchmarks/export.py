@@ -76,9 +76,8 @@ def model_of(name: str, size: int) -> tuple[Pipeline, str]:
         like = load_network(next(iter(published_segmenters())), "segmenter")
         segmenter = create_segmenter(neck, backbone, like.num_classes, short_side=like.short_side)
         return pipeline_of(segmenter.eval(), name), "none"
-    module = timm.create_model(name, num_classes=10).eval()
-    own: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
-    module.pretrained_cfg = {**own, "input_size": (3, size, size), "test_input_size": None}  # type: ignore[assignment]
+    seen = {"input_size": (3, size, size), "test_input_size": None}
+    module = timm.create_model(name, num_classes=10, pretrained_cfg_overlay=seen).eval()
     return ClassificationPipeline(module, name), "none"
 
 
