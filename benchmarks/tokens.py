@@ -231,14 +231,10 @@ def ablations(stage: Stage, module: int) -> Iterator[tuple[str, str, Hook]]:
     yield "tokenizer", "maps flat", _after(maps, lambda _, out: average(out, (2, 3)))
     yield "tokenizer", "maps shuffled over the pixels", _after(maps, _shuffled(torch.Generator().manual_seed(SEED)))
     if previous_NLD is not None and _reads(tokenizer, feature_NCHW[:2], previous_NLD[:2]):
-        mean_before_LD = previous_NLD.mean(dim=0)
-        feeds: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
-            ("fed another photo's tokens", lambda previous: previous.roll(1, 0)),
-            ("fed the mean token", lambda previous: average(previous, 1)),
-            ("fed the data set's mean tokens", lambda previous: mean_before_LD.expand_as(previous)),
-        )
-        for what, feed in feeds:
-            yield "tokenizer", what, _fed(tokenizer, feed)
+        mean = previous_NLD.mean(dim=0)
+        yield "tokenizer", "fed another photo's tokens", _fed(tokenizer, lambda tokens: tokens.roll(1, 0))
+        yield "tokenizer", "fed the mean token", _fed(tokenizer, lambda tokens: average(tokens, 1))
+        yield "tokenizer", "fed the data set's mean tokens", _fed(tokenizer, lambda tokens: mean.expand_as(tokens))
     if not isinstance(transformer, nn.Identity):
         yield "transformer", "removed", _after(transformer, lambda args, _: args[0])
     if isinstance(transformer, TokenTransformer):
