@@ -373,7 +373,7 @@ def _draw_losses() -> None:
     from matplotlib.figure import Figure
 
     best = best_learning_rates()
-    figure = Figure(figsize=(6.0, 3.6), dpi=150)
+    figure = Figure(figsize=(6.0, 3.6), dpi=150, layout="tight")
     axis = figure.subplots()
     for colour, model in zip(("tab:gray", "tab:red", "black", "tab:orange"), plan.SEEDS, strict=True):
         for i, run in enumerate(at_best_rate(model, best)):
@@ -382,7 +382,6 @@ def _draw_losses() -> None:
     axis.set(xlabel="epoch", ylabel="training loss")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    figure.tight_layout()
     figure.savefig(RESULTS / "accuracy" / "curves.png")
 
 

@@ -96,7 +96,7 @@ def draw() -> None:
     """Draw training loss and mIoU over the updates of the runs at full size that were evaluated often enough."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.0, 3.4), dpi=150)
+    figure = Figure(figsize=(8.0, 3.4), dpi=150, layout="tight")
     axes = figure.subplots(1, 2)
     for row in runs(full=True):
         if len(row["curve"] or []) < POINTS:
@@ -112,7 +112,6 @@ def draw() -> None:
         axis.set(xlabel="update", ylabel=name)
         axis.grid(alpha=0.3)
     axes[1].legend(fontsize=7, handlelength=4)
-    figure.tight_layout()
     figure.savefig(RUNS.with_name("curves.png"))
 
 

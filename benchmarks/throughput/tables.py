@@ -182,7 +182,7 @@ def draw() -> None:
     """Draw the ratio of times over that of MACs, and time per image over MACs, of the records that have all models."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.5, 4.0), dpi=150)
+    figure = Figure(figsize=(9.5, 4.0), dpi=150, layout="tight")
     left, right = figure.subplots(1, 2)
     markers = {"contiguous": "o", "channels_last": "^"}
     for record, precision, colour, label in DRAWN:
@@ -210,7 +210,6 @@ def draw() -> None:
     right.legend(fontsize=7)
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    figure.tight_layout()
     figure.savefig(FOLDER / "ratios.png")
 
 
