@@ -156,9 +156,7 @@ def _train_half(rank: int, folder: str, images: Tensor, labels: Tensor, dtype: t
 def load_split(data: str, split: str) -> tuple[Tensor, Tensor]:
     """Load a whole split as tensors, centre-cropped: the comparison is about the processes, not the augmentation."""
     dataset = create_dataset("", root=data, split=split)
-    loader = create_loader(
-        dataset, (3, SIZE, SIZE), batch_size=128, use_prefetcher=False, num_workers=1, crop_pct=1.0
-    )  # fmt: skip
+    loader = create_loader(dataset, (3, SIZE, SIZE), batch_size=128, use_prefetcher=False, num_workers=1, crop_pct=1.0)
     images, labels = zip(*loader, strict=True)
     return torch.cat(images), torch.cat(labels)
 
