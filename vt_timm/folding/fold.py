@@ -31,6 +31,21 @@ def affine(norm: Any) -> tuple[Tensor, Tensor]:
     return scale, shift if norm.bias is None else shift + norm.bias.detach()
 
 
+def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """Return the layer of a matrix (out, in) and a bias."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight = nn.Parameter(weight.detach())
+    layer.bias = None if bias is None else nn.Parameter(bias.detach())  # type: ignore[assignment]
+    return layer
+
+
+def linear_and_norm(layer: nn.Module, norm: Any) -> nn.Linear:
+    """Join a linear layer without bias, or none, and the norm of what it gives."""
+    scale, shift = affine(norm)
+    weight = layer.weight if isinstance(layer, nn.Linear) else torch.eye(len(scale)).to(scale)
+    return linear(scale[:, None] * weight, shift)
+
+
 class FoldedTransformer(nn.Module):
     """Eqs. 3 and 4 with `A = K Q^T / sqrt(k)` as one matrix per head: `T' = T + softmax_L(T A T^T) T`.
 
@@ -65,18 +80,10 @@ class FoldedProjector(nn.Module):
     def __init__(self, source: Projector) -> None:
         super().__init__()
         self.num_heads, self.head_dim = source.num_heads, source.head_dim
-        feature_dim, token_dim = source.key.weight.shape
-        dd: dict[str, Any] = {"device": source.key.weight.device, "dtype": source.key.weight.dtype}
-        with torch.no_grad():
-            self.key = nn.Linear(token_dim, feature_dim, bias=False, **dd)
-            key_hdD = source.key.weight.unflatten(0, (self.num_heads, self.head_dim))
-            # (h, d, e) x (h, e, D) -> (h, d, D)
-            self.key.weight.copy_((torch.bmm(source.query, key_hdD) * source.scale).flatten(0, 1))
-            scale, shift = affine(source.bn)
-            weight = source.value.weight if isinstance(source.value, nn.Linear) else torch.eye(feature_dim, **dd)
-            self.value = nn.Linear(token_dim, feature_dim, **dd)
-            self.value.weight.copy_(scale[:, None] * weight)
-            self.value.bias.copy_(shift)
+        key_hdD = source.key.weight.unflatten(0, (self.num_heads, self.head_dim))
+        # (h, d, e) x (h, e, D) -> (h, d, D)
+        self.key = linear((torch.bmm(source.query, key_hdD) * source.scale).flatten(0, 1))
+        self.value = linear_and_norm(source.value, source.bn)
 
     def forward(self, feature_BCHW: Tensor, tokens_BLD: Tensor) -> Tensor:
         update_BCP = self.update(feature_BCHW.flatten(2), self.key(tokens_BLD), self.value(tokens_BLD))
@@ -173,9 +180,7 @@ class RowsOfMap(nn.Module):
 
     def __init__(self, convolution: nn.Conv2d, act: nn.Module) -> None:
         super().__init__()
-        self.layer, self.act = nn.Linear(convolution.in_channels, convolution.out_channels), act
-        self.layer.weight = nn.Parameter(convolution.weight.flatten(1))
-        self.layer.bias = convolution.bias  # type: ignore[assignment]
+        self.layer, self.act = linear(convolution.weight.flatten(1), convolution.bias), act
 
     def forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
@@ -200,18 +205,11 @@ def _folded_filters(tokenizer: RecurrentTokenizer) -> nn.Linear:
 
 def _side_by_side(layers: list[nn.Linear]) -> nn.Linear:
     """Join linear layers that read the same tokens."""
-    bias = any(layer.bias is not None for layer in layers)
-    width = sum(layer.out_features for layer in layers)
-    like = layers[0].weight
-    joined = nn.Linear(layers[0].in_features, width, bias, device=like.device, dtype=like.dtype)
-    with torch.no_grad():
-        joined.weight.copy_(torch.cat([layer.weight for layer in layers]))
-        if bias:
-            zeros: list[Tensor] = [
-                like.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers
-            ]
-            joined.bias.copy_(torch.cat(zeros))
-    return joined
+    weights, biases = tuple(layer.weight for layer in layers), [layer.bias for layer in layers]
+    if any(bias is not None for bias in biases):
+        zeros: list[Tensor] = [w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)]
+        return linear(torch.cat(weights), torch.cat(zeros))
+    return linear(torch.cat(weights))
 
 
 def _averages_first(model: VTResNet) -> bool:
@@ -229,10 +227,7 @@ def _averages_first(model: VTResNet) -> bool:
 
 def _classifier_behind(f2: nn.Linear, classifier: nn.Linear) -> nn.Linear:
     """Return `classifier(T' + hidden F2)` as one layer of (T', hidden) side by side."""
-    weight = torch.cat([classifier.weight, classifier.weight @ f2.weight], dim=1).detach()
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
-    layer.weight, layer.bias = nn.Parameter(weight), classifier.bias
-    return layer
+    return linear(torch.cat([classifier.weight, classifier.weight @ f2.weight], dim=1), classifier.bias)
 
 
 def _in_rows(stage: VTStage) -> bool:

@@ -15,7 +15,7 @@ from ..projector import Projector
 from ..segmentation.model import Segmenter, SemanticHead
 from ..tokenizers import FilterTokenizer
 from ..vt_fpn import VTFPN
-from .fold import FoldedProjector, affine, folded
+from .fold import FoldedProjector, affine, folded, linear_and_norm
 
 
 def folded_segmenter(model: Segmenter) -> nn.Module:
@@ -52,12 +52,7 @@ def _folded_tokenizer(tokenizer: FilterTokenizer, norm: nn.Module) -> FilterToke
         if not isinstance(tokenizer.norm, nn.Identity):
             tokenizer.filters.weight.mul_(affine(tokenizer.norm)[0][:, None, None, None])
             tokenizer.norm = nn.Identity()
-        scale_D, shift_D = affine(norm)
-        embed = tokenizer.embed
-        weight_DC = embed.weight if isinstance(embed, nn.Linear) else torch.eye(len(scale_D)).to(scale_D)
-        tokenizer.embed = nn.Linear(weight_DC.shape[1], len(scale_D), device=scale_D.device, dtype=scale_D.dtype)
-        tokenizer.embed.weight.copy_(scale_D[:, None] * weight_DC)
-        tokenizer.embed.bias.copy_(shift_D)
+        tokenizer.embed = linear_and_norm(tokenizer.embed, norm)
     return tokenizer
 
 
