@@ -203,33 +203,17 @@ class Segmenter(
 
     @classmethod
     def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        map_location: str = "cpu",
-        strict: bool = True,
-        **settings: Any,
+        cls, *, model_id: str, revision: str | None, map_location: str = "cpu", strict: bool = True, **options: Any
     ) -> "Segmenter":
         """Load as `from_pretrained` asks: unlike huggingface_hub's own, strictly and never from a pickle."""
         for dropped_in_1_0 in ("proxies", "resume_download"):  # what huggingface_hub 0.x still passes
-            settings.pop(dropped_in_1_0, None)
+            options.pop(dropped_in_1_0, None)
+        how = {key: options.pop(key) for key in ("cache_dir", "force_download", "local_files_only", "token")}
         if Path(model_id).is_dir():
             weights = Path(model_id) / WEIGHTS
         else:
-            source = f"{model_id}@{revision}" if revision else model_id
-            weights = fetch(
-                source,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
-        model = cls(**settings)
+            weights = fetch(f"{model_id}@{revision}" if revision else model_id, **how)
+        model = cls(**options)
         safetensors.torch.load_model(model, weights, strict=strict, device=map_location)
         return model.eval()
 
@@ -258,7 +242,7 @@ class Segmenter(
 
 def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[int]]:
     """Return the backbone with its first four maps from stride 4 on, and their strides."""
-    options = {**_any_size(name), **options}
+    options = {**_any_size(name), **_stride_option(name), **options}
     try:
         info: Any = timm.create_model(name, features_only=True, device="meta", **_stride_option(name)).feature_info
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
@@ -272,7 +256,6 @@ def _four_levels(name: str, options: dict[str, Any]) -> tuple[nn.Module, list[in
             f"backbone={name!r} has feature maps at strides {reductions}; a pyramid needs four, from stride 4 on, each "
             "at the stride of the one before or twice it, as resnet50, convnext_tiny or vt_resnet18 have"
         )
-    options = {**_stride_option(name), **options}
     return timm.create_model(name, features_only=True, out_indices=indices, **options), strides
 
 
