@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -204,17 +205,15 @@ class UpdateSampler(TorchSampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         batch = self.settings.batch_size * self.world
-        order: dict[int, list[int]] = {}
+
+        @lru_cache(maxsize=2)
+        def order(epoch: int) -> list[int]:
+            generator = torch.Generator().manual_seed(self.settings.seed + epoch)
+            return torch.randperm(self.samples, generator=generator).tolist()
+
         for update in range(self.start, self.settings.updates):
-            draws = []
-            for draw in range(update * batch + self.rank, (update + 1) * batch, self.world):
-                epoch, place = divmod(draw, self.samples)
-                if epoch not in order:
-                    generator = torch.Generator().manual_seed(self.settings.seed + epoch)
-                    order = {k: v for k, v in order.items() if k >= epoch - 1}
-                    order[epoch] = torch.randperm(self.samples, generator=generator).tolist()
-                draws.append((order[epoch][place], draw))
-            yield draws
+            draws = range(update * batch + self.rank, (update + 1) * batch, self.world)
+            yield [(order(draw // self.samples)[draw % self.samples], draw) for draw in draws]
 
     def __len__(self) -> int:
         return self.settings.updates - self.start
