@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import yaml
 from timm.optim import list_optimizers
@@ -62,7 +63,27 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "backbone_options": (lambda v: isinstance(v, dict), "'{in_chans: 4}'"),
     "opt_kwargs": (lambda v: isinstance(v, dict), "'{betas: [0.9, 0.95]}'"),
 }
-MAY_BE_NULL = {"classes", "values", "colours", "ignore_colour", "short_sides", "eval_size"}
+AT_LEAST_1 = {"updates", "batch_size", "crop_size", "evaluate_every"}
+
+
+def _check_type(name: str, value: Any, types: tuple[Any, ...]) -> None:
+    """Check that the value of a setting is of one of its types, and in `FORMS` of the form given there."""
+    if value is None and NoneType in types:
+        return
+    if name in FORMS:
+        fits, example = FORMS[name]
+        if not fits(value):
+            raise SettingsError(f"{name}={value!r}: write it as {name}={example}")
+    elif types == (str,) and not isinstance(value, str):
+        raise SettingsError(f"{name}={value!r} must be a name; one of digits stands in quotes")
+    elif types == (bool,) and not isinstance(value, bool):
+        raise SettingsError(f"{name}={value!r} must be true or false")
+    elif int in types or float in types:
+        least, whole = int(name in AT_LEAST_1), int in types
+        if not _is_number(value, least) or (whole and not isinstance(value, int)):
+            number = "whole number" if whole else "number"
+            hint = " (in YAML, 1.0e-4 and not 1e-4)" if isinstance(value, str) else ""
+            raise SettingsError(f"{name}={value!r} must be a {number} of at least {least}{hint}")
 
 
 @dataclasses.dataclass
@@ -184,57 +205,33 @@ class Settings:
             raise SettingsError(f"schedule={self.schedule!r}: choose 'poly' or 'step'")
         if self.precision not in ("no", "bf16", "fp16"):
             raise SettingsError(f"precision={self.precision!r}: choose 'no', 'bf16' or 'fp16'")
-        for name in ("updates", "batch_size", "crop_size", "evaluate_every"):
-            self._check_number(name, int, 1)
-        for name in ("warmup_updates", "seed", "workers", "patience"):
-            self._check_number(name, int, 0)
-        for name in ("lr", "momentum", "weight_decay", "dice", "color_jitter"):
-            self._check_number(name, (int, float), 0)
-        for name in ("clip_grad", "ema_decay", "max_long_side", "backbone_lr", "ignore_label"):
-            if getattr(self, name) is not None:
-                self._check_number(name, int if name in ("ignore_label", "max_long_side") else (int, float), 0)
-        for name in ("clip_grad", "max_long_side"):
-            if getattr(self, name) == 0:
-                raise SettingsError(f"{name}=0 would leave nothing; null sets no limit")
-        if self.ema_decay is not None and self.ema_decay >= 1:
-            raise SettingsError(f"ema_decay={self.ema_decay} must be below 1")
-        if not _is_number(self.background_share) or self.background_share >= 1:
-            raise SettingsError(f"background_share={self.background_share!r} must be a number from 0, below 1")
+        for name in ("background_share", "start_share"):
+            value = getattr(self, name)
+            if not _is_number(value) or value >= 1:
+                raise SettingsError(f"{name}={value!r} must be a number from 0, below 1")
         for name in ("background_crowds", "background_swap"):
             value = getattr(self, name)
             if not _is_number(value) or value > 1:
                 raise SettingsError(f"{name}={value!r} must be a number from 0 to 1")
             if value and not self.background_photos:
                 raise SettingsError(f"{name} needs photos: name their folders by background_photos")
-        if not _is_number(self.start_share) or self.start_share >= 1:
-            raise SettingsError(f"start_share={self.start_share!r} must be a number from 0, below 1")
         if self.start_share and not self.initial_checkpoint:
             raise SettingsError("start_share needs a start: name a trained segmenter by initial_checkpoint")
-        for name, (fits, example) in FORMS.items():
-            value = getattr(self, name)
-            if not (fits(value) or (value is None and name in MAY_BE_NULL)):
-                raise SettingsError(f"{name}={value!r}: write it as {name}={example}")
-        for name in ("recipe", "layout", "data_dir", "neck", "backbone", "opt", "initial_checkpoint"):
-            if not isinstance(value := getattr(self, name), str):
-                raise SettingsError(f"{name}={value!r} must be a name; one of digits stands in quotes")
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), get_args(field.type) or (field.type,))
+        for name in ("clip_grad", "max_long_side"):
+            if getattr(self, name) == 0:
+                raise SettingsError(f"{name}=0 would leave nothing; null sets no limit")
+        if self.ema_decay is not None and self.ema_decay >= 1:
+            raise SettingsError(f"ema_decay={self.ema_decay} must be below 1")
         channels = self.backbone_options.get("in_chans", 3)
         if self.color_jitter and channels not in (1, 3):
             raise SettingsError(f"color_jitter={self.color_jitter} needs photos of 1 or 3 channels, not {channels}")
         known = [str(name) for name in list_optimizers()]
         if self.opt not in known:
             raise SettingsError(f"opt={self.opt!r} is not an optimizer of timm's{did_you_mean(self.opt, known)}")
-        for name in ("pretrained_backbone", "sync_bn", "freeze_backbone", "reduce_zero_label"):
-            if not isinstance(getattr(self, name), bool):
-                raise SettingsError(f"{name}={getattr(self, name)!r} must be true or false")
         if not self.data_dir:
             raise SettingsError("no data: name the data set's folder with --data-dir")
-
-    def _check_number(self, name: str, kind: type | tuple[type, ...], least: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, kind) or isinstance(value, bool) or not value >= least:  # type: ignore[operator]
-            number = "whole number" if kind is int else "number"
-            hint = " (in YAML, 1.0e-4 and not 1e-4)" if isinstance(value, str) else ""
-            raise SettingsError(f"{name}={value!r} must be a {number} of at least {least}{hint}")
 
     def label_options(self) -> dict[str, Any]:
         """Return what `Labels` takes; a setting that is not given leaves the layout's own."""
