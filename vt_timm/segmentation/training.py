@@ -67,9 +67,8 @@ class Training:
         self.model, self.optimizer = self.accelerator.prepare(model, _optimizer(settings, model))
         self.ema = ModelEmaV3(self.bare_model(), decay=settings.ema_decay) if settings.ema_decay else None
         self.progress = Progress(self.train_set.classes)
-        for kept in (self.ema, self.progress):
-            if kept is not None:
-                self.accelerator.register_for_checkpointing(kept)
+        kept = [self.progress] if self.ema is None else [self.ema, self.progress]
+        self.accelerator.register_for_checkpointing(*kept)
         if resume:
             load_state(self.accelerator, output)
         self.losses: list[float] = []
@@ -292,15 +291,12 @@ def _optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
     backbone = {id(p) for p in model.backbone.parameters()}  # type: ignore[union-attr]
     groups = []
     for rate, chosen in ((settings.backbone_lr, True), (settings.lr, False)):
-        own = [(n, p) for n, p in model.named_parameters() if p.requires_grad and (id(p) in backbone) is chosen]
-        decayed = [p for _, p in own if p.ndim > 1 or settings.opt == "sgd"]
-        plain = [p for _, p in own if not (p.ndim > 1 or settings.opt == "sgd")]
         rate = settings.lr if rate is None else rate
-        groups += [
-            {"params": params, "lr": rate, "initial_lr": rate, "weight_decay": decay}
-            for params, decay in ((decayed, settings.weight_decay), (plain, 0.0))
-            if params
-        ]
+        own = [p for p in model.parameters() if p.requires_grad and (id(p) in backbone) is chosen]
+        for decay, decayed in ((settings.weight_decay, True), (0.0, False)):
+            params = [p for p in own if (p.ndim > 1 or settings.opt == "sgd") is decayed]
+            if params:
+                groups.append({"params": params, "lr": rate, "initial_lr": rate, "weight_decay": decay})
     options = {"nesterov": False, **settings.opt_kwargs} if settings.opt == "sgd" else settings.opt_kwargs
     return create_optimizer_v2(groups, settings.opt, settings.lr, settings.weight_decay, settings.momentum, **options)
 
