@@ -32,9 +32,7 @@ class Progress:
         self.since_best = 0  # evaluations without a better mIoU
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "classes": self.classes, "updates": self.updates, "best": self.best, "since_best": self.since_best
-        }  # fmt: skip
+        return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the state of a run of the same classes.
