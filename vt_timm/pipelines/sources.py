@@ -45,24 +45,20 @@ class Source:
         Raises:
             UserError: in one line, for every way in which that can fail.
         """
-        if (
-            self.kind == "onnx" and str(device).partition(":")[0] != "cpu"
-        ):  # before a device is asked for that does not matter
+        # Before a device is asked for that does not matter.
+        if self.kind == "onnx" and str(device).partition(":")[0] != "cpu":
             raise CommandError(f"{self.name}: an ONNX file runs on the processor; leave --device out")
         _check_device(device)
         if self.kind == "onnx":
-            file = OnnxFile(self.place)
-            if file.is_segmenter:
-                return SegmentationPipeline(file, self.name)
-            return ClassificationPipeline(file, self.name)
+            return pipeline_of(OnnxFile(self.place), self.name)
         if self.kind == "segmenter":
-            return SegmentationPipeline(load_segmenter(self.place, device), self.name)
+            return pipeline_of(load_segmenter(self.place, device), self.name)
         if self.kind == "run":
-            return ClassificationPipeline(self._try(lambda: load_run(Path(self.place)).to(device)), self.name)
+            return pipeline_of(self._try(lambda: load_run(Path(self.place)).to(device)), self.name)
         if not self.place.startswith("local-dir:"):
             check_reachable(self.place)
         module = self._try(lambda: timm.create_model(self.place, pretrained=True).eval().to(device))
-        return ClassificationPipeline(module, self.name)
+        return pipeline_of(module, self.name)
 
     def _try(self, create: Callable[[], nn.Module]) -> nn.Module:
         try:
@@ -80,7 +76,7 @@ class Source:
 
 def pipeline_of(module: nn.Module, name: str = "") -> Pipeline:
     """Return the pipeline around a trained network."""
-    if isinstance(module, Segmenter):
+    if isinstance(module, Segmenter) or (isinstance(module, OnnxFile) and module.is_segmenter):
         return SegmentationPipeline(module, name)
     return ClassificationPipeline(module, name)
 
