@@ -6,9 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CommandError, say
-from ..images import MODES, ImageError, find_images, read_image, sample_photo
-from ..pipelines.pipeline import Pipeline, read_mode
+from ..images import MODES, ImageError, find_images, sample_photo
+from ..pipelines.pipeline import Pipeline, inputs
 from ..segmentation.labels import LAYOUTS
 
 
@@ -33,20 +32,12 @@ def batches(model: Pipeline, paths: list[Path], number: int, size: int = 16) -> 
         CommandError: if none can be read.
     """
     number = min(number, len(paths))
-    channels = read_mode(model)
     waiting: list[Tensor] = []
-    for path in (paths[i * len(paths) // number] for i in range(number)):
-        try:
-            image = model.input(model.view(read_image(path, channels=channels)))
-        except ImageError as error:
-            say(f"skipped {error}")
-            continue
+    for _, image in inputs(model, [paths[i * len(paths) // number] for i in range(number)]):
         if waiting and (len(waiting) == size or waiting[0].shape != image.shape):
             yield torch.cat(waiting)
             waiting = []
         waiting.append(image)
-    if not waiting:
-        raise CommandError("none of the images could be read")
     yield torch.cat(waiting)
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..attention_maps import record_attention
-from ..errors import CommandError, UserError
-from ..images import MODES, to_image
+from ..errors import CommandError, UserError, say
+from ..images import MODES, ImageError, to_image
 from ..weights.published import licence_on_card
 from .answers import Answer, Look
 from .onnx_file import OnnxFile
@@ -390,6 +390,25 @@ def batched(photos: Iterable[Any], size: int) -> Iterator[list[Any]]:
     photos = iter(photos)
     while batch := list(islice(photos, size)):
         yield batch
+
+
+def inputs(model: Pipeline, photos: Iterable[Path]) -> Iterator[tuple[Path, Tensor]]:
+    """Yield photos with what the network sees of them; what cannot be read is named on stderr and skipped.
+
+    Raises:
+        CommandError: if none can be read.
+    """
+    read = False
+    for path in photos:
+        try:
+            image = model.input(model.view(model.read(path)))
+        except ImageError as error:
+            say(f"skipped {error}")
+            continue
+        read = True
+        yield path, image
+    if not read:
+        raise CommandError("none of the images could be read")
 
 
 def smooth_noise(batch: int, channels: int, height: int, width: int) -> Tensor:

@@ -11,13 +11,14 @@ import torch
 from timm.utils import accuracy
 from torch import Tensor
 
-from ..errors import CommandError, say, some
-from ..images import ImageError, find_images, is_hidden, read_image
+from ..errors import CommandError, some
+from ..images import ImageError, find_images, is_hidden
 from ..segmentation.data import SegmentationDataset, evaluation_transform
 from ..segmentation.evaluation import SCORES, Confusion
 from ..segmentation.settings import Settings
 from ..segmentation.training_data import label_options_of
 from .classification import labels_of_folders
+from .pipeline import inputs
 
 if TYPE_CHECKING:
     from ..pipelines.classification import ClassificationPipeline
@@ -75,21 +76,13 @@ class ClassFolders(Validation):
 
     def accuracies(self, runs: Sequence[Run]) -> list[dict[str, float]]:
         ranks = (1, 5) if len(self.model.class_names) > 5 else (1,)  # of five classes all are among the first five
-        sums = torch.zeros(len(runs), len(ranks), dtype=torch.double, device="cpu")
-        read = 0
-        for path, label in self.labels.items():
-            try:
-                image = self.model.input(self.model.view(read_image(path, channels=self.model.channels)))
-            except ImageError as error:
-                say(f"skipped {error}")
-                continue
-            read += 1
-            for i, run in enumerate(runs):
-                sums[i] += torch.stack(accuracy(run(image), torch.tensor([label], device="cpu"), ranks))
-        if not read:
-            raise CommandError("none of the images could be read")
+        hits = []  # of each photo, by run and rank
+        for path, image in inputs(self.model, self.photos):
+            label = torch.tensor([self.labels[path]], device="cpu")
+            hits.append([accuracy(run(image), label, ranks) for run in runs])
+        means = torch.tensor(hits, dtype=torch.double, device="cpu").mean(dim=0)
         names = [f"top-{rank}" for rank in ranks]
-        return [dict(zip(names, row, strict=True)) for row in (sums / read).tolist()]
+        return [dict(zip(names, row, strict=True)) for row in means.tolist()]
 
 
 class LabelledPixels(Validation):
