@@ -9,23 +9,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
-from .formats import InFloat32
+from .formats import AOTI, InFloat32, capture, exporting
 
 
-def quantize(program: ExportedProgram, batches: Iterable[Tensor]) -> nn.Module:
+@exporting(AOTI)
+def quantize(model: nn.Module, example: Tensor, any_size: bool, batches: Iterable[Tensor]) -> nn.Module:
     """Return a captured model with every activation and weight rounded to 8 bits where the compiler computes in them.
 
     Args:
-        program: the model, as `torch.export.export` captures it.
+        model, example, any_size: as for `write_graph`.
         batches: normalised photos (B, channels, H, W), from which the range of every activation is taken.
+
+    Raises:
+        CommandError: in one line, for a model that cannot be exported.
     """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    program = capture(model, example, any_size)
     captured: Any = program.module(check_guards=False)  # calls of the checks would be taken for computations
     with torch.no_grad():
         observed = prepare_pt2e(captured, quantizer)

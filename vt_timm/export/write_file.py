@@ -20,19 +20,7 @@ from ..pipelines.pipeline import Pipeline, read_mode
 from ..segmentation.settings import Settings
 from .batches import batches, photos_below, samples
 from .comparison import Difference, Scores, check_difference, measure_difference, score
-from .formats import (
-    AOTI,
-    ONNX,
-    PT2,
-    HalfInside,
-    InFloat32,
-    capture,
-    exporting,
-    format_of,
-    has_bfloat16,
-    open_file,
-    write_graph,
-)  # fmt: skip
+from .formats import AOTI, ONNX, PT2, HalfInside, InFloat32, format_of, has_bfloat16, open_file, write_graph
 
 COMPARED = 32  # photos on which model and file are compared, from the folder to validate or else to calibrate with
 
@@ -166,8 +154,7 @@ def _write(
     elif mixed:
         from .int8_aoti import quantize
 
-        with exporting(format):
-            module = quantize(capture(module, example, model.any_size), photos)
+        module = quantize(module, example, model.any_size, photos)
     write_graph(module, example, path, format, facts, any_size=model.any_size, mixed=mixed)
     if options.int8 and format == ONNX:
         from .int8_onnx import quantize as quantize_onnx
