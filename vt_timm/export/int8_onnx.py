@@ -6,7 +6,7 @@ quantising what it reads and writes. `python -m benchmarks.export` records what 
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,10 @@ WITH_WEIGHTS = {"MatMul", "Gemm"}
 
 class _Photos(CalibrationDataReader):
     def __init__(self, batches: Iterable[np.ndarray], name: str) -> None:
-        self.batches: Iterator[np.ndarray] = iter(batches)
-        self.name = name
+        self.inputs = ({name: batch} for batch in batches)
 
     def get_next(self) -> dict[str, Any] | None:
-        batch = next(self.batches, None)
-        return None if batch is None else {self.name: batch}
+        return next(self.inputs, None)
 
 
 def quantize(source: Path, target: Path, batches: Iterable[np.ndarray]) -> None:
