@@ -12,11 +12,6 @@ from ..errors import CommandError, first_line
 PREFIX = "vt_timm."  # our keys in a file's metadata begin with it; others may write there too
 
 
-def read_facts(metadata: dict[str, str]) -> dict[str, Any]:
-    """Return what `export.write_file.describe` wrote, without the prefix."""
-    return {k.removeprefix(PREFIX): json.loads(v) for k, v in metadata.items() if k.startswith(PREFIX)}
-
-
 class OnnxFile(nn.Module):
     """A file of `vt-timm export`, run by ONNX Runtime on the CPU, on as many threads as torch has.
 
@@ -40,7 +35,8 @@ class OnnxFile(nn.Module):
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises kinds of its own for a file that is missing, cut or foreign
             raise CommandError(f"cannot load {path}: {first_line(error)}") from error
-        facts = read_facts(self.session.get_modelmeta().custom_metadata_map)
+        written = self.session.get_modelmeta().custom_metadata_map  # by `export.write_file.describe`
+        facts = {key.removeprefix(PREFIX): json.loads(v) for key, v in written.items() if key.startswith(PREFIX)}
         if "kind" not in facts:
             raise CommandError(f"{path} does not say what its classes are: write it with `vt-timm export`")
         self.input_name = self.session.get_inputs()[0].name
