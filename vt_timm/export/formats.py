@@ -113,9 +113,13 @@ def write_graph(
                 )
             package.replace(path)
         else:
+            import onnx
+
             names: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT]}
             torch.onnx.export(program, (), path, dynamo=True, verbose=False, external_data=False, **names)
-            _finish(path, facts)
+            file = _with_fixed_reshapes(onnx.load(path))
+            onnx.helper.set_model_props(file, facts)
+            onnx.save(file, path)
 
 
 @contextmanager
@@ -135,14 +139,6 @@ def exporting(kind: str) -> Iterator[None]:
         raise
     except Exception as error:  # the exporters raise kinds of their own for what they cannot express
         raise CommandError(f"this model cannot be exported to {kind}: {first_line(error)}") from error
-
-
-def _finish(path: Path, facts: dict[str, str]) -> None:
-    import onnx
-
-    file = _with_fixed_reshapes(onnx.load(path))
-    onnx.helper.set_model_props(file, facts)
-    onnx.save(file, path)
 
 
 def _with_fixed_reshapes(model: Any) -> Any:

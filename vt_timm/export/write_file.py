@@ -147,7 +147,7 @@ def _write(
 ) -> None:
     example = model.example()
     module = model.folded(rows=format == AOTI).requires_grad_(False)
-    photos = batches(model, calibration, options.calibrate_images) if options.int8 else iter(())
+    photos = batches(model, calibration, options.calibrate_images)
     mixed = format == AOTI and (options.int8 or options.half)
     if options.half:
         module = InFloat32(module) if mixed else HalfInside(module)
