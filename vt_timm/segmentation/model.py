@@ -53,15 +53,11 @@ class SemanticHead(nn.Module):
         self.scales = nn.ModuleList(
             nn.ModuleList(
                 Conv2dNormActivation(channels if i == 0 else hidden, hidden, norm_layer=_group_norm)
-                for i in range(max(1, self.upsamplings(stride)))
+                for i in range(max(1, int(math.log2(stride // HEAD_STRIDE))))
             )
             for stride in strides
         )
         self.classifier = nn.Conv2d(hidden, num_classes, kernel_size=1)
-
-    @staticmethod
-    def upsamplings(stride: int) -> int:
-        return int(math.log2(stride // HEAD_STRIDE))
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         # Upsampled to a size and not by a factor of 2: an image of 473 px has maps of 119, 60, 30 and 15.
