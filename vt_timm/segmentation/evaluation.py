@@ -31,7 +31,7 @@ class Confusion:
         from torchmetrics import SumMetric
         from torchmetrics.classification import MulticlassConfusionMatrix
 
-        self.background = list(classes).index(BACKGROUND) if BACKGROUND in classes else None
+        self.foreground = [i for i, name in enumerate(classes) if name != BACKGROUND]
         self.matrix = MulticlassConfusionMatrix(len(classes), ignore_index=IGNORE).to(device)
         self.images = SumMetric().to(device)
 
@@ -57,10 +57,9 @@ class Confusion:
         union = labelled + predicted - hits
         iou = [100 * (h / u).item() if u else None for h, u in zip(hits, union, strict=True)]
         scores = {"miou": _mean(iou), "pixel_accuracy": _share(hits, labelled)}
-        if self.background is not None:
-            others = [i for i in range(len(iou)) if i != self.background]
-            scores["miou_without_background"] = _mean([iou[i] for i in others])
-            scores["foreground_accuracy"] = _share(hits[others], labelled[others])
+        if len(self.foreground) < len(iou):
+            scores["miou_without_background"] = _mean([iou[i] for i in self.foreground])
+            scores["foreground_accuracy"] = _share(hits[self.foreground], labelled[self.foreground])
         return {**scores, "iou": iou, "images": int(self.images.compute())}
 
 
