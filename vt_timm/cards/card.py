@@ -68,14 +68,7 @@ def classifier_card(
     scores = {f"top-{rank}": metrics[f"top{rank}"] for rank in (1, 5) if rank < config["num_classes"]}
     return _rendered(
         "classifier",
-        **_common(
-            "image-classification",
-            "timm",
-            repository,
-            data,
-            licence,
-            scores,
-        ),
+        **_common("image-classification", "timm", repository, data, licence, scores),
         start=_start(s),
         classes=_classes(list((config.get("label_descriptions") or {}).values()), config["num_classes"]),
         choice=_choice(s, metrics, data),
@@ -161,12 +154,7 @@ def _training(settings: dict[str, Any], own_size: int) -> str:
 
 
 def segmenter_card(
-    config: dict[str, Any],
-    settings: dict[str, Any],
-    metrics: dict[str, Any],
-    repository: str,
-    data: str,
-    source: str,
+    config: dict[str, Any], settings: dict[str, Any], metrics: dict[str, Any], repository: str, data: str, source: str
 ) -> str:
     """Return the card of a segmenter.
 

@@ -195,10 +195,7 @@ def push(folder: Path, repository: str, private: bool) -> str:
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repository,
-            folder_path=folder,
-            allow_patterns=list(FILES),
-            commit_message=f"Upload {folder.name}",
+            repo_id=repository, folder_path=folder, allow_patterns=list(FILES), commit_message=f"Upload {folder.name}"
         )
     except LocalTokenNotFoundError as error:
         raise RunError("the Hub wants to know who you are: log in with `hf auth login`, or set HF_TOKEN") from error
