@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -48,10 +48,7 @@ def record_attention(model: nn.Module, of: str = "tokenizer") -> Iterator[list[T
     maps: list[Tensor] = []
 
     def record(index: int, attention_BLHW: Tensor) -> None:
-        if index < len(maps):
-            maps[index] = attention_BLHW.detach()
-        else:
-            maps.append(attention_BLHW.detach())
+        maps[index : index + 1] = [attention_BLHW.detach()]  # in place of that of the pass before, or one more
 
     hooks = []
     for index, module in enumerate(modules):
@@ -59,23 +56,14 @@ def record_attention(model: nn.Module, of: str = "tokenizer") -> Iterator[list[T
             hooks.append(module.register_forward_hook(_here(lambda _m, _args, out, i=index: record(i, out))))
         else:
             hooks += _projector_hooks(module, lambda attention, i=index: record(i, attention))
+    compiled = any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in model.modules())
     try:
-        with _uncompiled(model):
+        # A compiled model runs as it was written: hooks set later are not compiled in.
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             yield maps
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def _uncompiled(model: nn.Module) -> Iterator[None]:
-    """Run a compiled model as it was written while its attention is recorded: hooks set later are not compiled in."""
-    compiled = any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in model.modules())
-    if not compiled:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
 
 
 def _projector_hooks(projector: Any, record: Any) -> list[Any]:

@@ -86,10 +86,8 @@ def plain(value: Any) -> Any:
 
     Lists and tuples are looked into, dicts are not: a state dict keeps its tensors.
     """
-    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+    if type(value) in (list, tuple):
         return type(value)([plain(entry) for entry in value])
-    if isinstance(value, (bool, int, float, str)) and type(value).__module__ == "builtins":
-        return value
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         return value.item()
     return value

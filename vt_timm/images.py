@@ -257,10 +257,9 @@ def to_image(photo: str | Path | bytes | Image.Image | np.ndarray, channels: int
             f"cannot read a photo from a {type(photo).__name__}: give one photo, as a file's name, bytes, a PIL image, "
             "or a NumPy array (height, width, channels)"
         )
-    if isinstance(photo, str) and not photo:  # which Path takes for the folder that one is in
+    if photo == "":  # which Path takes for the folder that one is in
         raise ImageError("an empty name: name a photo")
-    if isinstance(photo, str):
-        _check_no_address(photo)
+    _check_no_address(str(photo))
     return read_image(Path(photo), channels=channels)
 
 
@@ -283,8 +282,7 @@ def read_channels(path: Path, channels: int) -> np.ndarray:
         except Exception as error:  # whatever NumPy raises for what it was never meant to read
             raise ImageError(f"{path}: cannot read this array ({first_line(error)})") from error
     if channels in MODES:
-        pixels = np.asarray(read_image(path, channels=channels))
-        return pixels[..., None] if pixels.ndim == 2 else pixels
+        return np.atleast_3d(np.asarray(read_image(path, channels=channels)))
     with _opened(path) as image:
         return _pages(image, channels)
 
@@ -396,8 +394,7 @@ def _checked(values: np.ndarray, channels: int) -> np.ndarray:
     if values.shape[2] == channels:
         return values
     image = Image.fromarray(values.squeeze(-1) if values.shape[2] == 1 else values, MODES[values.shape[2]])
-    pixels = np.asarray(_converted(image, MODES[channels]))
-    return pixels[..., None] if channels == 1 else pixels
+    return np.atleast_3d(np.asarray(_converted(image, MODES[channels])))
 
 
 def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
