@@ -267,10 +267,8 @@ def _learning_rate(settings: dict[str, Any]) -> str:
 def _origin(backbone: str) -> str:
     """Say where a backbone's first weights come from, and name their licence if they are not ours."""
     name = Path(backbone.rpartition(":")[2]).name
-    for start, origin in BACKBONES.items():
-        if name.startswith(start):
-            return f"from {origin}"
-    return f"from timm's weights of {name}"
+    origins = (origin for start, origin in BACKBONES.items() if name.startswith(start))
+    return "from " + next(origins, f"timm's weights of {name}")
 
 
 def _common(
@@ -316,10 +314,7 @@ def _rendered(kind: str, **values: Any) -> str:
 
 def _data_set(data: str) -> tuple[str | None, str]:
     folder = Path(data).name  # a run started beside its data names it by a relative path
-    for start, (data_id, name) in DATA_SETS.items():
-        if folder.startswith(start):
-            return data_id, name
-    return None, folder
+    return next((known for start, known in DATA_SETS.items() if folder.startswith(start)), (None, folder))
 
 
 def _classes(names: list[str], number: int) -> str:

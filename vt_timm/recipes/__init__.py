@@ -4,6 +4,7 @@ Those for classifiers lie here, with the settings of timm's `train.py --config`.
 `segmentation/`, with the settings of `vt-timm train-segmenter --config`.
 """
 
+from itertools import takewhile
 from pathlib import Path
 
 from ..errors import CommandError, did_you_mean
@@ -16,12 +17,8 @@ def list_recipes(folder: Path = FOLDER) -> dict[str, str]:
     """Return what each recipe is for, by its name: the first sentence of the comment that it opens with."""
     summaries = {}
     for path in sorted(folder.glob("*.yaml")):
-        comment = []
-        for line in path.read_text().splitlines():
-            if not line.startswith("# "):
-                break
-            comment.append(line[2:])
-        summaries[path.stem] = " ".join(comment).partition(". ")[0].rstrip(".")
+        comment = takewhile(lambda line: line.startswith("# "), path.read_text().splitlines())
+        summaries[path.stem] = " ".join(line[2:] for line in comment).partition(". ")[0].rstrip(".")
     return summaries
 
 
