@@ -3,7 +3,7 @@
 import csv
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -53,17 +53,14 @@ class Publication:
     folder: Path | None = None
 
     def __post_init__(self) -> None:
-        try:
+        with suppress(ValueError):
             validate_repo_id(self.repository)
-        except ValueError:
-            fits = False
-        else:
-            fits = "/" in self.repository and self.repository.isascii()
-        if not fits:
-            raise RunError(
-                f"{self.repository}: the Hub takes ORG/NAME, of at most 96 letters, digits, '-', '_' and '.', none of "
-                "these three twice in a row or at an end: give another NAME, or another --push"
-            )
+            if "/" in self.repository and self.repository.isascii():
+                return
+        raise RunError(
+            f"{self.repository}: the Hub takes ORG/NAME, of at most 96 letters, digits, '-', '_' and '.', none of "
+            "these three twice in a row or at an end: give another NAME, or another --push"
+        )
 
     @property
     def dtype(self) -> str:
