@@ -68,13 +68,6 @@ def _print_anywhere() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _import_package() -> None:
-    """Import all that `import vt_timm` gives, the models' registration with timm included, which takes seconds."""
-    import vt_timm
-
-    _ = vt_timm.VTResNet
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     warnings.filterwarnings("ignore", module=r"PIL\b")  # of a photo's metadata, which nobody here reads
@@ -94,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "check" in args:
             args.check(args)
         if getattr(args, "needs_package", True):
-            _import_package()
+            from .. import VTResNet  # noqa: F401  all that `import vt_timm` gives: it registers the models with timm
         status = args.run(args)
         sys.stdout.flush()
         return status

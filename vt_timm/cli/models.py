@@ -66,21 +66,20 @@ def models(args: argparse.Namespace) -> int:
     from ..cost import count_macs, count_parameters, in_millions
 
     rows: list[dict[str, Any]] = []
-    for name in timm.list_models(module="vt_resnet"):
-        for tagged in timm.list_models(name, include_tags=True, module="vt_resnet"):
-            config: PretrainedCfg = timm.get_pretrained_cfg(tagged)  # type: ignore[assignment]
-            model = timm.create_model(tagged, device="meta").eval()
-            channels, height, width = config.input_size
-            rows.append(
-                {
-                    "model": tagged,
-                    "classes": config.num_classes,
-                    "parameters": count_parameters(model),
-                    "macs": count_macs(model, (channels, height, width)),
-                    "input": f"{height} x {width}",
-                    "weights": _weights_source(config),
-                }
-            )
+    for tagged in timm.list_models(include_tags=True, module="vt_resnet"):
+        config: PretrainedCfg = timm.get_pretrained_cfg(tagged)  # type: ignore[assignment]
+        model = timm.create_model(tagged, device="meta").eval()
+        channels, height, width = config.input_size
+        rows.append(
+            {
+                "model": tagged,
+                "classes": config.num_classes,
+                "parameters": count_parameters(model),
+                "macs": count_macs(model, (channels, height, width)),
+                "input": f"{height} x {width}",
+                "weights": _weights_source(config),
+            }
+        )
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CommandError
+from ..errors import CommandError, check_positive
 from ..files import identity, writing
 
 if TYPE_CHECKING:
@@ -49,10 +49,7 @@ def add_model(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MOD
 
 
 def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    return check_positive("value", int(text))
 
 
 positive.__name__ = "positive number"  # argparse prints it: "invalid positive number value: '0'"
@@ -94,7 +91,6 @@ class Photos:
 
         from ..images import ImageError
 
-        read = 0
         progress = tqdm(self.paths, unit="photo", disable=None if len(self.paths) > 1 else True, leave=False)
         for path, photo in ahead(self._read, progress):
             if isinstance(photo, ImageError):
@@ -102,10 +98,9 @@ class Photos:
                     raise photo
                 tqdm.write(f"vt-timm: skipped {photo}", file=sys.stderr)
                 self.skipped += 1
-                continue
-            read += 1
-            yield path, photo
-        if not read:
+            else:
+                yield path, photo
+        if self.skipped == len(self.paths):
             raise CommandError("none of the images could be read")
 
     def _read(self, path: Path) -> tuple[Path, Any]:
@@ -251,14 +246,13 @@ def targets(paths: list[Path], output: str | None) -> dict[Path, Path]:
     """Return where each photo's picture goes: the file named, or one per photo in the folder named."""
     if output is None:
         return {}
-    several = len(paths) > 1
-    if not several and Path(output).suffix and not os.path.isdir(output):
+    if Path(output).suffix and not os.path.isdir(output):
+        if len(paths) > 1:
+            raise CommandError(
+                f"-o {output}: {len(paths)} photos need a folder to be written to; make it first, if it is one"
+            )
         check_drawing(output, paths)
         return {paths[0]: Path(output)}
-    if Path(output).suffix and not os.path.isdir(output):
-        raise CommandError(
-            f"-o {output}: {len(paths)} photos need a folder to be written to; make it first, if it is one"
-        )
     make_folder(output)
     check_drawing(str(Path(output) / "x.png"))
     return names_in(output, paths)
