@@ -132,10 +132,8 @@ def check_reachable(name: str, weights: bool = True, cache_dir: str | Path | Non
             raise OfflineModeIsEnabled
         if missing:
             _reach(source, missing[0])
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise _unreachable(source, missing[0], error) from error
-    except HFValidationError as error:
-        raise DownloadError(_what_to_do(source, CONFIG, error)) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HFValidationError) as error:
+        raise _download_error(source, wanted[0][0], error) from error
 
 
 def _damage(path: Path) -> str | None:
@@ -166,16 +164,28 @@ def _forget(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _download_error(source: str, filename: str, error: Exception) -> DownloadError:
+def _download_error(source: str, filename: str, error: BaseException) -> DownloadError:
     if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
-        return _unreachable(source, filename, error)
+        if constants.HF_HUB_OFFLINE:
+            reason = f"{source} is not in the cache and HF_HUB_OFFLINE is set"
+            return NotReachedError(reason, f"unset it and run `vt-timm download {source}` once")
+        cause = error.__cause__
+        if not isinstance(cause, HfHubHTTPError) or _status(cause) is None:
+            return NotReachedError(
+                f"{source} is not in the cache and the Hub at {constants.ENDPOINT} cannot be reached",
+                f"connect and run `vt-timm download {source}` once, or use a model that ships (`vt-timm models`)",
+            )
+        error = cause
     return DownloadError(_what_to_do(source, filename, error))
 
 
-def _what_to_do(source: str, filename: str, error: Exception) -> str:
+def _status(error: BaseException) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _what_to_do(source: str, filename: str, error: BaseException) -> str:
     page = f"{constants.ENDPOINT}/{source.partition('@')[0]}"
-    reason = first_line(error)
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    reason, status = first_line(error), _status(error)
     if isinstance(error, HFValidationError):
         return f"{source} is neither a folder here nor a repository's name, ORG/NAME"
     if isinstance(error, GatedRepoError):
@@ -194,17 +204,3 @@ def _what_to_do(source: str, filename: str, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return f"cannot write to the cache ({reason}): give yourself the right to, or name another folder with HF_HOME"
     return f"the download of {source} broke off ({reason}): run it again; nothing incomplete is used"
-
-
-def _unreachable(source: str, filename: str, error: Exception) -> DownloadError:
-    if constants.HF_HUB_OFFLINE:
-        reason = f"{source} is not in the cache and HF_HUB_OFFLINE is set"
-        return NotReachedError(reason, f"unset it and run `vt-timm download {source}` once")
-    cause = error.__cause__
-    status = getattr(getattr(cause, "response", None), "status_code", None)
-    if isinstance(cause, HfHubHTTPError) and status is not None:
-        return DownloadError(_what_to_do(source, filename, cause))
-    return NotReachedError(
-        f"{source} is not in the cache and the Hub at {constants.ENDPOINT} cannot be reached",
-        f"connect and run `vt-timm download {source}` once, or use a model that ships (`vt-timm models`)",
-    )
