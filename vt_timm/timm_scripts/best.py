@@ -33,19 +33,21 @@ def best_epoch(folder: Path, metric: str) -> dict[str, float] | None:
     """
     rows = {row["epoch"]: row for row in read_evaluations(folder / SUMMARY) if f"eval_{metric}" in row}
     sign = -1 if metric == "loss" else 1
-    score = f"eval_{metric}"
-    ranks = {epoch: (sign * row[score], -row.get("eval_loss", 0.0)) for epoch, row in rows.items()}
-    worst = {epoch: tuple(-math.inf if math.isnan(value) else value for value in ranks[epoch]) for epoch in rows}
-    return max(rows.values(), key=lambda row: worst[row["epoch"]], default=None)
+
+    def rank(row: dict[str, float]) -> list[float]:
+        values = (sign * row[f"eval_{metric}"], -row.get("eval_loss", 0.0))
+        return [-math.inf if math.isnan(value) else value for value in values]
+
+    return max(rows.values(), key=rank, default=None)
 
 
-def keep_best(saver: Any, metric: str) -> None:
+def keep_best(saver: Any, measured: str) -> None:
     """Let timm's saver of checkpoints keep the best of all epochs, also of those before a resume.
 
     Of equal metrics it keeps the lower loss, where timm keeps the first: few validation photos tie early, and the first
     of the ties is a network that has just begun to learn.
     """
-    _remember(saver, metric)
+    _remember(saver, measured)
     save = saver.save_checkpoint
     saver.save_recovery = writing(f"a recovery checkpoint to {saver.recovery_dir}")(saver.save_recovery)
 
@@ -54,7 +56,7 @@ def keep_best(saver: Any, metric: str) -> None:
         _drop_later_headers(folder / SUMMARY)
         with writing(str(folder / CHECKPOINTS[LAST])):
             save(epoch, metric)
-        best = best_epoch(folder, name)
+        best = best_epoch(folder, measured)
         if best is not None and best["epoch"] == epoch != saver.best_epoch and metric == saver.best_metric:
             new = folder / f"{CHECKPOINTS[BEST]}.new"
             shutil.copy2(folder / CHECKPOINTS[LAST], new)
@@ -62,7 +64,6 @@ def keep_best(saver: Any, metric: str) -> None:
             saver.best_epoch = epoch
         return saver.best_metric, saver.best_epoch
 
-    name = metric
     saver.save_checkpoint = save_checkpoint
 
 

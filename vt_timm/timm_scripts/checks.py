@@ -12,7 +12,7 @@ from timm.utils import ParseKwargs
 from timm.utils.misc import natural_key
 from torch import nn
 
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, some
 from ..files import find_circle, identity, near
 from ..run_files import ARGUMENTS, BEST, CHECKPOINT, CHECKPOINTS
 from ..runs.train_run import is_run, read_weights
@@ -169,7 +169,7 @@ def check_same_classes(first: Mapping[str, int], other: Mapping[str, int], names
     if dict(first) == dict(other):
         return
     lacking = [
-        f"only {name} has photos of {', '.join(map(_named, sorted(own)[:3]))}{', ...' if len(own) > 3 else ''}"
+        f"only {name} has photos of {some(map(_named, sorted(own)))}"
         for name, own in ((names[0], set(first) - set(other)), (names[1], set(other) - set(first)))
         if own
     ] or ["the same classes are in another order, which a --class-map gives them"]
