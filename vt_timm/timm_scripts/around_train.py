@@ -84,15 +84,18 @@ def prepare_training(script: ModuleType, held: ExitStack) -> "TrainingRun":
         print=_print_no_json,
         KeyboardInterrupt=(),  # which train.py would catch, and end as if it had finished
     )
-    for name in ("resume_checkpoint", "resume_task_checkpoint"):  # which of them depends on timm's version
-        if hasattr(script, name):
-            setattr(script, name, resume_or_say(getattr(script, name)))
-    if hasattr(script, "create_naflex_loader"):
-        script.create_naflex_loader = reading_photos(script.create_naflex_loader)  # type: ignore[attr-defined]
-    for name in ("ClassificationTask", "LogitDistillationTask", "TokenDistillationTask", "FeatureDistillationTask"):
-        if hasattr(script, name):  # which of them there are depends on timm's version
-            setattr(script, name, run.with_teacher_and_overlap(name, getattr(script, name)))
+    wrap(script, resume_or_say, "resume_checkpoint", "resume_task_checkpoint")
+    wrap(script, reading_photos, "create_naflex_loader")
+    tasks = ("ClassificationTask", "LogitDistillationTask", "TokenDistillationTask", "FeatureDistillationTask")
+    wrap(script, run.with_teacher_and_overlap, *tasks)
     return run
+
+
+def wrap(script: ModuleType, around: Callable[[Any], Any], *names: str) -> None:
+    """Put a wrapper around those of a script's functions that it has, which depends on its version."""
+    for name in names:
+        if hasattr(script, name):
+            setattr(script, name, around(getattr(script, name)))
 
 
 def _print_no_json(*values: Any, **options: Any) -> None:
@@ -241,12 +244,6 @@ def _check_metric(args: Any) -> None:
         raise ScriptError(f"--eval-metric {metric}: train.py measures no such thing{near}")
 
 
-def _classes_of(checkpoint: str) -> dict[str, int] | None:
-    """Return the classes of a run that is resumed, if it says them."""
-    names = read_description(Path(checkpoint).parent).get("classes") if checkpoint else None
-    return {name: i for i, name in enumerate(names)} if names else None
-
-
 class TrainingRun:
     """A run of train.py: what its script made, and our methods in place of the functions that it calls.
 
@@ -260,7 +257,8 @@ class TrainingRun:
         self.timms: dict[str, Callable[..., Any]] = dict(vars(script))
         self.args, self.held = args, held
         self.metric = getattr(args, "eval_metric", "top1")
-        self.resumed = _classes_of(args.resume)
+        names = read_description(Path(args.resume).parent).get("classes") if args.resume else None
+        self.resumed = {name: i for i, name in enumerate(names or ())}  # the classes of a run that goes on, if it says
         self.name = ""
         self.model: Any = None
         self.data_config: dict[str, Any] = {}
@@ -316,13 +314,13 @@ class TrainingRun:
         random_seed(seed % 2**31, RANK)
         return self.timms["train_one_epoch"](epoch, *args, **kwargs)
 
-    def with_teacher_and_overlap(self, name: str, task: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    def with_teacher_and_overlap(self, task: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         """Return timm's task with our teacher, if it has one, and the overlap of tokens in its loss, if asked for."""
 
         @functools.wraps(task)
         def create(**kwargs: Any) -> nn.Module:
             if "teacher_model" in kwargs:
-                kwargs["teacher_model"] = self._teacher(by_class=not name.startswith("Feature"), **kwargs)
+                kwargs["teacher_model"] = self._teacher(by_class=not task.__name__.startswith("Feature"), **kwargs)
             created = task(**kwargs)
             if self.args.token_overlap:
                 student = kwargs["student_model" if "student_model" in kwargs else "model"]

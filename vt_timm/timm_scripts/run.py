@@ -29,7 +29,7 @@ from ..recipes import find_recipe
 from ..run_files import SETTINGS
 from ..runs.train_run import is_run, load_run
 from ..weights.download import check_reachable
-from .around_train import prepare_training
+from .around_train import prepare_training, wrap
 from .checks import (
     ParsePairs,
     ScriptError,
@@ -76,8 +76,7 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
                 raise
             run.report()
         return
-    if hasattr(script, "create_model"):
-        script.create_model = create_or_say(script.create_model)  # type: ignore[attr-defined]
+    wrap(script, create_or_say, "create_model")
     args = script.parser.parse_known_args()[0]
     if name == "benchmark" and args.num_bench_iter < LEAST_BENCH_ITER:
         raise ScriptError(f"--num-bench-iter {args.num_bench_iter}: at least {LEAST_BENCH_ITER}")
@@ -90,16 +89,15 @@ def run_script(name: str, arguments: list[str], given: str | None = None) -> Non
         check_checkpoints(args)
         if name == "inference":  # which calls photos by their names alone, and fails where folders share some
             script.parser.set_defaults(fullname=True)
-        if hasattr(script, "create_dataset"):
-            script.create_dataset = _of_one_split(finding_photos(script.create_dataset))  # type: ignore[attr-defined]
+        wrap(script, finding_photos, "create_dataset")
+        wrap(script, _of_one_split, "create_dataset")
         _use_training_run(script)
         # --valid-labels says the classes of the folders' numbers.
         if name == "validate" and hasattr(script, "create_model") and not args.valid_labels:
             _number_as_the_model(script)
-    if hasattr(script, "create_loader"):
-        script.create_loader = reading_photos(script.create_loader)  # type: ignore[attr-defined]
-    if hasattr(timm.data, "create_naflex_loader"):  # which validate.py imports when it needs it
-        timm.data.create_naflex_loader = reading_photos(inspect.unwrap(timm.data.create_naflex_loader))
+    wrap(script, reading_photos, "create_loader")
+    # validate.py imports it when it needs it.
+    timm.data.create_naflex_loader = reading_photos(inspect.unwrap(timm.data.create_naflex_loader))
     _run_main(script, name)
 
 
