@@ -57,9 +57,6 @@ def add_token_overlap(task: nn.Module, model: nn.Module, weight: float) -> None:
         )
     maps: dict[int, Tensor] = {}
 
-    def record(index: int, map_BLHW: Tensor) -> None:
-        maps[index] = map_BLHW
-
     def add(_task: nn.Module, _args: Any, output: dict[str, Tensor]) -> dict[str, Tensor]:
         if not task.training:
             return output
@@ -67,5 +64,5 @@ def add_token_overlap(task: nn.Module, model: nn.Module, weight: float) -> None:
         return {**output, "loss": output["loss"] + weight * overlap, "token_overlap": overlap.detach()}
 
     for index, tokenizer in enumerate(tokenizers):
-        tokenizer.register_forward_hook(lambda _m, _args, out, i=index: record(i, out))
+        tokenizer.register_forward_hook(lambda _m, _args, out, i=index: maps.update({i: out}))
     task.register_forward_hook(add)
