@@ -38,9 +38,7 @@ def _is_command() -> bool:
     if program.name not in ("vt-timm", "vt-timm.exe"):
         return False
     places = (sysconfig.get_path("scripts"), sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user")))
-    return any(os.path.realpath(program.parent) == os.path.realpath(place) for place in places) or any(
-        os.path.realpath(program) == os.path.realpath(Path(place, program.name)) for place in places
-    )
+    return any(os.path.realpath(program) == os.path.realpath(Path(place, program.name)) for place in places)
 
 
 # What is imported when it is first asked for. To look at photos takes more than to build a model does.
