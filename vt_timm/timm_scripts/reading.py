@@ -8,7 +8,6 @@ from typing import Any
 
 from PIL import Image
 from timm.data import ImageDataset, add_img_extensions
-from timm.utils.misc import natural_key
 
 from ..errors import say
 from ..images import MODES, ImageError, check_file, is_hidden, photo_suffixes, say_unread, to_image
@@ -86,7 +85,7 @@ def _leave_out_hidden(reader: Any, renumber: bool) -> None:
         return
     if renumber:
         left = {label for _, label in seen}
-        names = sorted((name for name, label in reader.class_to_idx.items() if label in left), key=natural_key)
+        names = [name for name, label in reader.class_to_idx.items() if label in left]  # as timm sorts them
         numbers = {reader.class_to_idx[name]: number for number, name in enumerate(names)}
         seen = [(path, numbers[label]) for path, label in seen]
         reader.class_to_idx = {name: number for number, name in enumerate(names)}
