@@ -126,15 +126,12 @@ def load_run(path: Path) -> nn.Module:
     classes = description.get("classes") or []
     num_classes = settings.get("num_classes") or len(classes) or None
     options = {k: v for k, v in (settings.get("model_kwargs") or {}).items() if k != "pretrained_backbone"}
-    if in_chans := settings.get("in_chans") or (settings.get("input_size") or [None])[0]:
-        options["in_chans"] = in_chans
-    if settings.get("gp"):
-        options["global_pool"] = settings["gp"]
+    in_chans = settings.get("in_chans") or (settings.get("input_size") or [None])[0]
+    given = {"num_classes": num_classes, "in_chans": in_chans, "global_pool": settings.get("gp")}
+    options.update((key, value) for key, value in given.items() if value)
     labels = describe_classes(classes) if classes and len(classes) == num_classes else {}
     try:
         architecture = description.get("architecture") or settings["model"]
-        if num_classes:
-            options["num_classes"] = num_classes
         model = timm.create_model(architecture, **options)
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, ValueError) as error:
