@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import util
-from itertools import islice
+from itertools import islice, tee
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
@@ -117,16 +117,11 @@ class Photos:
         Raises:
             CommandError: for options that the model refuses.
         """
-        paths: deque[Path] = deque()
-
-        def photos() -> Iterator[Any]:
-            for path, photo in self:
-                paths.append(path)
-                yield photo
-
+        named, photos = tee(self)
         try:
-            for answer in self.model.answers(photos(), **options):
-                yield paths.popleft(), answer
+            answers = self.model.answers((photo for _, photo in photos), **options)
+            for answer, (path, _) in zip(answers, named, strict=True):
+                yield path, answer
         except ValueError as error:
             raise CommandError(str(error)) from error
 
