@@ -371,7 +371,7 @@ def test_vt_takes_less_of_muons_rate_than_resnet_and_the_controls():
 
 def test_with_a_tenth_of_the_rate_in_its_modules_vt_is_level_with_one_filter():
     tenth = next(e for e in plan.muon_stage("vt_resnet18") if e.name.endswith("0.1"))
-    assert plan.STAGE_RATE == 8 * plan.controls({})[0].lr
+    assert 8 * plan.controls({})[0].lr == plan.STAGE_RATE
     names = ("vt_resnet18", "one_filter", "resnet18", "pooled")
     vt, one, resnet, pooled = (
         max(run["val_top1"] for e in plan.muon_search(name) if (run := run_named(e.name))) for name in names
