@@ -442,6 +442,13 @@ def test_what_synchronised_norms_train_is_what_is_loaded(backbone):
     assert not any(type(m) is torch.nn.BatchNorm2d for m in trained.modules())
 
 
+def test_a_frozen_backbone_takes_one_photo_at_a_time(small):
+    """Its norms take no statistics, which the last map's one pixel has none of."""
+    frozen = {**FPN, "backbone": "resnet10t", "batch_size": 1, "freeze_backbone": True}
+    training.run(settings(small, **frozen), small / "run", resume=False)
+    assert (small / "run" / "best").is_dir()
+
+
 def test_norms_that_cannot_be_synchronised_are_refused_before_training(small, monkeypatch):
     monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
     with pytest.raises(SettingsError, match="on GPUs alone; here say --set sync_bn=false"):

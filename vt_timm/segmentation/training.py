@@ -242,9 +242,11 @@ def check_sizes(model: nn.Module, settings: Settings, val_set: SegmentationDatas
         raise DataError(f"{settings.data_dir}: none of the {len(val_set)} photos to validate on can be used")
     channels, height, width = first[0].shape
     for trains, shape in ((True, (batch, channels, *2 * [settings.crop_size])), (False, (1, channels, height, width))):
-        _to_training_mode(shapes_only, settings.freeze_backbone)
+        shapes_only.eval()
+        if trains:
+            _to_training_mode(shapes_only, settings.freeze_backbone)
         try:
-            shapes_only.train(trains and shapes_only.training)(torch.empty(shape, device="meta"))
+            shapes_only(torch.empty(shape, device="meta"))
         except (AssertionError, RuntimeError, ValueError) as error:
             advice = "crop_size or a larger batch_size" if trains else "eval_size"
             own = model.backbone.pretrained_cfg["input_size"][-2:]  # type: ignore[union-attr,index]
