@@ -771,6 +771,14 @@ def test_a_plain_run_is_looked_at_as_it_was_evaluated(settings, size, tmp_path):
     assert config["test_input_size"] == config["input_size"] == size and config["crop_mode"] == "center"
 
 
+def test_a_run_has_no_threshold_of_the_weights_that_it_began_with(tmp_path):
+    begun = timm.create_model("vt_resnet18.robust_imagenette", pretrained=True)
+    assert vt_timm.load("vt_resnet18.robust_imagenette")(upright()).unsure_below > 0
+    (tmp_path / "args.yaml").write_text("model: vt_resnet18.robust_imagenette\nnum_classes: 10\n")
+    torch.save({"state_dict": begun.state_dict(), "epoch": 0, "arch": "vt_resnet18"}, tmp_path / "last.pth.tar")
+    assert vt_timm.load(tmp_path)(upright()).unsure_below == 0
+
+
 @pytest.mark.parametrize("restored", [True, False])
 def test_the_best_is_kept_also_after_a_resume_and_of_equal_top1_the_lower_loss(restored, tmp_path, capsys):
     """timm keeps the first of equals: of a few validation photos, a network that has just begun to learn.

@@ -23,6 +23,7 @@ from ..errors import first_line
 from ..files import near, whole_file
 from ..images import ImageError, find_images
 from ..run_files import ARGUMENTS, CHECKPOINT, CHECKPOINTS, CONFIG, SUMMARY
+from ..weights.published import without_names
 from .run import Publication, Run, RunError, in_16_bits, read_settings
 
 DESCRIPTION = "model.json"
@@ -138,7 +139,7 @@ def load_run(path: Path) -> nn.Module:
         raise RunError(f"{path} does not fit the model of {folder / ARGUMENTS}: {first_line(error)}") from error
     overlay = {**data_config(settings, description, model), **labels}
     own: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    model.pretrained_cfg = {**own, "label_names": None, "label_descriptions": None, **overlay}  # type: ignore[assignment]
+    model.pretrained_cfg = {**without_names(own), **overlay}  # type: ignore[assignment]
     return model.eval()
 
 
