@@ -52,6 +52,16 @@ def test_the_best_of_many_classes_is_named_however_little_it_is(unsure):
     assert said == ([("Nothing I know well", ""), ("at best class 7", "< 1 %")] if unsure else [("class 7", "< 1 %")])
 
 
+def test_what_fails_on_a_free_port_is_not_the_ports_fault(capsys, monkeypatch):
+    page = pytest.importorskip("vt_timm.explore.page", reason="needs gradio: pip install '.[explore]'")
+    monkeypatch.setattr(page, "serve", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert main(["explore", "--port", str(port)]) == 2
+    assert "No space left on device" in (err := capsys.readouterr().err) and "in use" not in err
+
+
 def test_a_busy_port_is_said_in_our_own_line(capsys):
     pytest.importorskip("gradio", reason="needs gradio: pip install '.[explore]'")
     with socket.socket() as taken:

@@ -198,8 +198,9 @@ def explore(args: argparse.Namespace) -> int:
     print("The models are loaded; that takes some seconds.", flush=True)
     try:
         serve(args.models, args.host, args.port, args.open)
-    except OSError as error:
-        raise CommandError(_cannot_listen(args.host, args.port, error)) from error
+    except OSError:
+        _check_address(args.host, args.port)  # somebody may have taken it since
+        raise
     return OK
 
 
