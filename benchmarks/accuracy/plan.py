@@ -9,7 +9,7 @@ from .runs import run_named
 
 SEED, SEEDS = 42, {"resnet18": (42, 43, 44), "vt_resnet18": (42, 43, 44), "resnet34": (42,), "vt_resnet34": (42,)}
 LEARNING_RATES = (0.1, 0.2, 0.4)
-MUON_RATES = (0.0015, 0.003, 0.006, 0.012, 0.024, 0.048)
+MUON_RATES = (0.0015, 0.003, 0.006, 0.012, 0.024, 0.048)  # the last was added when 20 epochs at the best had begun
 STAGE_RATE, STAGE_FACTORS = 0.024, (0.25, 0.1)  # a rate, and parts of it for a stage 5 alone
 CLASSES = 10
 
@@ -201,13 +201,14 @@ def muon_stage(name: str) -> list[Experiment]:
 
 
 def controls_at_best(_best: Mapping[str, float]) -> list[Experiment]:
-    """Plan the controls and whole networks once more, each at its best rate, seed by seed.
+    """Plan the controls and whole networks once more, each at its best rate up to `STAGE_RATE`, seed by seed.
 
     Each has one rate for all of it, and another run with a part of the rate for its stage 5 where that was better.
     """
     runs = []
     for name in NETWORKS:
-        one, parts = (_best_of(tried) for tried in (muon_search(name), muon_stage(name)))
+        single = [e for e in muon_search(name) if e.lr <= STAGE_RATE]
+        one, parts = (_best_of(tried) for tried in (single, muon_stage(name)))
         chosen = {f"{name}_best": one, f"{name}_best_stage": parts if one and parts and parts[1] > one[1] else None}
         for run, best in chosen.items():
             if best:

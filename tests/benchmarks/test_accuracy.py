@@ -400,6 +400,7 @@ def test_a_part_of_a_rate_is_that_of_all_that_stands_in_the_place_of_stage_5():
 def test_a_better_part_of_the_rate_is_planned_for_20_epochs_too(folder):
     record(folder, plan.muon_search("vt_resnet18")[2], val_top1=81.0)
     record(folder, plan.muon_stage("vt_resnet18")[0], val_top1=80.0)  # worse, so that it is not gone on with
+    record(folder, plan.muon_search("vt_resnet18")[-1], val_top1=83.0)  # beyond what all were run at
     assert {e.name for e in plan.controls_at_best({})} == {f"vt_resnet18_best_seed{s}" for s in (42, 43, 44)}
     record(folder, plan.muon_stage("vt_resnet18")[1], val_top1=82.0)
     planned = {e.name: e for e in plan.controls_at_best({})}
