@@ -371,17 +371,17 @@ def test_vt_takes_less_of_muons_rate_than_resnet_and_the_controls():
         assert round(top1[name][quarter.lr] - run_named(quarter.name)["val_top1"]) in (1, 2)
 
 
-def test_with_a_tenth_of_the_rate_in_its_modules_vt_is_level_with_one_filter():
-    tenth = next(e for e in plan.muon_stage("vt_resnet18") if e.name.endswith("0.1"))
+def test_with_a_tenth_of_the_rate_in_its_modules_vt_gains_what_it_lacks_to_one_filter():
     assert 8 * plan.controls({})[0].lr == plan.STAGE_RATE
     names = ("vt_resnet18", "one_filter", "resnet18", "pooled")
     vt, one, resnet, pooled = (
         max(run["val_top1"] for e in plan.muon_search(name) if e.lr < 0.048 and (run := run_named(e.name)))
         for name in names
     )
-    reached = run_named(tenth.name)["val_top1"]
-    assert round(reached - vt) == 2 and abs(reached - one) < 0.25
-    assert round(resnet - reached) == round(pooled - reached) == 1
+    vt_part, one_part = (run_named(plan.muon_stage(name)[1].name)["val_top1"] for name in names[:2])
+    assert plan.STAGE_FACTORS[1] == 0.1 and round(vt_part - vt) == 2 and round(3 * (one_part - one)) == 1
+    assert round(4 * (one_part - vt_part)) == 1
+    assert round(resnet - vt_part) == round(pooled - vt_part) == 1
 
 
 def test_each_at_its_best_rate_resnet_gains_twice_what_vt_gains():
