@@ -385,7 +385,6 @@ def test_with_a_tenth_of_the_rate_in_its_modules_vt_gains_what_it_lacks_to_one_f
 
 
 def test_each_at_its_best_rate_resnet_gains_twice_what_vt_gains():
-    """Also README's line on accuracy."""
     names = ("vt_resnet18", "resnet18")
     (vt,), (resnet,) = best = [of_controls(f"{name}_best", plan.controls_at_best) for name in names]
     before = [next(run for run in of_controls(name) if run["seed"] == vt["seed"]) for name in names]
@@ -398,8 +397,22 @@ def test_each_at_its_best_rate_resnet_gains_twice_what_vt_gains():
     (pooled,) = of_controls("pooled_best", plan.controls_at_best)
     for size in ahead:
         assert abs(at_size([pooled], size)[0] - at_size([resnet], size)[0]) < 0.5
-    at_224 = [at_size([run], 224)[0] for run in (pooled, resnet, vt)]
-    assert max(at_224) - min(at_224) < 1
+
+
+def test_at_two_rates_vt_is_level_with_both_and_ahead_on_larger_photos():
+    """Also README's line on accuracy, and the page's first lines."""
+    names = ("vt_resnet18_best_stage", "resnet18_best", "pooled_best")
+    (vt,), (resnet,), (pooled,) = (of_controls(name, plan.controls_at_best) for name in names)
+    assert len({(run["machine"], run["seed"], run["torch"], run["timm"]) for run in (vt, resnet, pooled)}) == 1
+    over = {
+        peer["model"] == "resnet18": {s: at_size([vt], s)[0] - at_size([peer], s)[0] for s in (128, 160, 192, 224)}
+        for peer in (resnet, pooled)
+    }
+    assert all(abs(points[size]) < 0.5 for points in over.values() for size in (128, 160))
+    assert 0.5 < over[True][192] < 1 and 1.75 < over[True][224] < 2 and round(over[False][224]) == 2
+    rates = [e.lr for e in plan.muon_search("resnet18") if run_named(e.name)]
+    assert len(plan.STAGE_FACTORS) == 2 and len(rates) == 6 and max(rates) == 2 * resnet["lr"]
+    assert any(max(one) - min(one) > 0.5 for name in plan.NETWORKS if (one := at_size(of_controls(name), 128)))
 
 
 def test_trained_at_128_px_and_shown_224_what_looks_is_ahead_of_what_averages():
