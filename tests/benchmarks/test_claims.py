@@ -508,6 +508,19 @@ def test_in_the_run_with_an_awake_projector_the_first_module_works_and_the_secon
     assert round(2 * first["border_worst"] / first["border_chance"]) == 3
 
 
+def test_the_run_at_two_rates_is_a_pooling_that_looks():
+    run = read_records(tokens.FILE)["vt_resnet18_best_stage_seed42"]
+    found = {(row["part"], row["module"], row["what"]): row for row in run["ablations"]}
+    nothing = (("tokenizer", "tokens := their mean"), ("transformer", "removed"))
+    for key in ((part, module, what) for module in (1, 2) for part, what in nothing):
+        assert abs(found[key]["difference"]) < 2 * found[key]["standard_error"] or found[key]["difference"] == 0
+    assert found["tokenizer", 2, "tokens := their mean"]["difference"] == 0
+    for key in (("tokenizer", 2, "maps flat"), ("tokenizer", 2, "maps shuffled over the pixels"),
+                ("projector", 1, "no update")):  # fmt: skip
+        assert -found[key]["difference"] > 2 * found[key]["standard_error"]
+    assert found["projector", 1, "update := its mean over the pixels"]["difference"] == 0
+
+
 def test_vts_stage_learns_more_of_the_photos_and_of_mixtures_no_more():
     last = {
         run: epochs_of(run)[-1]["train_loss"]
