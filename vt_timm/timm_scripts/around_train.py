@@ -276,7 +276,8 @@ class TrainingRun:
 
     def create_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         optimizer = self.timms["create_optimizer_v2"](model, *args, **kwargs)
-        scale_rates(optimizer, model, self.args.lr_scale)
+        if self.args.lr_scale:
+            scale_rates(optimizer, model, self.args.lr_scale)
         return optimizer
 
     def create_dataset(self, *args: Any, **kwargs: Any) -> Any:
