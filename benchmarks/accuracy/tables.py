@@ -155,15 +155,8 @@ def controls(planned: Planned = plan.controls) -> str:
             figures = [*([at_size([run], size) for run in runs] for size in SIZES), [[r["train_top1"]] for r in runs]]
             cells = [", ".join(f"{v[0]:.2f}" if v else "none" for v in one) if any(one) else "" for one in figures]
             seeds = ", ".join(str(r["seed"]) for r in runs)
-            rows.append(
-                [
-                    f"{called}, {_rates_of(runs[0])}" if kind else called,
-                    seeds,
-                    *cells,
-                    f"{cost.macs:.0f}",
-                    f"{cost.params:.1f}",
-                ]
-            )
+            row = f"{called}, {_rates_of(runs[0])}" if kind else called
+            rows.append([row, seeds, *cells, f"{cost.macs:.0f}", f"{cost.params:.1f}"])
     head = ["network", "seeds", "top-1 at 128 px", "at 160 px", "at 192 px", "at 224 px", "training top-1"]
     return table([*head, "MACs at 128 px (M)", "parameters (M)"], rows)
 
