@@ -360,3 +360,15 @@ def test_the_print_names_every_class_that_the_legend_names():
     (legend,) = answer.draw().legends
     told = {text.get_text().split("  ")[0] for text in legend.get_texts()}
     assert told == {line.split("%  ")[1] for line in str(answer).split("\n")}
+
+
+@pytest.mark.parametrize(("height", "number"), [(40, 25), (40, 3), (480, 8)])
+def test_the_legend_stays_in_the_picture_and_can_be_read(height, number):
+    names = [f"a class of a long name {i}" for i in range(number)]
+    labels = torch.arange(320).expand(height, 320) * number // 320
+    figure = draw_segmentation(Image.new("RGB", (320, height)), labels, names)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    around, inside = figure.bbox, legend.get_window_extent()
+    assert around.x0 <= inside.x0 and inside.x1 <= around.x1 and around.y0 <= inside.y0 and inside.y1 <= around.y1
+    assert all(5.99 < text.get_fontsize() <= 12 for text in legend.get_texts())
