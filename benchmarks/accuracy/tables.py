@@ -178,14 +178,16 @@ def lead(name: str, other: str, size: int, planned: Planned = plan.controls) -> 
     return statistics.mean(ours) - statistics.mean(peers), standard_error(ours, peers)
 
 
-def lead_at_best(name: str, other: str, size: int) -> tuple[float, float] | None:
-    """Return the same of networks at the best rates of each, with a part of it for stage 5 where that was better."""
-    kinds = ("_best_stage", "_best")
-    ours, peers = (
-        next((one + kind for kind in kinds if of_controls(one + kind, plan.controls_at_best)), one)
-        for one in (name, other)
+def at_best(name: str) -> str:
+    """Return what runs of one of `NETWORKS` at its best rate are called, with a part of it for stage 5 if better."""
+    return next(
+        (run for run in (f"{name}_best_stage", f"{name}_best") if of_controls(run, plan.controls_at_best)), name
     )
-    return lead(ours, peers, size, plan.controls_at_best)
+
+
+def lead_at_best(name: str, other: str, size: int) -> tuple[float, float] | None:
+    """Return the same of networks at the best rates of each."""
+    return lead(at_best(name), at_best(other), size, plan.controls_at_best)
 
 
 def lead_of_pair(name: str, other: str, size: int) -> tuple[float, float] | None:
@@ -383,11 +385,14 @@ def _draw_sizes() -> None:
     from matplotlib.figure import Figure
 
     panels = {
-        "ten labels, 20 epochs": {name: of_controls(name) for name in NETWORKS},
+        "ten labels, the best rate of each": {
+            name: of_controls(at_best(name), plan.controls_at_best) for name in NETWORKS
+        },
+        "ten labels, the recipe's rate": {name: of_controls(name) for name in NETWORKS},
         "a teacher's thousand answers": {name: _answers_of("answers", name) for name in NETWORKS},
         "... then two epochs at 192 px": {name: _answers_of("answers192", name) for name in NETWORKS},
     }
-    figure = Figure(figsize=(10.0, 3.6), dpi=150)
+    figure = Figure(figsize=(12.5, 3.6), dpi=150)
     axes = figure.subplots(1, len(panels))
     lines = {}
     for axis, (asked, networks) in zip(axes, panels.items(), strict=True):
