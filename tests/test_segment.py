@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.transforms.v2.functional import to_image
+from torchvision.tv_tensors import Mask
 
 from vt_timm import Segmenter, cli
 from vt_timm.cli.segmentation import _save_labels
@@ -18,6 +20,7 @@ from vt_timm.photos.draw import draw_classification, draw_segmentation, save_fig
 from vt_timm.pipelines.segmentation import Segmentation, SegmentationPipeline, resized, segment
 from vt_timm.pipelines.sources import load
 from vt_timm.segmentation import training as segmentation_training
+from vt_timm.segmentation.data import evaluation_transform
 from vt_timm.segmentation.labels import LIP_CLASSES
 
 from .support.samples import settings
@@ -121,6 +124,14 @@ def test_shares_name_what_is_worn_first_and_the_background_last():
     assert answer.shares == pytest.approx({"square": 0.25, "background": 0.75}, abs=0.02)
     alone = SegmentationPipeline(model)(Image.new("RGB", (160, 96)))
     assert alone.shares == {"background": 1.0} and alone.caption == "background"
+
+
+def test_a_photo_is_as_large_as_in_an_evaluation():
+    """A pixel more moved labels at one pixel of a hundred, and so the score."""
+    for width, height in itertools.product((64, 83, 334), range(334, 600, 7)):
+        photo = Image.new("RGB", (width, height))
+        image, _ = evaluation_transform(341)(to_image(photo), Mask(torch.zeros(height, width)))
+        assert resized(photo, 341, 10_000).size == image.shape[:0:-1]
 
 
 @pytest.mark.parametrize(

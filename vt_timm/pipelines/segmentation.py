@@ -204,7 +204,9 @@ def resized(
         return transforms.resize(photo, [max(round(side * factor), MIN_SIDE) for side in short_side], antialias=True)
     factor = scale * (short_side or min(photo.size)) / min(photo.size)
     factor = min(factor, max_long_side / max(photo.size))
-    size = [max(round(side * factor), MIN_SIDE) for side in (photo.height, photo.width)]
+    # Cut as torchvision cuts the long side in an evaluation, so that both show a network the same. What floats may lack
+    # of a whole number is less than the millionth.
+    size = [max(int(side * factor + 1e-6), MIN_SIDE) for side in (photo.height, photo.width)]
     return transforms.resize(photo, size, antialias=True)
 
 
