@@ -190,13 +190,30 @@ def lead_at_best(name: str, other: str, size: int) -> tuple[float, float] | None
     return lead(at_best(name), at_best(other), size, plan.controls_at_best)
 
 
-def lead_of_pair(name: str, other: str, size: int) -> tuple[float, float] | None:
-    """Return what one network has over another, paired over the photos: of each the mean of `PAIRED_SEEDS`."""
-    ours, peers = ([right_of(plan.control(one, seed), size) for seed in PAIRED_SEEDS] for one in (name, other))
-    if any(right is None for right in (*ours, *peers)):
+def lead_of_pair(
+    name: str,
+    other: str,
+    size: int,
+    run_of: Callable[[str, int], str] = plan.control,
+    seeds: Iterable[int] = PAIRED_SEEDS,
+) -> tuple[float, float] | None:
+    """Return what one network has over another, paired over the photos: of each the mean of its runs of some seeds."""
+    ours, peers = ([right_of(run_of(one, seed), size) for seed in seeds] for one in (name, other))
+    if not ours or any(right is None for right in (*ours, *peers)):
         return None
     found = paired(*(torch.stack(one).double().mean(dim=0) for one in (ours, peers)))  # type: ignore[arg-type]
     return found["difference"], found["standard_error"]
+
+
+def lead_of_pair_at_best(name: str, other: str, size: int) -> tuple[float, float] | None:
+    """Return the same at the best rates of each, of the seeds that all networks set against one another have."""
+
+    def run_of(one: str, seed: int) -> str:
+        return f"{at_best(one)}_seed{seed}"
+
+    networks = {one for pair in SET_AGAINST for one in pair}
+    seeds = [s for s in plan.SEEDS["vt_resnet18"] if all(run_named(run_of(one, s)) for one in networks)]
+    return lead_of_pair(name, other, size, run_of, seeds)
 
 
 def set_against(lead: Callable[[str, str, int], tuple[float, float] | None]) -> str:
@@ -425,6 +442,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "controls_at_best": partial(controls, plan.controls_at_best),
     "control_differences_at_best": partial(set_against, lead_at_best),
     "control_pairs": partial(set_against, lead_of_pair),
+    "control_pairs_at_best": partial(set_against, lead_of_pair_at_best),
     "answers": answers,
     "answers192": partial(answers, "answers192"),
     "answers_mixed": partial(answers, "mixed"),

@@ -18,10 +18,14 @@ from benchmarks.accuracy import pairs, plan
 from benchmarks.accuracy.plan import best_learning_rates, has_diverged
 from benchmarks.accuracy.runs import accuracy_of, all_runs, arguments_of, epochs_of, run_named
 from benchmarks.accuracy.tables import (
+    SET_AGAINST,
+    SIZES,
+    at_best,
     at_best_rate,
     at_size,
     is_ahead,
     lead_of_pair,
+    lead_of_pair_at_best,
     of_controls,
     recorded,
     reruns,
@@ -399,19 +403,27 @@ def test_each_at_its_best_rate_resnet_gains_twice_what_vt_gains():
         assert abs(at_size([pooled], size)[0] - at_size([resnet], size)[0]) < 0.5
 
 
-def test_at_two_rates_vt_is_level_with_both_and_ahead_on_larger_photos():
+def test_each_at_its_best_rate_none_is_ahead_at_the_size_of_the_training_and_on_larger_photos_what_looks_is():
     """Also README's line on accuracy, and the page's first lines."""
-    names = ("vt_resnet18_best_stage", "resnet18_best", "pooled_best")
-    (vt,), (resnet,), (pooled,) = (of_controls(name, plan.controls_at_best) for name in names)
-    assert len({(run["machine"], run["seed"], run["torch"], run["timm"]) for run in (vt, resnet, pooled)}) == 1
-    over = {
-        peer["model"] == "resnet18": {s: at_size([vt], s)[0] - at_size([peer], s)[0] for s in (128, 160, 192, 224)}
-        for peer in (resnet, pooled)
+    leads = {
+        size: {pair: lead for pair in SET_AGAINST if (lead := lead_of_pair_at_best(*pair, size))} for size in SIZES
     }
-    assert all(abs(points[size]) < 0.5 for points in over.values() for size in (128, 160))
-    assert 0.5 < over[True][192] < 1 and 1.75 < over[True][224] < 2 and round(over[False][224]) == 2
+    assert all(len(pairs) == 6 for pairs in leads.values())
+    seen = {
+        size: {pair: d for pair, (d, error) in pairs.items() if abs(d) > 2 * error} for size, pairs in leads.items()
+    }
+    assert not seen[128] and not seen[160]
+    ((pair, points),) = seen[192].items()
+    assert pair == ("one_filter", "resnet18") and round(points) == 1
+    looks, averages = ("vt_resnet18", "one_filter"), ("pooled", "resnet18")
+    assert set(seen[224]) == set(itertools.product(looks, averages)) and min(seen[224].values()) > 1.75
+    assert all(round(seen[224]["vt_resnet18", peer]) == 2 for peer in averages)  # README
+    runs = [of_controls(at_best(name), plan.controls_at_best) for name in (*looks, *averages)]
+    assert len({(r["machine"], r["seed"], r["torch"], r["timm"]) for (r,) in runs}) == 1
+    later = {r["name"] for (r,) in runs if r["commit"] == runs[0][0]["commit"]}
+    assert later == {r["name"] for (r,) in runs if r["settings"].get("lr_scale")} and len(later) == 2
     rates = [e.lr for e in plan.muon_search("resnet18") if run_named(e.name)]
-    assert len(plan.STAGE_FACTORS) == 2 and len(rates) == 6 and max(rates) == 2 * resnet["lr"]
+    assert len(plan.STAGE_FACTORS) == 2 and len(rates) == 6 and max(rates) == 2 * runs[3][0]["lr"]
     assert any(max(one) - min(one) > 0.5 for name in plan.NETWORKS if (one := at_size(of_controls(name), 128)))
 
 
