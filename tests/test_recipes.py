@@ -36,6 +36,7 @@ def test_they_are_all_there():
     assert set(list_recipes()) == {
         "basic_in1k", "advanced_in1k", "advanced_nokd_in1k", "finetune", "muon_imagenette", "distillation_imagenette",
         "matched_imagenette", "distilled_imagenette", "mixup_imagenette", "robust_imagenette",
+        "robust2_imagenette",
     }  # fmt: skip
 
 

@@ -50,8 +50,8 @@ def _add_segment(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         action="extend",
         metavar="N",
-        help="sizes at which it sees the photo, times the short side and up to --max-long-side; their probabilities "
-        "are averaged (default: 0.5 0.66 1 1.4); 1 is as evaluated",
+        help="sizes at which it sees the photo, times the short side and up to --max-long-side; the mean of its "
+        "probabilities' fourth powers counts (default: 0.5 0.66 1 1.4); 1 is as evaluated",
     )
     parser.add_argument(
         "--max-long-side",
