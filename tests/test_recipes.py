@@ -44,7 +44,12 @@ def test_they_are_all_there():
 def test_every_key_is_an_argument_of_train_py(path):
     recipe = yaml.safe_load(path.read_text())
     assert recipe.pop("recipe") == path.stem  # train.py writes it into args.yaml
-    assert set(recipe) <= {*ARGUMENTS, "kd_classes", "kd_img_size"}  # the last two are options of `vt-timm run train`
+    assert set(recipe) <= {
+        *ARGUMENTS,
+        "kd_classes",
+        "kd_img_size",
+        "lr_scale",
+    }  # the last three are options of `vt-timm run train`
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
