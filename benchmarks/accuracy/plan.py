@@ -203,13 +203,18 @@ def muon_stage(name: str) -> list[Experiment]:
 def controls_at_best(_best: Mapping[str, float]) -> list[Experiment]:
     """Plan the controls and whole networks once more, each at its best rate up to `STAGE_RATE`, seed by seed.
 
-    Each has one rate for all of it, and another run with a part of the rate for its stage 5 where that was better.
+    Each has one rate for all of it, another run with a part of the rate for its stage 5 where that was better, and
+    another at a rate above `STAGE_RATE` that was.
     """
     runs = []
     for name in NETWORKS:
-        single = [e for e in muon_search(name) if e.lr <= STAGE_RATE]
-        one, parts = (_best_of(tried) for tried in (single, muon_stage(name)))
-        chosen = {f"{name}_best": one, f"{name}_best_stage": parts if one and parts and parts[1] > one[1] else None}
+        every = muon_search(name)
+        one, high, parts = map(_best_of, ([e for e in every if e.lr <= STAGE_RATE], every, muon_stage(name)))
+        chosen = {
+            f"{name}_best": one,
+            f"{name}_best_stage": parts if one and parts and parts[1] > one[1] else None,
+            f"{name}_best_high": high if high and high[0].lr > STAGE_RATE else None,
+        }
         for run, best in chosen.items():
             if best:
                 settings = {key: value for key, value in best[0].settings.items() if key != "epochs"}

@@ -147,7 +147,7 @@ def controls(planned: Planned = plan.controls) -> str:
     rows = []
     for name, called in CALLED.items():
         model, options = NETWORKS[name]
-        for kind in ("", "_best", "_best_stage"):
+        for kind in ("", "_best", "_best_stage", "_best_high"):
             runs = of_controls(name + kind, planned)
             if not runs:
                 continue

@@ -401,11 +401,13 @@ def test_a_better_part_of_the_rate_is_planned_for_20_epochs_too(folder):
     record(folder, plan.muon_search("vt_resnet18")[2], val_top1=81.0)
     record(folder, plan.muon_stage("vt_resnet18")[0], val_top1=80.0)  # worse, so that it is not gone on with
     record(folder, plan.muon_search("vt_resnet18")[-1], val_top1=83.0)  # beyond what all were run at
-    assert {e.name for e in plan.controls_at_best({})} == {f"vt_resnet18_best_seed{s}" for s in (42, 43, 44)}
+    planned = {e.name: e.lr for e in plan.controls_at_best({})}
+    runs = (("best", 0.006), ("best_high", plan.MUON_RATES[-1]))
+    assert planned == {f"vt_resnet18_{kind}_seed{s}": lr for kind, lr in runs for s in (42, 43, 44)}
     record(folder, plan.muon_stage("vt_resnet18")[1], val_top1=82.0)
     planned = {e.name: e for e in plan.controls_at_best({})}
     best = planned["vt_resnet18_best_stage_seed43"]
-    assert len(planned) == 6 and best.seed == 43 and best.lr == plan.STAGE_RATE
+    assert len(planned) == 9 and best.seed == 43 and best.lr == plan.STAGE_RATE
     assert best.settings == {"lr_scale": ("vt_stage.blocks=0.1",)}
     scaled = {"lr_scale": {"vt_stage.blocks": 0.1}}
     for seed in (42, 43):
