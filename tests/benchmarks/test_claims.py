@@ -422,6 +422,9 @@ def test_each_at_its_best_rate_none_is_ahead_at_the_size_of_the_training_and_on_
     assert len({(r["machine"], r["seed"], r["torch"], r["timm"]) for (r,) in runs}) == 1
     later = {r["name"] for (r,) in runs if r["commit"] == runs[0][0]["commit"]}
     assert later == {r["name"] for (r,) in runs if r["settings"].get("lr_scale")} and len(later) == 2
+    (high,) = of_controls("resnet18_best_high", plan.controls_at_best)
+    assert high["commit"] == runs[0][0]["commit"] and high["lr"] == 2 * runs[3][0]["lr"] == 0.048
+    assert all(at_size(runs[3], size)[0] - at_size([high], size)[0] > 0.5 for size in SIZES)
     rates = [e.lr for e in plan.muon_search("resnet18") if run_named(e.name)]
     assert len(plan.STAGE_FACTORS) == 2 and len(rates) == 6 and max(rates) == 2 * runs[3][0]["lr"]
     assert any(max(one) - min(one) > 0.5 for name in plan.NETWORKS if (one := at_size(of_controls(name), 128)))
